@@ -1,0 +1,1 @@
+"""What api and worker both need: plain types, settings, the database, slots, events and messages."""

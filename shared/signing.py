@@ -1,0 +1,67 @@
+"""Keys and signatures. One secret, one derived key for each purpose, old keys accepted while they rotate.
+
+Messages and tickets are signed by itsdangerous (the library beneath Flask's sessions): constant-time check, several
+keys, time stamps. The database token has a format of our own, because Postgres itself must verify it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from itsdangerous import BadData, URLSafeTimedSerializer
+
+from shared.errors import SignatureError
+
+
+def derive_key(secret: str, purpose: str) -> bytes:
+    """Returns 32 bytes that belong to one purpose, so that a key that leaks opens nothing else."""
+    return hmac.digest(secret.encode(), purpose.encode(), hashlib.sha256)
+
+
+class Signer:
+    """Signs JSON values for one purpose of one deployment.
+
+    Args:
+        secrets: newest first: the first signs, each verifies.
+        purpose: what the value is for; a value signed for one purpose is refused for every other.
+        deployment: so that two deployments that share a broker refuse each other's messages.
+    """
+
+    def __init__(self, secrets: Sequence[str], purpose: str, deployment: str) -> None:
+        keys = [derive_key(secret, purpose).hex() for secret in reversed(secrets)]  # itsdangerous wants oldest first
+        self._serializer = URLSafeTimedSerializer(
+            keys, salt=f"{deployment}:{purpose}", signer_kwargs={"digest_method": hashlib.sha256}
+        )
+
+    def sign(self, value: Any) -> str:
+        """Returns the value with its time stamp and signature as ASCII text."""
+        text = self._serializer.dumps(value)
+        return text if isinstance(text, str) else text.decode("ascii")
+
+    def verify(self, text: str, *, max_age_s: float | None = None) -> Any:
+        """Returns the signed value.
+
+        Raises:
+            SignatureError: wrong key, purpose or deployment, tampered, or older than `max_age_s`.
+        """
+        try:
+            return self._serializer.loads(text, max_age=None if max_age_s is None else int(max_age_s))
+        except (BadData, ValueError, TypeError, RecursionError) as error:
+            raise SignatureError("the signature does not verify") from error
+
+
+def database_token(key: bytes, user_id: str, run_id: str, attempt: int, ttl_s: float) -> str:
+    """Returns what a sandbox shows to Postgres: `hex(user).run.attempt.expiry.mac`.
+
+    The function `run_user()` of the schema verifies it (see migrations) and so decides whose rows the session sees.
+
+    Args:
+        key: derived for the purpose "database-token"; Postgres holds the same in a table that only the owner reads.
+        ttl_s: seconds until it is refused; the run's own deadline ends it earlier.
+    """
+    body = f"{user_id.encode().hex()}.{run_id}.{attempt}.{int(time.time() + ttl_s)}"
+    return f"{body}.{hmac.new(key, body.encode(), hashlib.sha256).hexdigest()}"
