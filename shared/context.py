@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 from shared.errors import InvalidContextError
-from shared.frozen import freeze, thaw
 from shared.ids import new_id
+from shared.jsonvalue import freeze, thaw
 
 MAX_ID_LENGTH = 128
 MAX_DEPTH = 16

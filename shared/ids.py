@@ -7,7 +7,7 @@ import time
 
 
 def new_id() -> str:
-    """Returns 32 hexadecimal digits in the layout of a version 7 UUID (RFC 9562): 48 bits of milliseconds, 74 random."""
+    """Returns 32 hexadecimal digits laid out as a version 7 UUID (RFC 9562)."""
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62

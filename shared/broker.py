@@ -1,0 +1,60 @@
+"""Celery's settings, the same for who sends and who works. The broker carries hints: see `shared.messages`."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from shared.messages import TASK_NAME, RunMessage
+from shared.settings import Settings
+from shared.signing import Signer
+
+
+def make_celery(settings: Settings) -> Celery:
+    """Returns the Celery application of a process."""
+    app = Celery("lanewise", broker=settings.effective_broker_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_default_queue="default",
+        task_create_missing_queues=True,
+        # What is not running stays in the broker: nothing is reserved, so nothing can be delivered a second time.
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_proc_alive_timeout=30,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=4,
+        broker_transport_options={
+            "global_keyprefix": f"lw:{settings.deployment}:broker:",
+            "visibility_timeout": 8 * 86_400,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        # A publish tries once more and then fails: the leader sends what was not sent.
+        task_publish_retry=True,
+        task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
+    )
+    return app
+
+
+def send(app: Celery, message: RunMessage, queue: str, signer: Signer) -> None:
+    """Puts "this run is ready" on its queue.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker did not take it within a few seconds.
+    """
+    app.send_task(
+        TASK_NAME,
+        args=[message.encode(signer)],
+        task_id=message.task_id,
+        queue=queue,
+        argsrepr="(signed)",  # what Flower shows
+        ignore_result=True,
+    )

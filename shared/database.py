@@ -1,0 +1,103 @@
+"""Request-scoped database sessions: one transaction each, for one stated user, closed whatever happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+
+from shared.context import check_user_id
+from shared.errors import UnavailableError
+
+EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be called so
+_STATE_USER = sa.text("SELECT set_config('lanewise.user', :user_id, true)")
+_STATE_TOKEN = sa.text("SELECT set_config('lanewise.token', :token, true)")
+
+
+def load_sql(name: str) -> sa.TextClause:
+    """Returns the statement in `shared/sql/<name>.sql`."""
+    return sa.text((files("shared") / "sql" / f"{name}.sql").read_text())
+
+
+class Database:
+    """A connection pool and the only ways to a session.
+
+    Args:
+        url: a Postgres URL; its role decides what can be reached.
+        pool_size: connections kept open.
+        overflow: further ones in a rush.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5, overflow: int = 15) -> None:
+        self._engine = sa.create_engine(
+            sa.make_url(url).set(drivername="postgresql+psycopg2"),
+            pool_size=pool_size,
+            max_overflow=overflow,
+            pool_timeout=5,
+            pool_use_lifo=True,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "lanewise",
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
+            },
+        )
+
+    @contextmanager
+    def user_session(self, user_id: str) -> Iterator[Session]:
+        """Yields a session that sees and writes one user's rows; commits at the end, rolls back on any error.
+
+        Raises:
+            UnavailableError: Postgres cannot be reached or does not answer in time.
+        """
+        with self._session(_STATE_USER, {"user_id": check_user_id(user_id)}) as session:
+            yield session
+
+    @contextmanager
+    def system_session(self) -> Iterator[Session]:
+        """Yields a session for work that concerns all users: the leader, the event writer, heartbeats.
+
+        Raises:
+            UnavailableError: Postgres cannot be reached or does not answer in time.
+        """
+        with self._session(_STATE_USER, {"user_id": EVERYBODY}) as session:
+            yield session
+
+    @contextmanager
+    def token_session(self, token: str) -> Iterator[Session]:
+        """Yields a session of a sandbox: Postgres itself verifies the token and decides whose rows there are."""
+        with self._session(_STATE_TOKEN, {"token": token}) as session:
+            yield session
+
+    @contextmanager
+    def _session(self, statement: sa.TextClause, parameters: dict[str, str]) -> Iterator[Session]:
+        try:
+            with Session(self._engine) as session, session.begin():
+                session.execute(statement, parameters)
+                yield session
+        except (OperationalError, InterfaceError, PoolTimeoutError, DBAPIError) as error:
+            if is_outage(error):
+                raise UnavailableError("the database is away; try again shortly", retry_after_s=2) from error
+            raise
+
+    def close(self) -> None:
+        """Closes the pooled connections."""
+        self._engine.dispose()
+
+
+def is_outage(error: Exception) -> bool:
+    """True if the database, not the statement, is the reason: no connection, a restart, a time-out, a full disk."""
+    if isinstance(error, PoolTimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "pgcode", None)
+    # 08 connection, 53 resources, 57 operator intervention, 40 serialization and deadlock, 55P03 lock time-out.
+    return error.connection_invalidated or state is None or state[:2] in {"08", "53", "57", "40"} or state == "55P03"

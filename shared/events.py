@@ -1,0 +1,163 @@
+"""The event log: numbered and stored in Postgres first, published to Redis after."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import redis
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from shared.database import load_sql
+from shared.models import RunEvent, UserStream
+from shared.redis import Keys
+from shared.states import ExecutionState
+
+MAX_DATA_BYTES = 64 * 1024
+_APPEND = load_sql("append_events")
+
+
+class EventType(StrEnum):
+    """Every kind of event that a client can see."""
+
+    RUN_QUEUED = "run_queued"
+    RUN_POSITION = "run_position"
+    RUN_STARTED = "run_started"
+    RUN_RECOVERING = "run_recovering"
+    RUN_COMPLETED = "run_completed"
+    RUN_FAILED = "run_failed"
+    RUN_CANCELLED = "run_cancelled"
+    RUN_TIMED_OUT = "run_timed_out"
+    AGENT_STARTED = "agent_started"
+    AGENT_THINKING = "agent_thinking"
+    AGENT_PROGRESS = "agent_progress"
+    AGENT_TOKEN = "agent_token"  # noqa: S105 - a token of text
+    AGENT_COMPLETED = "agent_completed"
+    AGENT_FAILED = "agent_failed"
+    TOOL_EXECUTING = "tool_executing"
+    TOOL_COMPLETED = "tool_completed"
+    TOOL_FAILED = "tool_failed"
+    TOOL_DENIED = "tool_denied"
+
+
+TERMINAL = {
+    ExecutionState.COMPLETED: EventType.RUN_COMPLETED,
+    ExecutionState.FAILED: EventType.RUN_FAILED,
+    ExecutionState.CANCELLED: EventType.RUN_CANCELLED,
+    ExecutionState.TIMED_OUT: EventType.RUN_TIMED_OUT,
+}
+# What a sandbox may emit; the rest is for the runner, the api and the leader to say.
+SANDBOX_TYPES = frozenset(kind for kind in EventType if not kind.startswith("run_"))
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in one attempt of a run, not yet numbered.
+
+    Args:
+        data: JSON, at most 64 KiB.
+    """
+
+    user_id: str
+    run_id: str
+    attempt: int
+    type: EventType
+    agent: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredEvent:
+    """An event with its numbers, as the log has it."""
+
+    event: Event
+    seq: int
+    run_seq: int
+    thread_id: str
+    correlation_id: str
+    at: datetime
+
+    def view(self) -> dict[str, Any]:
+        """Returns the public form, the same over REST, SSE and WebSocket."""
+        return _view(self, self.event)
+
+
+def append(session: Session, events: Sequence[Event]) -> list[StoredEvent]:
+    """Stores events in the present transaction and gives them their numbers.
+
+    An event of an attempt that is no longer the run's, or of a run that has ended, is left out: compare the lengths.
+
+    Args:
+        session: a session of the events' one user, or a system session.
+        events: in the order of their emission.
+    """
+    if not events:
+        return []
+    items = [
+        {"n": n, "user_id": e.user_id, "run_id": e.run_id, "attempt": e.attempt, "type": e.type, "agent": e.agent,
+         "data": e.data}
+        for n, e in enumerate(events)
+    ]  # fmt: skip
+    rows = session.execute(_APPEND, {"events": json.dumps(items)})
+    return [StoredEvent(events[r.n], r.seq, r.run_seq, r.thread_id, r.correlation_id, r.at) for r in rows]
+
+
+def publish(client: redis.Redis, keys: Keys, stored: Iterable[StoredEvent]) -> None:
+    """Sends committed events to their users' channels: one message per user, a JSON array in the order of `seq`.
+
+    Raises:
+        redis.RedisError: subscribers will find the events in the log when they compare heads.
+    """
+    by_user: dict[str, list[dict[str, Any]]] = {}
+    for item in stored:
+        by_user.setdefault(item.event.user_id, []).append(item.view())
+    if by_user:
+        with client.pipeline(transaction=False) as pipeline:
+            for user_id, views in by_user.items():
+                pipeline.publish(keys.events(user_id), json.dumps(views, separators=(",", ":")))
+            pipeline.execute()
+
+
+def head(session: Session, user_id: str) -> int:
+    """Returns the last `seq` given to the user, 0 before the first."""
+    return session.scalar(select(UserStream.head).where(UserStream.user_id == user_id)) or 0
+
+
+def read_stream(session: Session, user_id: str, after: int, limit: int) -> list[dict[str, Any]]:
+    """Returns the public form of the user's events with `seq` above `after`, in order."""
+    query = select(RunEvent).where(RunEvent.user_id == user_id, RunEvent.seq > after)
+    return [_view(row, row) for row in session.scalars(query.order_by(RunEvent.seq).limit(limit))]
+
+
+def read_run(session: Session, user_id: str, run_id: str, after: int, limit: int) -> list[dict[str, Any]]:
+    """Returns the public form of one run's events with `run_seq` above `after`, in order."""
+    query = select(RunEvent).where(RunEvent.user_id == user_id, RunEvent.run_id == run_id, RunEvent.run_seq > after)
+    return [_view(row, row) for row in session.scalars(query.order_by(RunEvent.run_seq).limit(limit))]
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Returns RFC 3339 in UTC with milliseconds, as all public times are."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _view(numbers: StoredEvent | RunEvent, event: Event | RunEvent) -> dict[str, Any]:
+    return {
+        "t": "event",
+        "seq": numbers.seq,
+        "run_id": event.run_id,
+        "run_seq": numbers.run_seq,
+        "thread_id": numbers.thread_id,
+        "attempt": event.attempt,
+        "type": str(event.type),
+        "agent": event.agent,
+        "at": iso(numbers.at),
+        "correlation_id": numbers.correlation_id,
+        "data": event.data,
+    }

@@ -1,0 +1,107 @@
+"""Brings a database to the newest schema: roles, tables, and the keys that Postgres verifies tokens with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from shared.errors import ConfigurationError
+from shared.models import SCHEMA
+from shared.signing import derive_key
+
+OWNER, SERVICE, RUN = "lanewise_owner", "lanewise_service", "lanewise_run"
+LOCK = 0x6C616E65  # one migration at a time; any constant will do
+TOKEN_PURPOSE = "database-token"  # noqa: S105 - a purpose, not a password
+
+# Settings of the login roles, kept in the database because a pooler in between drops those of the connection.
+ROLE_SETTINGS = {
+    SERVICE: {"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"},
+    RUN: {"statement_timeout": "0", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "10min"},
+}
+
+
+def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[str]) -> None:
+    """Creates missing roles, makes or upgrades the schema, stores the token keys. Safe to repeat.
+
+    Args:
+        admin_url: a role that may create roles (or one for whom all roles exist already).
+        service_url: its user and password become the login of api and worker.
+        run_url: its user and password become the login of the sandboxes.
+        secrets: the signing secrets, newest first; tokens of each are accepted.
+
+    Raises:
+        ConfigurationError: the database cannot be reached, or a right is missing; with Postgres' own message.
+    """
+    engine = sa.create_engine(_driver(admin_url), poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            _create_roles(connection, make_url(service_url), make_url(run_url))
+            connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {OWNER}"))
+            connection.execute(sa.text(f"SET LOCAL ROLE {OWNER}"))
+            connection.execute(sa.text(f"SET LOCAL search_path = {SCHEMA}"))
+            command.upgrade(_config(connection), "head")
+            _store_keys(connection, secrets)
+    except (OperationalError, ProgrammingError) as error:
+        raise ConfigurationError(f"the database cannot be migrated: {str(error.orig).strip()}") from error
+    finally:
+        engine.dispose()
+
+
+def head_revision() -> str:
+    """Returns the newest revision that this code knows."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - needed by readiness and doctor only
+
+    return ScriptDirectory.from_config(_config(None)).get_current_head() or ""
+
+
+def _config(connection: Connection | None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _driver(url: str) -> URL:
+    return make_url(url).set(drivername="postgresql+psycopg2")
+
+
+def _create_roles(connection: Connection, service: URL, run: URL) -> None:
+    existing = set(connection.scalars(sa.text("SELECT rolname FROM pg_roles")))
+    for group in (OWNER, SERVICE, RUN):
+        if group not in existing:
+            connection.execute(sa.text(f"CREATE ROLE {group} NOLOGIN"))
+    connection.execute(sa.text(f"GRANT {OWNER} TO CURRENT_USER"))
+    quote = connection.dialect.identifier_preparer.quote
+    for group, url in ((SERVICE, service), (RUN, run)):
+        if not url.username or not url.password:
+            raise ConfigurationError(f"the URL for the role {group} needs a user and a password")
+        login = quote(url.username)
+        if url.username not in existing | {OWNER, SERVICE, RUN}:
+            connection.execute(sa.text(f"CREATE ROLE {login} NOLOGIN"))
+        literal = sa.literal(url.password).compile(connection, compile_kwargs={"literal_binds": True})
+        connection.exec_driver_sql(f"ALTER ROLE {login} LOGIN PASSWORD {str(literal).replace('%', '%%')}")
+        if url.username != group:
+            connection.execute(sa.text(f"GRANT {group} TO {login}"))
+        for name, value in {"search_path": SCHEMA, **ROLE_SETTINGS[group]}.items():
+            connection.execute(sa.text(f"ALTER ROLE {login} SET {name} = '{value}'"))
+
+
+def _store_keys(connection: Connection, secrets: Sequence[str]) -> None:
+    connection.execute(sa.text("DELETE FROM token_keys"))
+    for number, secret in enumerate(secrets):
+        key = derive_key(secret, TOKEN_PURPOSE).ljust(64, b"\0")
+        connection.execute(
+            sa.text("INSERT INTO token_keys VALUES (:id, :inner, :outer)"),
+            {
+                "id": str(number),
+                "inner": bytes(byte ^ 0x36 for byte in key),
+                "outer": bytes(byte ^ 0x5C for byte in key),
+            },
+        )

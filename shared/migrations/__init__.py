@@ -1,0 +1,1 @@
+"""Alembic's folder: `versions/` holds the steps, in order; `shared.migrate` runs them."""

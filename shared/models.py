@@ -1,0 +1,193 @@
+"""The tables, as SQLAlchemy sees them. Migrations make them; a test holds the two together.
+
+Every table with a `user_id` has composite keys that begin with it and forced row level security, so that a forgotten
+filter finds nothing instead of somebody else's rows.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, Index, LargeBinary, MetaData, Text, UniqueConstraint, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SCHEMA = "lanewise"
+NOW = text("now()")
+
+
+class Base(DeclarativeBase):
+    """What all tables share: the schema, and times with zones."""
+
+    metadata = MetaData(schema=SCHEMA)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a class attribute
+        datetime: DateTime(timezone=True),
+        str: Text,
+        dict[str, Any]: JSONB,
+        list[str]: ARRAY(Text),
+    }
+
+
+class Agent(Base):
+    """The catalogue: what workers said they can run. The api knows agents from here only."""
+
+    __tablename__ = "agents"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    description: Mapped[str]
+    input_schema: Mapped[dict[str, Any]]
+    queue: Mapped[str]
+    time_limit_s: Mapped[float]
+    max_attempts: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Worker(Base):
+    """A running worker and its last sign of life, in database time."""
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    agents: Mapped[list[str]]
+    queues: Mapped[list[str]]
+    slots: Mapped[int]
+    draining: Mapped[bool] = mapped_column(server_default=text("false"))
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Lease(Base):
+    """Leadership: whoever holds the row until `expires_at`."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    expires_at: Mapped[datetime]
+
+
+class UserStream(Base):
+    """The head of a user's event log: the last `seq` given."""
+
+    __tablename__ = "user_streams"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    head: Mapped[int] = mapped_column(BigInteger)
+
+
+class UserLimit(Base):
+    """Limits of one user where they differ from the settings' defaults."""
+
+    __tablename__ = "user_limits"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    concurrent_runs: Mapped[int | None]
+    queued_runs: Mapped[int | None]
+
+
+class Thread(Base):
+    """A conversation: runs that belong together."""
+
+    __tablename__ = "threads"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    title: Mapped[str | None]
+    meta: Mapped[dict[str, Any]] = mapped_column("metadata")
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    deleted_at: Mapped[datetime | None]
+
+
+class Run(Base):
+    """One job of one user. `attempt` is the fence: only its present owner may write."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        # Parked runs of a user in their order, and what the leader looks for; small, because runs leave them.
+        Index("runs_parked", "user_id", "created_at", "id", postgresql_where=text("status = 'queued'")),
+        Index("runs_running", "worker_id", postgresql_where=text("status = 'running'")),
+        Index("runs_by_thread", "user_id", "thread_id"),
+    )
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    thread_id: Mapped[str]
+    agent: Mapped[str]
+    queue: Mapped[str]
+    status: Mapped[str]
+    input: Mapped[Any] = mapped_column(JSONB)
+    output: Mapped[Any | None] = mapped_column(JSONB)
+    error: Mapped[dict[str, Any] | None]
+    meta: Mapped[dict[str, Any]] = mapped_column("metadata")
+    context: Mapped[dict[str, Any]]
+    correlation_id: Mapped[str]
+    attempt: Mapped[int] = mapped_column(server_default=text("0"))
+    lost_attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    max_attempts: Mapped[int]
+    time_limit_s: Mapped[float]
+    ran_s: Mapped[float] = mapped_column(server_default=text("0"))
+    progress: Mapped[float] = mapped_column(server_default=text("0"))
+    progress_note: Mapped[str] = mapped_column(server_default=text("''"))
+    last_run_seq: Mapped[int] = mapped_column(server_default=text("0"))
+    worker_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    granted_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    sends: Mapped[int] = mapped_column(server_default=text("0"))
+    cancel_requested_at: Mapped[datetime | None]
+    claimed_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class RunEvent(Base):
+    """The log: `seq` is gapless per user, `run_seq` gapless per run."""
+
+    __tablename__ = "run_events"
+    __table_args__ = (UniqueConstraint("user_id", "run_id", "run_seq", name="run_events_by_run"),)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    run_id: Mapped[str]
+    run_seq: Mapped[int]
+    thread_id: Mapped[str]
+    attempt: Mapped[int]
+    type: Mapped[str]
+    agent: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    correlation_id: Mapped[str]
+    data: Mapped[dict[str, Any]]
+
+
+class Document(Base):
+    """A file of the user's, for the research and data agents."""
+
+    __tablename__ = "documents"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    content_type: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class IdempotencyKey(Base):
+    """Which run an Idempotency-Key made, and from what body."""
+
+    __tablename__ = "idempotency_keys"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    run_id: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class AuditEntry(Base):
+    """Who did what, when, to what, with which outcome. Append-only: the service role may insert and read."""
+
+    __tablename__ = "audit_log"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    user_id: Mapped[str]
+    actor: Mapped[str]
+    action: Mapped[str]
+    object: Mapped[str]
+    outcome: Mapped[str]
+    correlation_id: Mapped[str | None]
+    detail: Mapped[dict[str, Any]]

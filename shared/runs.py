@@ -1,0 +1,288 @@
+"""The life of a run in Postgres: every change of state, each one conditional, each one in the caller's transaction.
+
+Whoever changes a run states the attempt that it believes to be the present one. If that is wrong nothing is written and
+the function says so by its answer: being superseded is an ordinary outcome, not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, func, insert, null, select, update
+from sqlalchemy.orm import Session
+
+from shared import audit
+from shared.context import UserExecutionContext
+from shared.events import TERMINAL, Event, EventType, StoredEvent, append, iso
+from shared.messages import RunMessage
+from shared.models import Agent, Run, Thread
+from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut
+from shared.states import ExecutionState, check_transition
+
+_ran_now = Run.ran_s + func.extract("epoch", func.clock_timestamp() - Run.claimed_at)
+
+
+def create(  # noqa: PLR0913 - what a run is made of
+    session: Session,
+    context: UserExecutionContext,
+    agent: Agent,
+    run_input: Any,
+    *,
+    metadata: dict[str, Any],
+    time_limit_s: float,
+    new_thread: bool,
+) -> tuple[Run, list[StoredEvent]]:
+    """Stores a run, parked, with its first event and its audit row.
+
+    Args:
+        context: of the user whose session this is.
+        run_input: already checked against the agent's schema.
+        new_thread: whether the context's thread is to be made with it.
+    """
+    owner = {"user_id": context.user_id, "thread_id": context.thread_id}
+    if new_thread:
+        session.execute(insert(Thread), {"user_id": context.user_id, "id": context.thread_id, "meta": {}})
+    values = owner | {
+        "id": context.run_id, "agent": agent.name, "queue": agent.queue, "status": ExecutionState.QUEUED,
+        "input": run_input, "meta": metadata, "context": context.to_dict(), "correlation_id": context.correlation_id,
+        "max_attempts": agent.max_attempts, "time_limit_s": time_limit_s,
+    }  # fmt: skip
+    run = session.execute(insert(Run).returning(Run), values).scalar_one()
+    stored = append(session, [_event(run, EventType.RUN_QUEUED, {})])
+    _audit(session, run, f"user:{run.user_id}", "run.submit")
+    run.last_run_seq = stored[0].run_seq
+    session.expunge(run)
+    return run, stored
+
+
+def oldest_parked(session: Session, user_id: str, limit: int) -> Sequence[str]:
+    """Returns the ids of the user's parked runs that may start, oldest first."""
+    query = select(Run.id).where(Run.user_id == user_id, Run.status == ExecutionState.QUEUED, Run.granted_at.is_(None))
+    return session.scalars(query.order_by(Run.created_at, Run.id).limit(limit)).all()
+
+
+def grant(session: Session, user_id: str, run_ids: Sequence[str]) -> list[tuple[RunMessage, str]]:
+    """Marks parked runs as granted; returns the message for each one that this call marked, with its queue."""
+    statement = (
+        update(Run)
+        .where(
+            Run.user_id == user_id,
+            Run.id.in_(run_ids),
+            Run.status == ExecutionState.QUEUED,
+            Run.granted_at.is_(None),
+        )
+        .values(granted_at=func.clock_timestamp(), sent_at=func.clock_timestamp(), sends=1)
+        .returning(Run.context, Run.attempt, Run.queue, Run.created_at, Run.id)
+        .execution_options(synchronize_session=False)
+    )
+    rows = sorted(session.execute(statement), key=lambda row: (row.created_at, row.id))
+    return [(RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue) for row in rows]
+
+
+def park(session: Session, message: RunMessage) -> None:
+    """Takes a grant back: the run waits for a slot again."""
+    session.execute(
+        update(Run)
+        .where(*_is(message.context.user_id, message.context.run_id, message.attempt, ExecutionState.QUEUED))
+        .values(granted_at=null(), sent_at=null())
+        .execution_options(synchronize_session=False)
+    )
+
+
+def live(session: Session, user_id: str, run_ids: Sequence[str]) -> set[str]:
+    """Returns those of the runs that have a right to a slot: granted or running."""
+    query = select(Run.id).where(
+        Run.user_id == user_id,
+        Run.id.in_(run_ids),
+        Run.status.in_((ExecutionState.QUEUED, ExecutionState.RUNNING)),
+        Run.granted_at.is_not(None),
+    )
+    return set(session.scalars(query))
+
+
+def claim(session: Session, message: RunMessage, worker_id: str) -> tuple[Run, list[StoredEvent]] | None:
+    """Makes the run this worker's: raises `attempt`, which is the fence from now on.
+
+    Returns:
+        the run with its event, or None when the message is stale, doubled or not what is stored.
+    """
+    context = message.context
+    statement = (
+        update(Run)
+        .where(
+            *_is(context.user_id, context.run_id, message.attempt, ExecutionState.QUEUED),
+            Run.granted_at.is_not(None),
+            Run.context == context.to_dict(),
+        )
+        .values(
+            status=ExecutionState.RUNNING,
+            attempt=Run.attempt + 1,
+            worker_id=worker_id,
+            claimed_at=func.clock_timestamp(),
+            started_at=func.coalesce(Run.started_at, func.clock_timestamp()),
+        )
+        .returning(Run)
+        .execution_options(synchronize_session=False)
+    )
+    run = session.execute(statement).scalar_one_or_none()
+    if run is None:
+        return None
+    stored = append(session, [_event(run, EventType.RUN_STARTED, {"attempt": run.attempt})])
+    session.expunge(run)
+    return run, stored
+
+
+def finish(session: Session, run: Run, outcome: Outcome, actor: str) -> list[StoredEvent] | None:
+    """Writes how an attempt ended, in one go: event, state, result, audit.
+
+    Args:
+        run: as claimed (or as the leader found it): its user, id, attempt and present status are the condition.
+        outcome: an end, or `Lost`: then the run is queued again unless that was its last attempt.
+        actor: `worker:<id>`, `leader` or `user:<id>`, for the audit trail.
+
+    Returns:
+        the stored events, or None when the attempt was superseded or the run has ended: nothing is written then.
+    """
+    if isinstance(outcome, Lost):
+        lost = run.lost_attempts + outcome.counted
+        if lost < run.max_attempts:
+            return _requeue(session, run, outcome, actor, lost)
+        outcome = _last_attempt_lost(run, outcome)
+    return _end(session, run, outcome, actor)
+
+
+def request_cancel(session: Session, user_id: str, run_id: str) -> tuple[Run, list[StoredEvent]] | None:
+    """Stores the intent to cancel; a run that is still queued ends at once.
+
+    Returns:
+        the run as it is now with what was appended, or None if the user has no such run. An ended run is unchanged.
+    """
+    run = find(session, user_id, run_id, lock=True)
+    if run is None or ExecutionState(run.status).is_end:
+        return None if run is None else (run, [])
+    stored: list[StoredEvent] = []
+    if run.status == ExecutionState.QUEUED:
+        stored = _end(session, run, Cancelled(), f"user:{user_id}") or []
+    elif run.cancel_requested_at is None:
+        session.execute(
+            update(Run)
+            .where(Run.user_id == user_id, Run.id == run_id)
+            .values(cancel_requested_at=func.clock_timestamp())
+            .execution_options(synchronize_session=False)
+        )
+        _audit(session, run, f"user:{user_id}", "run.cancel_request")
+    session.expire_all()
+    return find(session, user_id, run_id) or run, stored
+
+
+def find(session: Session, user_id: str, run_id: str, *, lock: bool = False) -> Run | None:
+    """Returns the user's run; with `lock` its row is held until the end of the transaction."""
+    query = select(Run).where(Run.user_id == user_id, Run.id == run_id)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the public form of a run.
+
+    Args:
+        queue: where a queued run stands and why, see `shared.queueing`.
+    """
+    return {
+        "id": run.id,
+        "agent": run.agent,
+        "status": str(run.status),
+        "thread_id": run.thread_id,
+        "input": run.input,
+        "output": run.output,
+        "error": run.error,
+        "attempt": run.attempt,
+        "last_run_seq": run.last_run_seq,
+        "progress": {"fraction": run.progress, "note": run.progress_note},
+        "queue": queue,
+        "metadata": run.meta,
+        "correlation_id": run.correlation_id,
+        "created_at": iso(run.created_at),
+        "started_at": iso(run.started_at),
+        "finished_at": iso(run.finished_at),
+    }
+
+
+def _end(session: Session, run: Run, outcome: Ended, actor: str) -> list[StoredEvent] | None:
+    check_transition(ExecutionState(run.status), outcome.state)
+    error = _error(run, outcome)
+    data = {"error": error} if error else {}
+    # The event first: it locks the run and is refused if the attempt is not the present one or the run has ended.
+    stored = append(session, [_event(run, TERMINAL[outcome.state], data)])
+    if not stored:
+        return None
+    values: dict[str, Any] = {"status": outcome.state, "finished_at": func.clock_timestamp(), "worker_id": null()}
+    if isinstance(outcome, Completed):
+        values |= {"output": outcome.output, "progress": 1.0}
+    else:
+        values |= {"error": error}
+    if run.status == ExecutionState.RUNNING:
+        values |= {"ran_s": _ran_now}
+    _change(session, run, values)
+    _audit(session, run, actor, "run.end", str(outcome.state))
+    return stored
+
+
+def _requeue(session: Session, run: Run, lost: Lost, actor: str, count: int) -> list[StoredEvent] | None:
+    check_transition(ExecutionState(run.status), ExecutionState.QUEUED)
+    data = {"reason": lost.type, "message": lost.message, "attempt": run.attempt}
+    stored = append(session, [_event(run, EventType.RUN_RECOVERING, data)])
+    if not stored:
+        return None
+    _change(
+        session,
+        run,
+        {
+            "status": ExecutionState.QUEUED, "granted_at": null(), "sent_at": null(), "worker_id": null(),
+            "lost_attempts": count, "ran_s": _ran_now,
+        },
+    )  # fmt: skip
+    _audit(session, run, actor, "run.recover", lost.type)
+    return stored
+
+
+def _last_attempt_lost(run: Run, lost: Lost) -> Failed:
+    attempts = "its only attempt" if run.max_attempts == 1 else f"all {run.max_attempts} attempts"
+    return Failed(lost.type, f"{lost.message}; the run has used {attempts}", retryable=True)
+
+
+def _error(run: Run, outcome: Ended) -> dict[str, Any] | None:
+    if isinstance(outcome, Failed):
+        kind, message, retryable = outcome.type, outcome.message, outcome.retryable
+    elif isinstance(outcome, TimedOut):
+        kind, message, retryable = "timed_out", f"the run reached its time limit of {outcome.limit_s:g} s", False
+    elif isinstance(outcome, Cancelled):
+        kind, message, retryable = "cancelled", "the run was cancelled", False
+    else:
+        return None
+    return {"type": kind, "message": message, "attempt": run.attempt, "retryable": retryable}
+
+
+def _is(user_id: str, run_id: str, attempt: int, status: str) -> tuple[ColumnElement[bool], ...]:
+    return (and_(Run.user_id == user_id, Run.id == run_id, Run.attempt == attempt, Run.status == status),)
+
+
+def _change(session: Session, run: Run, values: dict[str, Any]) -> None:
+    statement = update(Run).where(*_is(run.user_id, run.id, run.attempt, run.status)).values(values)
+    session.execute(statement.execution_options(synchronize_session=False))
+
+
+def _event(run: Run, kind: EventType, data: dict[str, Any]) -> Event:
+    return Event(run.user_id, run.id, run.attempt, kind, run.agent, data)
+
+
+def _audit(session: Session, run: Run, actor: str, action: str, outcome: str = "ok") -> None:
+    audit.record(
+        session,
+        user_id=run.user_id,
+        actor=actor,
+        action=action,
+        target=run.id,
+        outcome=outcome,
+        correlation_id=run.correlation_id,
+    )

@@ -1,0 +1,67 @@
+"""What a process of the fleet holds: settings and connections, and nothing that belongs to a user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import redis
+import structlog
+from celery import Celery
+
+from shared.broker import make_celery
+from shared.database import Database
+from shared.dispatch import Dispatcher
+from shared.events import StoredEvent, publish
+from shared.messages import PURPOSE
+from shared.redis import Keys, RedisError, connect
+from shared.settings import Settings
+from shared.signing import Signer
+from shared.slots import Slots
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Shared between the users of a process: classes, configuration and connection pools."""
+
+    settings: Settings
+    database: Database
+    redis: redis.Redis
+    keys: Keys
+    slots: Slots
+    signer: Signer
+    celery: Celery
+    dispatcher: Dispatcher
+
+    @classmethod
+    def open(cls, settings: Settings, *, celery: Celery | None = None, pool_size: int = 5) -> Self:
+        """Returns the services; nothing is connected before it is used.
+
+        Args:
+            celery: the process's Celery application, if it has one already.
+            pool_size: database connections kept open.
+        """
+        database = Database(settings.database_url.get_secret_value(), pool_size=pool_size, overflow=2 * pool_size)
+        client = connect(settings.redis_url.get_secret_value())
+        keys = Keys(settings.deployment)
+        slots = Slots(client, keys, settings.lease_s)
+        signer = Signer(settings.secrets, PURPOSE, settings.deployment)
+        celery = celery or make_celery(settings)
+        dispatcher = Dispatcher(settings, database, slots, celery, signer)
+        return cls(settings, database, client, keys, slots, signer, celery, dispatcher)
+
+    def publish(self, stored: Iterable[StoredEvent]) -> None:
+        """Tells subscribers about committed events; with Redis away they find them in the log."""
+        try:
+            publish(self.redis, self.keys, stored)
+        except RedisError as error:
+            log.warning("events are not published: redis is away", error=str(error))
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self.database.close()
+        self.redis.close()
+        self.celery.close()
