@@ -86,7 +86,7 @@ def _create_roles(connection: Connection, service: URL, run: URL) -> None:
         if url.username not in existing | {OWNER, SERVICE, RUN}:
             connection.execute(sa.text(f"CREATE ROLE {login} NOLOGIN"))
         literal = sa.literal(url.password).compile(connection, compile_kwargs={"literal_binds": True})
-        connection.exec_driver_sql(f"ALTER ROLE {login} LOGIN PASSWORD {str(literal).replace('%', '%%')}")
+        connection.exec_driver_sql(f"ALTER ROLE {login} LOGIN PASSWORD {literal}")
         if url.username != group:
             connection.execute(sa.text(f"GRANT {group} TO {login}"))
         for name, value in {"search_path": SCHEMA, **ROLE_SETTINGS[group]}.items():

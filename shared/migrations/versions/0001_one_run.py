@@ -144,11 +144,12 @@ CREATE TABLE token_keys (
 # `lanewise.token`, and a token that was cut, forged, expired, superseded or ended names nobody.
 RUN_USER = """
 CREATE FUNCTION run_user() RETURNS text
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = lanewise, pg_temp SET "lanewise.user" = '' AS $$
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = lanewise, pg_temp AS $$
 DECLARE
     part text[] := string_to_array(current_setting('lanewise.token', true), '.');
     body bytea;
     claimed text;
+    present boolean;
 BEGIN
     IF part IS NULL OR cardinality(part) <> 5 THEN
         RETURN NULL;
@@ -163,8 +164,12 @@ BEGIN
     END IF;
     claimed := convert_from(decode(part[1], 'hex'), 'UTF8');
     PERFORM set_config('lanewise.user', claimed, true);
-    PERFORM FROM runs WHERE user_id = claimed AND id = part[2] AND attempt = part[3]::integer AND status = 'running';
-    RETURN CASE WHEN FOUND THEN claimed END;
+    present := EXISTS (
+        SELECT FROM runs
+        WHERE user_id = claimed AND id = part[2] AND attempt = part[3]::integer AND status = 'running'
+    );
+    PERFORM set_config('lanewise.user', '', true);
+    RETURN CASE WHEN present THEN claimed END;
 END $$;
 REVOKE ALL ON FUNCTION run_user() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION run_user() TO lanewise_run;
