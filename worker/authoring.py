@@ -1,0 +1,165 @@
+"""What an author of agents uses: `Agent`, `Tool`, and what the two are handed. Re-exported by `lanewise`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.context import UserExecutionContext
+from shared.errors import LanewiseError
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from worker.emitter import UserWebSocketEmitter
+    from worker.interfaces import RedisManager
+    from worker.toolsystem import UserToolSystem
+
+
+class AnyInput(BaseModel):
+    """The input of an agent that declares none: any JSON object."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Agent:
+    """Does the work of a run. Subclass it, give it a name and an `execute`; the docstring is its description.
+
+    A new instance is made for every run, in a process of its own, so instance attributes are the run's alone. What is
+    set on the class is shared by all users and has to be immutable: a class with a mutable attribute is refused.
+
+    Attributes:
+        name: unique in the fleet; what `POST /v1/runs` calls `agent`.
+        Input: the pydantic model of the input; its JSON Schema is published.
+        tools: classes of the tools it may call.
+        time_limit_s: running time over all attempts, seconds.
+        max_attempts: attempts that may be lost to crashes; an exception of the agent's own fails the run at once.
+        queue: only workers that serve this queue run it.
+    """
+
+    name: ClassVar[str]
+    Input: ClassVar[type[BaseModel]] = AnyInput
+    tools: ClassVar[tuple[type[Tool], ...]] = ()
+    time_limit_s: ClassVar[float] = 600
+    max_attempts: ClassVar[int] = 3
+    queue: ClassVar[str] = "default"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        """Returns the result, JSON of at most 1 MiB. May be `async def`; a plain one may block.
+
+        Args:
+            context: whose work this is.
+            run: the input and everything the agent may do.
+
+        Raises:
+            Exception: whatever is raised fails the run; its type and message (no traceback) go to the user.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no execute")
+
+
+class Tool:
+    """One thing an agent can do, with checked parameters. Subclass it, give it a name and a `run`.
+
+    Attributes:
+        name: unique among the tools of an agent.
+        Parameters: the pydantic model of the parameters; its JSON Schema is what a model sees.
+        permission: `open` to everybody, or `granted`: only to users who were granted it.
+    """
+
+    name: ClassVar[str]
+    Parameters: ClassVar[type[BaseModel]] = AnyInput
+    permission: ClassVar[Literal["open", "granted"]] = "open"
+
+    def __init__(self, scope: ToolScope) -> None:
+        self.scope = scope
+
+    def run(self, context: UserExecutionContext, parameters: Any) -> Any:
+        """Returns the tool's result, JSON. May be `async def`; a plain one may block.
+
+        Args:
+            context: a child of the agent's context, made for this call.
+            parameters: an instance of `Parameters`.
+
+        Raises:
+            ToolError: for what the agent (or the user) should be told; other exceptions are reported by type and text.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no run")
+
+
+class ToolError(LanewiseError):
+    """A tool could not do what it was asked; the message says why."""
+
+    code = "tool_error"
+    status = 422
+    title = "Tool failed"
+
+
+class ToolScope:
+    """What a tool may use, for the run it was made for.
+
+    Args:
+        context: of the run.
+        emit: the run's emitter, for progress.
+        store: small values that outlive the run for a while.
+        open_session: how to open a database session.
+    """
+
+    def __init__(
+        self,
+        context: UserExecutionContext,
+        emit: UserWebSocketEmitter,
+        store: RedisManager,
+        open_session: Callable[[], AbstractContextManager[Session]],
+    ) -> None:
+        self.context = context
+        self.emit = emit
+        self.store = store
+        self._open_session = open_session
+
+    def db(self) -> AbstractContextManager[Session]:
+        """Returns a session in a transaction of its own: `with scope.db() as session`. It sees only the user's rows."""
+        return self._open_session()
+
+
+class AgentExecutionContext:
+    """One execution of one agent, as its author sees it (there called `AgentRun`).
+
+    Attributes:
+        input: the validated `Input` of the agent.
+        emit: `thinking(text)`, `progress(fraction, note="")`, `token(text)`.
+        tools: `call(name, **parameters)` and `await dispatch_tool(name, parameters, context)`.
+        store: `get(key)` and `set(key, value, ttl_s)`: small values of this user's that outlive the run for a while.
+    """
+
+    def __init__(  # noqa: PLR0913 - each one a thing the author is handed
+        self,
+        *,
+        raw_input: Any,
+        emit: UserWebSocketEmitter,
+        tools: UserToolSystem,
+        store: RedisManager,
+        open_session: Callable[[], AbstractContextManager[Session]],
+        is_cancelled: Callable[[], bool],
+    ) -> None:
+        self.raw_input = raw_input
+        self.input: Any = None
+        self.emit = emit
+        self.tools = tools
+        self.store = store
+        self._open_session = open_session
+        self._is_cancelled = is_cancelled
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the user asked to cancel: a plain `execute` that loops should look, tidy up and return."""
+        return self._is_cancelled()
+
+    def db(self) -> AbstractContextManager[Session]:
+        """Returns the request-scoped session: `with run.db() as session`. It sees only this user's rows."""
+        return self._open_session()
+
+
+AgentRun = AgentExecutionContext
