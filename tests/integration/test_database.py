@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from shared.database import Database, is_outage
+from shared.errors import InvalidContextError, UnavailableError
+from shared.models import Thread
+from shared.settings import Settings
+from tests.services import Servers
+
+
+def _threads(database: Database, user_id: str) -> list[str]:
+    with database.user_session(user_id) as session:
+        return list(session.scalars(sa.select(Thread.id)))
+
+
+def test_a_session_commits_at_its_end(database: Database) -> None:
+    with database.user_session("alice") as session:
+        session.add(Thread(user_id="alice", id="t1", meta={}))
+    assert _threads(database, "alice") == ["t1"]
+
+
+def test_an_error_rolls_everything_back_and_passes_through(database: Database) -> None:
+    with pytest.raises(KeyError), database.user_session("alice") as session:
+        session.add(Thread(user_id="alice", id="t1", meta={}))
+        session.flush()
+        raise KeyError
+    assert _threads(database, "alice") == []
+
+
+def test_the_user_is_stated_for_one_transaction_only(settings: Settings) -> None:
+    single = Database(settings.database_url.get_secret_value(), pool_size=1, overflow=0)
+    try:
+        with single.user_session("alice") as session:
+            assert session.scalar(sa.text("SELECT current_setting('lanewise.user')")) == "alice"
+            backend = session.scalar(sa.text("SELECT pg_backend_pid()"))
+        with single._engine.begin() as connection:
+            assert connection.scalar(sa.text("SELECT pg_backend_pid()")) == backend
+            assert connection.scalar(sa.text("SELECT current_setting('lanewise.user', true)")) == ""
+    finally:
+        single.close()
+
+
+@pytest.mark.parametrize("user_id", ["", "*", "system", "a\0b", " alice"])
+def test_a_session_is_refused_for_nobody(database: Database, user_id: str) -> None:
+    with pytest.raises(InvalidContextError), database.user_session(user_id):
+        pytest.fail("a session was opened")
+
+
+def test_no_connection_left_is_an_outage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    single = Database(settings.database_url.get_secret_value(), pool_size=1, overflow=0)
+    monkeypatch.setattr(single._engine.pool, "_timeout", 0.05)
+    try:
+        with single.user_session("alice"), pytest.raises(UnavailableError) as caught, single.user_session("bob"):
+            pytest.fail("a second session was opened")
+        assert caught.value.retry_after_s
+    finally:
+        single.close()
+
+
+def test_a_closed_backend_is_an_outage_and_the_next_session_works(database: Database, superuser: sa.Connection) -> None:
+    with pytest.raises(UnavailableError), database.user_session("alice") as session:
+        backend = session.scalar(sa.text("SELECT pg_backend_pid()"))
+        superuser.execute(sa.text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": backend})
+        session.execute(sa.text("SELECT 1"))
+    assert _threads(database, "alice") == []
+
+
+def test_a_database_that_is_not_there_is_an_outage(servers: Servers, settings: Settings) -> None:
+    with servers.new_database() as name:
+        url = servers.url(name, "lanewise_service")
+    gone = Database(url, pool_size=1)
+    try:
+        with pytest.raises(UnavailableError), gone.user_session("alice"):
+            pytest.fail("a session was opened")
+    finally:
+        gone.close()
+    assert settings
+
+
+def test_a_wrong_statement_is_no_outage(database: Database) -> None:
+    with pytest.raises(sa.exc.ProgrammingError) as caught, database.user_session("alice") as session:
+        session.execute(sa.text("SELECT nonsense"))
+    assert not is_outage(caught.value)

@@ -1,0 +1,177 @@
+"""Real services for tests: servers once per session, a database of its own for each test, and runs to work on."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+import pytest
+import sqlalchemy as sa
+
+from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
+from lanewise.process import StartError
+from shared import runs
+from shared.context import UserExecutionContext
+from shared.errors import ConfigurationError
+from shared.ids import new_id
+from shared.messages import RunMessage
+from shared.migrate import RUN, SERVICE, migrate
+from shared.models import Agent, Run
+from shared.services import Services
+from shared.settings import Settings, load_settings
+
+SECRETS = ("test-secret-" + "0" * 32,)
+TEMPLATE = "lanewise_template"
+_numbers = itertools.count(1)
+# A crash loses a test database, and that is fine: without these, cloning one costs several times as much.
+_CARELESS = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
+
+
+def missing(reason: object) -> NoReturn:
+    """Skips for want of a service, with the reason; in CI nothing may be missing."""
+    if "CI" in os.environ:
+        pytest.fail(f"a service is missing: {reason}", pytrace=False)
+    pytest.skip(f"a service is missing: {reason}")
+
+
+@dataclass(frozen=True)
+class Servers:
+    """A Postgres with a migrated template database, and a Redis."""
+
+    postgres: EmbeddedPostgres
+    redis: EmbeddedRedis
+
+    @classmethod
+    @contextmanager
+    def start(cls) -> Iterator[Servers]:
+        """Runs both in a temporary folder until the end of the block."""
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lanewise-test-")))
+            try:
+                postgres = stack.enter_context(EmbeddedPostgres(folder))
+                redis = stack.enter_context(EmbeddedRedis(folder))
+            except (ConfigurationError, StartError) as error:
+                missing(error)
+            servers = cls(postgres, redis)
+            servers.execute(*(f"ALTER SYSTEM SET {setting}" for setting in _CARELESS), "SELECT pg_reload_conf()")
+            servers.execute(f"CREATE DATABASE {TEMPLATE}")
+            migrate(servers.url(TEMPLATE), servers.url(TEMPLATE, SERVICE), servers.url(TEMPLATE, RUN), SECRETS)
+            yield servers
+
+    @contextmanager
+    def new_database(self, template: str = TEMPLATE) -> Iterator[str]:
+        """Yields the name of a fresh copy of the template, dropped at the end."""
+        name = f"test_{next(_numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield name
+        finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def url(self, database: str, role: str | None = None) -> str:
+        """Returns the URL of a database, as the superuser or as a role whose password is `password`."""
+        url = sa.make_url(self.postgres.admin_url).set(database=database)
+        if role is not None:
+            url = url.set(username=role, password="password")
+        return url.render_as_string(hide_password=False)
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """Runs statements as the superuser, each in its own transaction."""
+        engine = superuser_engine(self.url(database))
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+    def settings(self, database: str, **values: Any) -> Settings:
+        """Returns settings for a database and for Redis keys of its own."""
+        defaults: dict[str, Any] = {
+            "database_url": self.url(database, SERVICE),
+            "run_database_url": self.url(database, RUN),
+            "redis_url": self.redis.url,
+            "secret_key": SECRETS,
+            "deployment": database.replace("_", "-"),
+        }
+        return load_settings(**(defaults | values))
+
+
+def superuser_engine(url: str) -> sa.Engine:
+    """Returns an engine that commits each statement and keeps no connection."""
+    driver_url = sa.make_url(url).set(drivername="postgresql+psycopg2")
+    return sa.create_engine(driver_url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+
+
+OpenServices = Callable[..., Services]
+
+
+class Submit(Protocol):
+    """See `submit_run`, with the test's services."""
+
+    def __call__(self, user_id: str = ..., **options: Any) -> Run: ...
+
+
+def an_agent(name: str = "echo", **columns: Any) -> Agent:
+    """Returns an agent as the catalogue has it, not stored."""
+    defaults = {
+        "description": f"The {name} agent.", "input_schema": {"type": "object"}, "queue": "default",
+        "time_limit_s": 60.0, "max_attempts": 3,
+    }  # fmt: skip
+    return Agent(name=name, **(defaults | columns))
+
+
+def a_context(user_id: str = "alice", **fields: Any) -> UserExecutionContext:
+    """Returns the root context of a new run in a new thread."""
+    return UserExecutionContext(**({"user_id": user_id, "thread_id": new_id(), "run_id": new_id()} | fields))
+
+
+def submit_run(  # noqa: PLR0913 - what a run is made of
+    services: Services,
+    user_id: str = "alice",
+    *,
+    agent: Agent | None = None,
+    run_input: Any = None,
+    metadata: dict[str, Any] | None = None,
+    thread_id: str | None = None,
+    time_limit_s: float = 60,
+) -> Run:
+    """Stores a parked run as the api does, without admitting it.
+
+    Args:
+        agent: default: `echo`, three attempts; it need not be in the catalogue.
+        run_input: default: an empty object.
+        thread_id: an existing thread; default: a new one.
+    """
+    context = a_context(user_id, thread_id=thread_id or new_id())
+    with services.database.user_session(user_id) as session:
+        run, stored = runs.create(
+            session,
+            context,
+            agent or an_agent(),
+            {} if run_input is None else run_input,
+            metadata=metadata or {},
+            time_limit_s=time_limit_s,
+            new_thread=thread_id is None,
+        )
+    services.publish(stored)
+    return run
+
+
+def grant_run(services: Services, run: Run) -> RunMessage:
+    """Marks a parked run as granted and returns the message that the broker would carry; takes no slot."""
+    with services.database.user_session(run.user_id) as session:
+        ((message, _queue),) = runs.grant(session, run.user_id, [run.id])
+    return message
+
+
+def start_run(services: Services, run: Run, worker_id: str = "worker-1") -> Run:
+    """Grants and claims a parked run: the answer is the run as its worker knows it."""
+    message = grant_run(services, run)
+    with services.database.user_session(run.user_id) as session:
+        claimed = runs.claim(session, message, worker_id)
+    assert claimed is not None
+    return claimed[0]
