@@ -1,0 +1,116 @@
+"""`AgentExecutionCore`: the error boundary round one execution of one agent."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.context import UserExecutionContext, validate_user_context
+from shared.events import EventType
+from shared.jsonvalue import check_json, clean_json
+from shared.states import ExecutionState
+from worker.authoring import Agent, AgentExecutionContext
+from worker.emitter import UserWebSocketEmitter
+from worker.factory import AgentInstanceFactory
+from worker.interfaces import EventBridge
+from worker.tooling import describe_error
+from worker.tracker import AgentExecutionTracker
+
+MAX_OUTPUT_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class AgentExecutionResult:
+    """How one execution of one agent ended.
+
+    Args:
+        state: completed, failed or cancelled.
+        output: JSON, if completed.
+        error: `{"type", "message"}` for the user, if failed.
+        trace: the traceback, for the operator's log only.
+        duration_s: seconds it took.
+    """
+
+    agent_name: str
+    state: ExecutionState
+    output: Any = None
+    error: Mapping[str, str] | None = None
+    trace: str | None = None
+    duration_s: float = 0.0
+
+
+class AgentExecutionCore:
+    """Runs agents so that whatever they do comes back as a value.
+
+    Args:
+        factory: makes the instances.
+        tracker: is told of every transition.
+    """
+
+    def __init__(self, factory: AgentInstanceFactory, tracker: AgentExecutionTracker) -> None:
+        self._factory = factory
+        self._tracker = tracker
+
+    async def execute_agent_safely(
+        self,
+        agent_name: str,
+        user_context: UserExecutionContext,
+        execution_context: AgentExecutionContext,
+        bridge: EventBridge,
+    ) -> AgentExecutionResult:
+        """Runs one agent in a child context, with its events, and returns how it ended.
+
+        Args:
+            agent_name: a registered agent.
+            user_context: the caller's; the agent gets a child of it.
+            execution_context: what the agent sees as `run`; its `raw_input` is validated here.
+            bridge: the way out for `agent_started`, `agent_completed` and `agent_failed`.
+
+        Raises:
+            InvalidContextError: the context is not sound: that is the caller's mistake, not the agent's.
+        """
+        context = validate_user_context(user_context).create_child_context(f"agent:{agent_name}")
+        emit = UserWebSocketEmitter(context, bridge, agent_name)
+        self._tracker.start(context.request_id, context.run_id, context.correlation_id, agent=agent_name)
+        started = time.perf_counter()
+        try:
+            agent = self._factory.create_agent_instance(agent_name, context)
+            self._tracker.transition(context.request_id, ExecutionState.RUNNING)
+            emit.emit(EventType.AGENT_STARTED, {})
+            execution_context.input = agent.Input.model_validate(execution_context.raw_input)
+            output = check_json(
+                clean_json(await _execute(agent, context, execution_context)), "output", MAX_OUTPUT_BYTES
+            )
+            result = AgentExecutionResult(agent_name, ExecutionState.COMPLETED, output)
+        except asyncio.CancelledError:
+            result = AgentExecutionResult(agent_name, ExecutionState.CANCELLED)
+        except Exception as error:  # noqa: BLE001 - the boundary round foreign code: every failure becomes a value
+            result = AgentExecutionResult(
+                agent_name, ExecutionState.FAILED, error=describe_error(error), trace=traceback.format_exc()
+            )
+        return self._report(result, context, emit, time.perf_counter() - started)
+
+    def _report(
+        self, result: AgentExecutionResult, context: UserExecutionContext, emit: UserWebSocketEmitter, duration_s: float
+    ) -> AgentExecutionResult:
+        if result.state is ExecutionState.COMPLETED:
+            emit.emit(EventType.AGENT_COMPLETED, {"duration_s": round(duration_s, 4)})
+        else:
+            error = result.error or {"type": "cancelled", "message": "the agent was cancelled"}
+            emit.emit(EventType.AGENT_FAILED, {"error": dict(error), "duration_s": round(duration_s, 4)})
+        self._tracker.transition(context.request_id, result.state, duration_s=duration_s)
+        return AgentExecutionResult(
+            result.agent_name, result.state, result.output, result.error, result.trace, duration_s
+        )
+
+
+async def _execute(agent: Agent, context: UserExecutionContext, run: AgentExecutionContext) -> Any:
+    if inspect.iscoroutinefunction(agent.execute):
+        return await agent.execute(context, run)
+    # A thread, so that the loop goes on: other agents of a workflow run, and a plain agent may call async tools.
+    return await asyncio.shield(asyncio.to_thread(agent.execute, context, run))

@@ -1,0 +1,152 @@
+"""`AgentInstanceFactory`: makes what a run needs, fresh, and takes all of it down again, whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from shared.context import UserExecutionContext, validate_user_context
+from shared.errors import ConfigurationError
+from worker.authoring import Agent
+from worker.registry import AgentClassRegistry
+
+log = structlog.get_logger(__name__)
+
+HISTORY = 100
+
+
+@dataclass
+class _Held:
+    """What the factory knows of a run that is open."""
+
+    context: UserExecutionContext
+    touched: float
+    callbacks: list[Callable[[], None]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """A run that was cleaned up: ids and figures only, nothing of what it worked on."""
+
+    run_id: str
+    correlation_id: str
+    duration_s: float
+    cleanup_errors: int
+
+
+class AgentInstanceFactory:
+    """Instances and clean-up for runs. Holds no agent: whoever asked for an instance owns it.
+
+    Args:
+        registry: the frozen classes.
+        clock: seconds that never go back; a test brings its own.
+    """
+
+    def __init__(self, registry: AgentClassRegistry, clock: Callable[[], float] = time.monotonic) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._held: dict[str, _Held] = {}
+        self._history: deque[PastRun] = deque(maxlen=HISTORY)
+        self._counters: Counter[str] = Counter()
+
+    def create_user_execution_context(
+        self, user_id: str, thread_id: str, run_id: str, **optional: Any
+    ) -> UserExecutionContext:
+        """Returns a validated root context and counts the run as active until it is cleaned up.
+
+        Raises:
+            InvalidContextError: naming the bad field.
+        """
+        context = UserExecutionContext.from_request(user_id, thread_id, run_id, **optional)
+        self._adopt(context)
+        return context
+
+    def create_agent_instance(self, agent_name: str, context: UserExecutionContext) -> Agent:
+        """Returns a new instance of a registered agent, for this context's run.
+
+        Raises:
+            UnknownAgentError: no such agent; with the nearest match.
+            InvalidContextError: the context is not sound.
+        """
+        validate_user_context(context)
+        agent = self._registry.get(agent_name)()
+        self._counters["agents_created"] += 1
+        if context.run_id in self._held:
+            self._held[context.run_id].touched = self._clock()
+        return agent
+
+    @contextmanager
+    def user_execution_scope(self, context: UserExecutionContext) -> Iterator[UserExecutionContext]:
+        """Opens a run; whatever happens inside, its clean-up callbacks have run when the scope is left."""
+        self._adopt(validate_user_context(context))
+        try:
+            yield context
+        finally:
+            self.cleanup_user_context(context)
+
+    def add_cleanup(self, context: UserExecutionContext, callback: Callable[[], None]) -> None:
+        """Has `callback` called when the run is cleaned up; the last one added is called first.
+
+        Raises:
+            ConfigurationError: the run is not open here.
+        """
+        if context.run_id not in self._held:
+            raise ConfigurationError(f"run {context.run_id} is not open in this factory")
+        self._held[context.run_id].callbacks.append(callback)
+
+    def cleanup_user_context(self, context: UserExecutionContext) -> bool:
+        """Closes a run: calls its callbacks in reverse order, each one whatever the others raised.
+
+        Returns:
+            False if it was closed before.
+        """
+        held = self._held.pop(context.run_id, None)
+        if held is None:
+            return False
+        errors = 0
+        for callback in reversed(held.callbacks):
+            try:
+                callback()
+            except Exception:  # one clean-up's failure must not keep the others from running
+                errors += 1
+                log.exception("a clean-up failed", run_id=context.run_id, correlation_id=context.correlation_id)
+        self._counters["runs_cleaned"] += 1
+        self._counters["cleanup_errors"] += errors
+        duration = self._clock() - held.touched
+        self._history.append(PastRun(context.run_id, context.correlation_id, duration, errors))
+        return True
+
+    def cleanup_inactive(self, idle_s: float) -> int:
+        """Closes runs in which nothing was made for `idle_s` seconds; returns how many."""
+        idle = [held.context for held in self._held.values() if self._clock() - held.touched >= idle_s]
+        return sum(self.cleanup_user_context(context) for context in idle)
+
+    @property
+    def active_runs(self) -> list[str]:
+        """The ids of the open runs."""
+        return list(self._held)
+
+    @property
+    def run_history(self) -> list[PastRun]:
+        """The last 100 runs that were cleaned up."""
+        return list(self._history)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Runs opened and cleaned, agents created, clean-ups that raised."""
+        return dict(self._counters)
+
+    def _adopt(self, context: UserExecutionContext) -> None:
+        if context.run_id in self._held:
+            known = self._held[context.run_id].context
+            if known.user_id != context.user_id:
+                raise ConfigurationError(f"run {context.run_id} is open for another user")
+            return
+        self._held[context.run_id] = _Held(context, self._clock())
+        self._counters["runs_opened"] += 1

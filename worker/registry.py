@@ -1,0 +1,159 @@
+"""`AgentClassRegistry`: the agent and tool classes of a process. Classes only; whatever is per user is made per run."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import threading
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+
+from shared.errors import ConfigurationError, UnknownAgentError
+from worker.authoring import Agent, Tool
+
+# What instances of these hold can be changed by one run and seen by the next one in the same process.
+_MUTABLE = (dict, list, set, bytearray)
+
+
+class AgentClassRegistry:
+    """Names to classes; filled at start-up, then frozen. Safe to read from any thread."""
+
+    def __init__(self) -> None:
+        self._agents: dict[str, type[Agent]] = {}
+        self._lock = threading.Lock()
+        self._frozen = False
+
+    def register(self, cls: type[Agent]) -> None:
+        """Adds an agent class.
+
+        Raises:
+            ConfigurationError: the registry is frozen, the name is taken, or the class is not sound (naming attribute
+                and cure).
+        """
+        check_agent_class(cls)
+        with self._lock:
+            if self._frozen:
+                raise ConfigurationError(f"agent {cls.name!r} comes too late: the registry is frozen after start-up")
+            known = self._agents.get(cls.name)
+            if known is not None and known is not cls:
+                raise ConfigurationError(f"two agents are called {cls.name!r}: {_place(known)} and {_place(cls)}")
+            self._agents[cls.name] = cls
+
+    def freeze(self) -> None:
+        """Ends registration for good."""
+        with self._lock:
+            self._frozen = True
+            self._agents = MappingProxyType(dict(self._agents))  # type: ignore[assignment]
+
+    def get(self, name: str) -> type[Agent]:
+        """Returns the class of that name.
+
+        Raises:
+            UnknownAgentError: saying what exists and the nearest match.
+        """
+        try:
+            return self._agents[name]
+        except KeyError:
+            raise unknown_agent(name, list(self._agents)) from None
+
+    def names(self) -> list[str]:
+        """Returns the names, sorted."""
+        return sorted(self._agents)
+
+    def catalogue(self) -> list[dict[str, Any]]:
+        """Returns what is published of each agent: the columns of the table `agents`."""
+        return [_entry(self._agents[name]) for name in self.names()]
+
+
+def unknown_agent(name: str, known: list[str]) -> UnknownAgentError:
+    """Returns the error for a name that is not there."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    message = f"no agent is called {name!r}{hint}; there are: {', '.join(sorted(known)) or 'none'}"
+    return UnknownAgentError(message, errors=[{"field": "agent", "message": message}])
+
+
+def check_agent_class(cls: Any) -> None:
+    """Refuses a class that could not run, or that could carry something from one user to the next.
+
+    Raises:
+        ConfigurationError: naming class, attribute and cure.
+    """
+    if not (inspect.isclass(cls) and issubclass(cls, Agent)):
+        raise ConfigurationError(f"{cls!r} is not a subclass of Agent")
+    _check_name(cls)
+    _check_model(cls, "Input")
+    if cls.execute is Agent.execute:
+        raise ConfigurationError(f"{_place(cls)} has no execute(self, context, run)")
+    if not (isinstance(cls.time_limit_s, int | float) and cls.time_limit_s > 0):
+        raise ConfigurationError(f"{_place(cls)}.time_limit_s must be a number of seconds above 0")
+    if not (isinstance(cls.max_attempts, int) and cls.max_attempts > 0):
+        raise ConfigurationError(f"{_place(cls)}.max_attempts must be a whole number above 0")
+    if not isinstance(cls.tools, tuple):
+        raise ConfigurationError(f"{_place(cls)}.tools must be a tuple of Tool classes")
+    _check_state(cls, Agent)
+    for tool in cls.tools:
+        check_tool_class(tool)
+    names = [tool.name for tool in cls.tools]
+    if len(set(names)) != len(names):
+        raise ConfigurationError(f"{_place(cls)}.tools has two tools of one name: {', '.join(sorted(names))}")
+
+
+def check_tool_class(cls: Any) -> None:
+    """Refuses an unsound tool class, as `check_agent_class` does an agent's.
+
+    Raises:
+        ConfigurationError: naming class, attribute and cure.
+    """
+    if not (inspect.isclass(cls) and issubclass(cls, Tool)):
+        raise ConfigurationError(f"{cls!r} is not a subclass of Tool")
+    _check_name(cls)
+    _check_model(cls, "Parameters")
+    if cls.run is Tool.run:
+        raise ConfigurationError(f"{_place(cls)} has no run(self, context, parameters)")
+    if cls.permission not in ("open", "granted"):
+        raise ConfigurationError(f"{_place(cls)}.permission must be 'open' or 'granted'")
+    _check_state(cls, Tool)
+
+
+def _check_name(cls: type[Agent | Tool]) -> None:
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum() or len(name) > 64:  # noqa: PLR2004
+        raise ConfigurationError(f"{_place(cls)}.name must be 1 to 64 letters, digits, '-' or '_'")
+    if not inspect.getdoc(cls):
+        raise ConfigurationError(f"{_place(cls)} has no docstring: it is the description that users read")
+
+
+def _check_model(cls: type[Any], attribute: str) -> None:
+    model = getattr(cls, attribute)
+    if not (inspect.isclass(model) and issubclass(model, BaseModel)):
+        raise ConfigurationError(f"{_place(cls)}.{attribute} must be a pydantic model")
+
+
+def _check_state(cls: type[Any], base: type[Any]) -> None:
+    for owner in cls.__mro__:
+        if owner in (base, object):
+            continue
+        for attribute, value in vars(owner).items():
+            if isinstance(value, _MUTABLE) and not attribute.startswith("__"):
+                raise ConfigurationError(
+                    f"{_place(cls)}.{attribute} is a {type(value).__name__} on the class, which all users would share: "
+                    f"set it in __init__, or make it a tuple, frozenset or MappingProxyType"
+                )
+
+
+def _entry(cls: type[Agent]) -> dict[str, Any]:
+    return {
+        "name": cls.name,
+        "description": inspect.getdoc(cls) or "",
+        "input_schema": cls.Input.model_json_schema(),
+        "queue": cls.queue,
+        "time_limit_s": float(cls.time_limit_s),
+        "max_attempts": cls.max_attempts,
+    }
+
+
+def _place(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
