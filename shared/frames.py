@@ -53,6 +53,11 @@ class FrameReader:
             del self._buffer[: _LENGTH.size + length]
             yield _object(body)
 
+    @property
+    def inside(self) -> bool:
+        """True when a frame has begun and its end has not come yet."""
+        return bool(self._buffer)
+
 
 class FrameSocket:
     """Frames over a connected stream socket, one reader and one writer at a time."""
@@ -81,6 +86,8 @@ class FrameSocket:
         while not self._ready:
             data = self.sock.recv(65_536)
             if not data:
+                if self._reader.inside:
+                    raise FrameError("the stream ended inside a frame")
                 return None
             self._ready.extend(self._reader.feed(data))
         return self._ready.pop(0)
