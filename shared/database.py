@@ -40,6 +40,7 @@ class Database:
             max_overflow=overflow,
             pool_timeout=5,
             pool_use_lifo=True,
+            hide_parameters=True,  # of a failed statement: they are what users sent
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "lanewise",

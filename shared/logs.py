@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -20,13 +20,22 @@ REMOVED = "[removed]"
 def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Shortens user ids and removes secrets, known by name or by form, at the last moment before the sink."""
     for key, value in event.items():
-        if key == "user_id" and isinstance(value, str):
-            event[key] = short_user(value)
-        elif _SECRET_NAME.search(key) and value is not None:
-            event[key] = REMOVED
-        elif isinstance(value, str):
-            event[key] = _SECRET_VALUE.sub(REMOVED, value)
+        event[key] = _clean(key, value)
     return event
+
+
+def _clean(key: str, value: Any) -> Any:
+    if value is not None and _SECRET_NAME.search(key):
+        return REMOVED
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _clean(str(name), item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(key, item) for item in value]
+    if key == "user_id":
+        return short_user(str(value))
+    return _SECRET_VALUE.sub(REMOVED, str(value))  # exceptions and other objects as well: what is printed is cleaned
 
 
 def configure(level: str, process: str) -> None:
@@ -54,7 +63,7 @@ def configure(level: str, process: str) -> None:
             lambda _logger, _method, event: {"process": process, **event},
             structlog.processors.format_exc_info,
             redact,
-            structlog.processors.JSONRenderer(default=str),
+            structlog.processors.JSONRenderer(),
         ],
     )
     handler = logging.StreamHandler(sys.stderr)

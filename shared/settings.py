@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -19,7 +20,9 @@ from shared.errors import ConfigurationError
 from shared.signing import derive_key
 
 PREFIX = "LANEWISE_"
-CLIENT_NAMES = frozenset({"URL", "TOKEN"})  # read by the command line client, not by the fleet
+COMMAND_NAMES = frozenset({"URL", "TOKEN", "OWNER_DATABASE_URL"})  # read by commands, not by the fleet
+_POSTGRES_URL = re.compile(r"postgres(ql)?(\+psycopg2)?://\S+")
+_REDIS_URL = re.compile(r"rediss?://[^\s/]*(/\d*)?(\?\S*)?")
 
 Csv = Annotated[tuple[str, ...], NoDecode]
 SecretCsv = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -80,6 +83,20 @@ class Settings(BaseSettings):
             raise ValueError("each key needs 32 characters or more")
         return value
 
+    @field_validator("database_url", "run_database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _POSTGRES_URL.fullmatch(value.get_secret_value()):
+            raise ValueError("must be a postgresql:// URL")
+        return value
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _REDIS_URL.fullmatch(value.get_secret_value()):
+            raise ValueError("must be a redis:// or rediss:// URL with a database number as its path")
+        return value
+
     @model_validator(mode="after")
     def _has_secret(self) -> Self:
         if not self.secret_key:
@@ -121,7 +138,7 @@ def check_names(environ: dict[str, str]) -> None:
     Raises:
         ConfigurationError: naming it and the nearest setting.
     """
-    known = [name.upper() for name in Settings.model_fields] + sorted(CLIENT_NAMES)
+    known = [name.upper() for name in Settings.model_fields] + sorted(COMMAND_NAMES)
     for variable in sorted(environ):
         name = variable.removeprefix(PREFIX)
         if variable.startswith(PREFIX) and name not in known:

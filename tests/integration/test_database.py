@@ -83,3 +83,9 @@ def test_a_wrong_statement_is_no_outage(database: Database) -> None:
     with pytest.raises(sa.exc.ProgrammingError) as caught, database.user_session("alice") as session:
         session.execute(sa.text("SELECT nonsense"))
     assert not is_outage(caught.value)
+
+
+def test_an_error_does_not_repeat_what_the_user_sent(database: Database) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as caught, database.user_session("alice") as session:
+        session.execute(sa.text("SELECT 1 / length(:nothing), CAST(:sent AS text)"), {"nothing": "", "sent": "canary"})
+    assert "canary" not in str(caught.value)
