@@ -29,14 +29,16 @@ def announced(length: int, body: bytes = b"") -> bytes:
 def test_any_chunking_of_a_stream_gives_the_same_frames(frames: list[dict[str, Any]], data: st.DataObject) -> None:
     stream = b"".join(map(encode_frame, frames))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
-    reader, received = FrameReader(), []
+    reader = FrameReader()
+    received: list[dict[str, Any]] = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         received.extend(reader.feed(stream[start:end]))
     assert received == frames
 
 
 def test_one_byte_at_a_time() -> None:
-    reader, received = FrameReader(), []
+    reader = FrameReader()
+    received: list[dict[str, Any]] = []
     for byte in encode_frame({"a": "ä\0😀"}) + encode_frame({}):
         received.extend(reader.feed(bytes([byte])))
     assert received == [{"a": "ä\0😀"}, {}]

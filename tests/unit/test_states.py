@@ -24,7 +24,7 @@ def test_the_public_vocabulary() -> None:
 
 def test_the_table_has_a_row_for_every_state() -> None:
     assert set(TRANSITIONS) == set(ExecutionState)
-    assert ENDS | LIVE == set(ExecutionState)
+    assert set(ExecutionState) == ENDS | LIVE
     assert not ENDS & LIVE
 
 
@@ -48,5 +48,5 @@ def test_every_end_has_one_outcome_and_one_terminal_event() -> None:
 
 
 def test_a_sandbox_may_say_nothing_about_the_run_itself() -> None:
-    assert SANDBOX_TYPES == {kind for kind in EventType if kind.startswith(("agent_", "tool_"))}
+    assert {kind for kind in EventType if kind.startswith(("agent_", "tool_"))} == SANDBOX_TYPES
     assert not SANDBOX_TYPES & set(TERMINAL.values())
