@@ -9,7 +9,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Index, LargeBinary, MetaData, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -103,6 +114,9 @@ class Run(Base):
         Index("runs_parked", "user_id", "created_at", "id", postgresql_where=text("status = 'queued'")),
         Index("runs_running", "worker_id", postgresql_where=text("status = 'running'")),
         Index("runs_by_thread", "user_id", "thread_id"),
+        ForeignKeyConstraint(
+            ["user_id", "thread_id"], [f"{SCHEMA}.threads.user_id", f"{SCHEMA}.threads.id"], ondelete="CASCADE"
+        ),
     )
     user_id: Mapped[str] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -182,7 +196,7 @@ class AuditEntry(Base):
     """Who did what, when, to what, with which outcome. Append-only: the service role may insert and read."""
 
     __tablename__ = "audit_log"
-    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=NOW)
     user_id: Mapped[str]
     actor: Mapped[str]

@@ -133,23 +133,26 @@ def claim(session: Session, message: RunMessage, worker_id: str) -> tuple[Run, l
     return run, stored
 
 
-def finish(session: Session, run: Run, outcome: Outcome, actor: str) -> list[StoredEvent] | None:
+def finish(
+    session: Session, run: Run, outcome: Outcome, actor: str, pending: Sequence[Event] = ()
+) -> list[StoredEvent] | None:
     """Writes how an attempt ended, in one go: event, state, result, audit.
 
     Args:
         run: as claimed (or as the leader found it): its user, id, attempt and present status are the condition.
         outcome: an end, or `Lost`: then the run is queued again unless that was its last attempt.
         actor: `worker:<id>`, `leader` or `user:<id>`, for the audit trail.
+        pending: events of this attempt that are not stored yet and come before the last one.
 
     Returns:
         the stored events, or None when the attempt was superseded or the run has ended: nothing is written then.
     """
     if isinstance(outcome, Lost):
         lost = run.lost_attempts + outcome.counted
-        if lost < run.max_attempts:
-            return _requeue(session, run, outcome, actor, lost)
-        outcome = _last_attempt_lost(run, outcome)
-    return _end(session, run, outcome, actor)
+        if lost < run.max_attempts and not _cancel_requested(session, run):
+            return _requeue(session, run, outcome, actor, pending)
+        outcome = Cancelled() if lost < run.max_attempts else _last_attempt_lost(run, outcome)
+    return _end(session, run, outcome, actor, pending)
 
 
 def request_cancel(session: Session, user_id: str, run_id: str) -> tuple[Run, list[StoredEvent]] | None:
@@ -208,12 +211,14 @@ def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
-def _end(session: Session, run: Run, outcome: Ended, actor: str) -> list[StoredEvent] | None:
+def _end(
+    session: Session, run: Run, outcome: Ended, actor: str, pending: Sequence[Event] = ()
+) -> list[StoredEvent] | None:
     check_transition(ExecutionState(run.status), outcome.state)
     error = _error(run, outcome)
     data = {"error": error} if error else {}
     # The event first: it locks the run and is refused if the attempt is not the present one or the run has ended.
-    stored = append(session, [_event(run, TERMINAL[outcome.state], data)])
+    stored = append(session, [*pending, _event(run, TERMINAL[outcome.state], data)])
     if not stored:
         return None
     values: dict[str, Any] = {"status": outcome.state, "finished_at": func.clock_timestamp(), "worker_id": null()}
@@ -228,10 +233,15 @@ def _end(session: Session, run: Run, outcome: Ended, actor: str) -> list[StoredE
     return stored
 
 
-def _requeue(session: Session, run: Run, lost: Lost, actor: str, count: int) -> list[StoredEvent] | None:
+def _cancel_requested(session: Session, run: Run) -> bool:
+    query = select(Run.cancel_requested_at).where(Run.user_id == run.user_id, Run.id == run.id)
+    return session.scalar(query.with_for_update()) is not None
+
+
+def _requeue(session: Session, run: Run, lost: Lost, actor: str, pending: Sequence[Event]) -> list[StoredEvent] | None:
     check_transition(ExecutionState(run.status), ExecutionState.QUEUED)
     data = {"reason": lost.type, "message": lost.message, "attempt": run.attempt}
-    stored = append(session, [_event(run, EventType.RUN_RECOVERING, data)])
+    stored = append(session, [*pending, _event(run, EventType.RUN_RECOVERING, data)])
     if not stored:
         return None
     _change(
@@ -239,7 +249,7 @@ def _requeue(session: Session, run: Run, lost: Lost, actor: str, count: int) -> 
         run,
         {
             "status": ExecutionState.QUEUED, "granted_at": null(), "sent_at": null(), "worker_id": null(),
-            "lost_attempts": count, "ran_s": _ran_now,
+            "lost_attempts": run.lost_attempts + lost.counted, "ran_s": _ran_now,
         },
     )  # fmt: skip
     _audit(session, run, actor, "run.recover", lost.type)

@@ -1,0 +1,87 @@
+"""The Celery application: `celery -A worker worker -P threads -c SLOTS`, `celery -A worker flower`."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+import structlog
+from celery import signals
+
+from shared import logs
+from shared.broker import make_celery
+from shared.errors import LanewiseError
+from shared.messages import TASK_NAME
+from shared.services import Services
+from shared.settings import get_settings
+from worker.node import WorkerNode
+
+log = structlog.get_logger(__name__)
+
+try:
+    settings = get_settings()
+except LanewiseError as problem:
+    raise SystemExit(f"lanewise: {problem.message}") from None
+
+app = make_celery(settings)
+node: WorkerNode | None = None
+
+
+@app.task(name=TASK_NAME)
+def run(message: object = None, *_: object, **__: object) -> None:
+    """Makes one attempt of one run. Whatever a forged message carries besides is not looked at."""
+    if node is None:
+        raise RuntimeError("runs are made by a worker only")
+    node.runner.execute(message)
+
+
+@signals.setup_logging.connect
+def _configure_logs(**_: Any) -> None:
+    logs.configure(settings.log_level, "worker")
+
+
+@signals.celeryd_init.connect
+def _choose_queues(options: dict[str, Any] | None = None, **_: Any) -> None:
+    if options is not None and not options.get("queues"):
+        options["queues"] = list(settings.queues)
+
+
+@signals.worker_init.connect
+def _start(sender: Any, **_: Any) -> None:
+    global node  # noqa: PLW0603 - Celery makes the process; there is one node in it
+    services = Services.open(settings, celery=app, pool_size=max(5, sender.concurrency))
+    node = WorkerNode(services, list(app.amqp.queues.consume_from), sender.concurrency)
+    try:
+        node.start()
+    except LanewiseError as problem:
+        node.close()
+        raise SystemExit(f"lanewise: {problem.message}") from None
+
+
+@signals.worker_ready.connect
+def _watch_signals(**_: Any) -> None:
+    drain = signal.getsignal(signal.SIGTERM)
+    seen = 0
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1 and callable(drain):
+            drain(signum, frame)
+        elif node is not None:
+            node.hand_back_all()
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+@signals.worker_shutting_down.connect
+def _drain(**_: Any) -> None:
+    if node is not None:
+        node.drain()
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    if node is not None:
+        node.close()

@@ -1,0 +1,187 @@
+"""The leader: one worker at a time repairs, from Postgres, what died in between. Its every repair is conditional."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from shared import runs
+from shared.context import UserExecutionContext
+from shared.database import load_sql
+from shared.loop import Loop
+from shared.messages import RunMessage
+from shared.models import Run, Worker
+from shared.outcomes import Lost
+from shared.redis import RedisError
+from shared.services import Services
+from shared.states import ExecutionState
+from worker import metrics
+
+log = structlog.get_logger(__name__)
+
+MAX_REPAIRS = 500  # of each kind in a tick; the next tick goes on
+_TAKE_LEASE = load_sql("take_lease")
+
+
+class Leader(Loop):
+    """Runs in every worker; only the holder of the lease does anything. Two at once change nothing wrong.
+
+    Args:
+        worker_id: who holds the lease.
+    """
+
+    name = "leader"
+
+    def __init__(self, services: Services, worker_id: str) -> None:
+        super().__init__(services.settings.sweep_s)
+        self._services = services
+        self._worker_id = worker_id
+        self._lease_s = services.settings.lease_s
+        self._database = services.database
+        self._ticked_at: float | None = None
+        self._leading_since: float | None = None
+        self._empty_queues: set[str] = set()
+
+    def tick(self) -> None:
+        """One sweep."""
+        if not self._lead():
+            self._leading_since = None
+            return
+        now = time.monotonic()
+        interrupted = self._ticked_at is not None and now - self._ticked_at > self._lease_s
+        if self._leading_since is None or interrupted:
+            self._leading_since = now
+        self._ticked_at = now
+        # After an outage of Postgres nobody's heartbeat is fresh: everybody gets one lease of time to beat again.
+        if now - self._leading_since >= (self._lease_s if interrupted else 0):
+            self.recover_dead_workers()
+        self.keep_granted()
+        self.send_again()
+        self.admit_parked()
+
+    def recover_dead_workers(self) -> int:
+        """Ends the attempts of workers that gave no sign of life for a lease; returns how many."""
+        with self._database.system_session() as session:
+            dead = Worker.heartbeat_at < func.clock_timestamp() - timedelta(seconds=self._lease_s)
+            alive = select(Worker.id).where(~dead)
+            query = select(Run).where(Run.status == ExecutionState.RUNNING, Run.worker_id.not_in(alive))
+            lost = _detached(session, query.limit(MAX_REPAIRS))
+            if not lost:
+                session.execute(delete(Worker).where(dead))
+        for run in lost:
+            self._lose(run)
+        return len(lost)
+
+    def keep_granted(self) -> None:
+        """Renews the slots of granted runs that nobody has claimed yet; from the claim on their worker does."""
+        by_user: dict[str, list[str]] = defaultdict(list)
+        with self._database.system_session() as session:
+            granted = select(Run.user_id, Run.id).where(
+                Run.status == ExecutionState.QUEUED, Run.granted_at.is_not(None)
+            )
+            for user_id, run_id in session.execute(granted):
+                by_user[user_id].append(run_id)
+        try:
+            self._services.slots.renew(by_user)
+        except RedisError as error:
+            log.warning("granted slots are not renewed: redis is away", error=str(error))
+
+    def send_again(self) -> int:
+        """Sends granted runs again whose message was lost; returns how many.
+
+        A message counts as lost if its queue was empty for a whole sweep, or if it is very old: the wait doubles with
+        each sending, so that a long queue is not filled with copies. A doubled message does nothing: the claim decides.
+        """
+        empty = self._queues_empty_for_a_sweep()
+        wait_s = self._lease_s * 4 * func.power(2, Run.sends - 1)
+        age_s = func.extract("epoch", func.clock_timestamp() - Run.sent_at)
+        with self._database.system_session() as session:
+            overdue = or_(Run.queue.in_(empty), age_s > wait_s) if empty else age_s > wait_s
+            found = select(Run.user_id, Run.id).where(
+                Run.status == ExecutionState.QUEUED,
+                Run.granted_at.is_not(None),
+                age_s > self._services.settings.sweep_s,
+                overdue,
+            )
+            keys = [(row.user_id, row.id) for row in session.execute(found.limit(MAX_REPAIRS))]
+            messages = self._mark_sent(session, keys)
+        for message, queue in messages:
+            metrics.REPAIRED.labels("message_lost").inc()
+            self._services.dispatcher.send(message, queue)
+        return len(messages)
+
+    def admit_parked(self) -> int:
+        """Starts parked runs that have a free slot, whatever should have started them; returns how many."""
+        with self._database.system_session() as session:
+            query = select(Run.user_id).where(Run.status == ExecutionState.QUEUED, Run.granted_at.is_(None))
+            users = session.scalars(query.distinct().limit(MAX_REPAIRS)).all()
+        return sum(self._services.dispatcher.admit(user_id) for user_id in users)
+
+    def _lead(self) -> bool:
+        with self._database.system_session() as session:
+            lease = {"name": "leader", "holder": self._worker_id, "lease_s": self._lease_s}
+            return session.execute(_TAKE_LEASE, lease).scalar() is not None
+
+    def _lose(self, run: Run) -> None:
+        outcome = Lost("worker_lost", "the worker gave no sign of life")
+        with self._database.user_session(run.user_id) as session:
+            stored = runs.finish(session, run, outcome, "leader")
+        if stored:
+            log.warning("a run is recovered from a dead worker", run_id=run.id, worker_id=run.worker_id)
+            metrics.REPAIRED.labels("worker_lost").inc()
+            self._services.publish(stored)
+            self._services.dispatcher.release(run.user_id, run.id)
+
+    def _mark_sent(self, session: Session, keys: Sequence[tuple[str, str]]) -> list[tuple[RunMessage, str]]:
+        messages = []
+        for user_id, run_id in keys:
+            statement = (
+                update(Run)
+                .where(
+                    Run.user_id == user_id,
+                    Run.id == run_id,
+                    Run.status == ExecutionState.QUEUED,
+                    Run.granted_at.is_not(None),
+                )
+                .values(sent_at=func.clock_timestamp(), sends=Run.sends + 1)
+                .returning(Run.context, Run.attempt, Run.queue)
+                .execution_options(synchronize_session=False)
+            )
+            row = session.execute(statement).one_or_none()
+            if row is not None:
+                messages.append((RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue))
+        return messages
+
+    def _queues_empty_for_a_sweep(self) -> set[str]:
+        with self._database.system_session() as session:
+            waiting = select(Run.queue).where(Run.status == ExecutionState.QUEUED, Run.granted_at.is_not(None))
+            queues = set(session.scalars(waiting.distinct()))
+        if not queues:
+            self._empty_queues = set()
+            return set()
+        now_empty = {queue for queue in queues if self._length(queue) == 0}
+        both, self._empty_queues = now_empty & self._empty_queues, now_empty
+        return both
+
+    def _length(self, queue: str) -> int | None:
+        try:
+            with self._services.celery.connection_for_read() as connection:
+                connection.ensure_connection(max_retries=1, timeout=2)
+                channel: Any = connection.default_channel
+                return int(channel.queue_declare(queue, passive=True).message_count)
+        except Exception as error:  # noqa: BLE001 - kombu raises what the transport raises; unknown is not empty
+            log.warning("the length of a queue is not known", queue=queue, error=str(error))
+            return None
+
+
+def _detached(session: Session, query: Select[Run]) -> Sequence[Run]:
+    found = session.scalars(query).all()
+    session.expunge_all()
+    return found

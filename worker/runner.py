@@ -1,0 +1,207 @@
+"""The runner: what a worker does with one message. It claims, supervises, records, settles. No agent code runs here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from shared import runs
+from shared.errors import SignatureError, UnavailableError
+from shared.limits import concurrent_runs
+from shared.messages import RunMessage
+from shared.models import Run
+from shared.outcomes import Cancelled, Lost, Outcome, TimedOut
+from shared.redis import RedisError
+from shared.services import Services
+from shared.signing import database_token, derive_key
+from shared.states import ExecutionState
+from worker import calls, metrics
+from worker.live import LiveRun
+from worker.supervise import Supervisor
+from worker.tracker import AgentExecutionTracker
+from worker.writer import EventWriter
+from worker.zygote_client import ZygoteClient
+
+log = structlog.get_logger(__name__)
+
+RECORD_FOR_S = 600.0
+RECORD_RETRY_S = 0.5
+TOKEN_MARGIN_S = 60.0
+
+
+class Runner:
+    """The way of one run through this worker.
+
+    Args:
+        worker_id: who claims.
+        live: runs under way here, by id; heartbeat and control channel look them up in it.
+        is_closing: whether the worker ends now, so that waiting for Postgres is over.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a worker
+        self,
+        services: Services,
+        *,
+        worker_id: str,
+        zygote: ZygoteClient,
+        writer: EventWriter,
+        live: dict[str, LiveRun],
+        tracker: AgentExecutionTracker,
+        is_closing: Callable[[], bool],
+    ) -> None:
+        self._services = services
+        self._worker_id = worker_id
+        self._zygote = zygote
+        self._writer = writer
+        self._live = live
+        self._tracker = tracker
+        self._is_closing = is_closing
+        self._token_key = derive_key(services.settings.secrets[0], "database-token")
+
+    def execute(self, text: object) -> None:
+        """Does what a message asks for, if it still is to be done. Never raises for what a message or a run can do."""
+        try:
+            message = RunMessage.decode(text, self._services.signer)
+        except SignatureError as error:
+            metrics.REFUSED_MESSAGES.inc()
+            log.warning("a message is refused", reason=error.message)
+            return
+        context = message.context
+        with structlog.contextvars.bound_contextvars(
+            run_id=context.run_id, correlation_id=context.correlation_id, user_id=context.user_id
+        ):
+            run = self._claim(message)
+            if run is None:
+                return
+            live = LiveRun(run)
+            self._live[run.id] = live
+            try:
+                outcome = self._supervise(live)
+                recorded = self._record(live, outcome)
+            finally:
+                self._live.pop(run.id, None)
+                live.close()
+            self._settle(run, recorded=recorded)
+
+    def _claim(self, message: RunMessage) -> Run | None:
+        context = message.context
+        try:
+            if not self._hold_slot(message):
+                return None
+            with self._services.database.user_session(context.user_id) as session:
+                claimed = runs.claim(session, message, self._worker_id)
+        except (UnavailableError, RedisError) as error:
+            # If the claim was committed all the same, the heartbeat finds a run of ours that is not under way.
+            log.warning("not claimed: a store is away", error=str(error))
+            return None
+        if claimed is None:
+            metrics.STALE_MESSAGES.inc()
+            return None
+        run, stored = claimed
+        self._services.publish(stored)
+        self._tracker.start(self._key(run), run.id, run.correlation_id, agent=run.agent)
+        self._tracker.transition(self._key(run), ExecutionState.RUNNING, attempt=run.attempt)
+        metrics.CLAIMED.labels(run.queue).inc()
+        if run.claimed_at and run.granted_at:
+            metrics.DISPATCH_SECONDS.labels(run.queue).observe((run.claimed_at - run.granted_at).total_seconds())
+        return run
+
+    def _hold_slot(self, message: RunMessage) -> bool:
+        """Renews the slot that was granted; takes it again if it got lost; parks the run if there is none."""
+        user_id, run_id = message.context.user_id, message.context.run_id
+        if self._services.slots.acquire(user_id, [run_id], limit=0):
+            return True
+        with self._services.database.user_session(user_id) as session:
+            limit = concurrent_runs(session, user_id, self._services.settings)
+            wanted = run_id in runs.live(session, user_id, [run_id])
+        if not wanted:
+            return False
+        if self._services.slots.acquire(user_id, [run_id], limit):
+            return True
+        with self._services.database.user_session(user_id) as session:
+            runs.park(session, message)
+        return False
+
+    def _supervise(self, live: LiveRun) -> Outcome:
+        run = live.run
+        if run.cancel_requested_at is not None:
+            return Cancelled()
+        if live.remaining_s <= 0:
+            return TimedOut(run.time_limit_s)
+        try:
+            sandbox = self._zygote.fork(live.wake)
+        except UnavailableError as error:
+            return Lost("zygote_died", error.message, counted=False)
+        supervisor = Supervisor(
+            live,
+            sandbox,
+            kill=lambda signum: self._zygote.kill(sandbox, signum),
+            put_event=self._writer.put,
+            answer_call=lambda method, parameters: calls.answer(self._services, run, method, parameters),
+            grace_s=self._services.settings.cancel_grace_s,
+        )
+        outcome = supervisor.run(self._start_frame(live))
+        metrics.SANDBOX_CPU_SECONDS.inc(sandbox.cpu_s)
+        return outcome
+
+    def _start_frame(self, live: LiveRun) -> dict[str, Any]:
+        run, settings = live.run, self._services.settings
+        ttl_s = live.remaining_s + settings.cancel_grace_s + TOKEN_MARGIN_S
+        url = settings.run_database_url
+        return {
+            "t": "start",
+            "context": run.context,
+            "agent": run.agent,
+            "input": run.input,
+            "database_url": url.get_secret_value() if url else None,
+            "database_token": database_token(self._token_key, run.user_id, run.id, run.attempt, ttl_s),
+        }
+
+    def _record(self, live: LiveRun, outcome: Outcome) -> bool:
+        """Writes the end, in one transaction with the events that were still waiting; tries until Postgres takes it.
+
+        Returns:
+            whether this attempt is known to have written it.
+        """
+        run = live.run
+        pending = self._writer.take(run.id, timeout_s=5)
+        recorded = False
+        give_up = time.monotonic() + RECORD_FOR_S
+        while not live.superseded:
+            try:
+                with self._services.database.user_session(run.user_id) as session:
+                    stored = runs.finish(session, run, outcome, f"worker:{self._worker_id}", pending)
+            except UnavailableError:
+                if time.monotonic() > give_up or self._is_closing():
+                    log.warning("the end of a run is left to its recovery: the database is away")
+                    break
+                time.sleep(RECORD_RETRY_S)
+                continue
+            if stored:
+                self._services.publish(stored)
+                recorded = True
+            break
+        state = ExecutionState.QUEUED if isinstance(outcome, Lost) else outcome.state
+        self._tracker.transition(self._key(run), state, outcome=type(outcome).__name__)
+        metrics.ENDED.labels(run.queue, type(outcome).__name__.lower()).inc()
+        log.info("an attempt ended", agent=run.agent, attempt=run.attempt, outcome=type(outcome).__name__.lower())
+        return recorded
+
+    def _settle(self, run: Run, *, recorded: bool) -> None:
+        """Frees the slot if the run does not need it any more, and starts the user's next."""
+        try:
+            entitled: set[str] = set()
+            if not recorded:  # superseded, or a commit whose answer was lost
+                with self._services.database.user_session(run.user_id) as session:
+                    entitled = runs.live(session, run.user_id, [run.id])
+            if not entitled:
+                self._services.dispatcher.release(run.user_id, run.id)
+        except UnavailableError:
+            log.warning("a slot is left to its lease: the database is away")
+
+    @staticmethod
+    def _key(run: Run) -> str:
+        return f"{run.id}:{run.attempt}"

@@ -1,0 +1,113 @@
+"""The sandbox: one process, forked from the zygote, that runs one agent for one run and exits."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.context import UserExecutionContext
+from shared.states import ExecutionState
+from worker.bridge import WebSocketBridge
+from worker.core import AgentExecutionResult
+from worker.engine import ExecutionEngineFactory, Infrastructure
+from worker.link import RunnerLink
+from worker.managers import SandboxDatabase, SandboxStore
+from worker.registry import AgentClassRegistry
+from worker.tooling import describe_error
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SandboxLimits:
+    """What each sandbox is confined to.
+
+    Args:
+        memory_mb: address space beyond what the zygote has, MiB.
+        folder: where each sandbox gets a folder of its own.
+    """
+
+    memory_mb: int
+    folder: str
+
+
+def confine(limits: SandboxLimits) -> None:
+    """Makes this freshly forked process a session and process group of its own, with limits and an empty folder.
+
+    What agents print goes nowhere: the fleet's log must not hold users' data. They have `run.emit`.
+    """
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    folder = Path(limits.folder) / str(os.getpid())
+    folder.mkdir(mode=0o700)
+    os.chdir(folder)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
+    address_space = pages * resource.getpagesize() + limits.memory_mb * MIB
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
+
+def run(sock: socket.socket, registry: AgentClassRegistry) -> None:
+    """Runs the one run that the first frame describes, and sends its result.
+
+    Args:
+        sock: to the runner.
+        registry: the agents, as the zygote imported them.
+    """
+    link = RunnerLink(sock)
+    start = link.receive_start()
+    context = UserExecutionContext.from_dict(start["context"])
+    infrastructure = Infrastructure(
+        registry,
+        SandboxDatabase(start["database_url"], start["database_token"]),
+        SandboxStore(link),
+        WebSocketBridge(link, context),
+    )
+    asyncio.run(_execute(link, infrastructure, context, start))
+
+
+async def _execute(
+    link: RunnerLink, infrastructure: Infrastructure, context: UserExecutionContext, start: dict[str, Any]
+) -> None:
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    plain = not asyncio.iscoroutinefunction(infrastructure.registry.get(start["agent"]).execute)
+
+    def cancel() -> None:
+        # A plain agent looks at `run.cancelled`; if it does not look, the runner's grace ends and it is killed.
+        if task is not None and not plain:
+            loop.call_soon_threadsafe(task.cancel)
+
+    link.listen(cancel)
+    engine = ExecutionEngineFactory(infrastructure).create_engine(
+        context, start.get("granted", ()), link.cancelled.is_set
+    )
+    try:
+        ending = _ending(await engine.execute(start["agent"], start["input"]), cancelled=link.cancelled.is_set())
+    except asyncio.CancelledError:
+        ending = {"t": "cancelled"}
+    except Exception as error:  # noqa: BLE001 - ours, not the agent's; the runner logs the trace
+        ending = {"t": "error", **describe_error(error), "trace": traceback.format_exc()}
+    link.send(ending)
+    # Not by way of the loop's and the interpreter's end: a thread that the agent left behind could hold that up.
+    os._exit(0)
+
+
+def _ending(result: AgentExecutionResult, *, cancelled: bool) -> dict[str, Any]:
+    if cancelled or result.state is ExecutionState.CANCELLED:
+        return {"t": "cancelled"}
+    if result.error is not None:
+        return {"t": "error", **result.error, "trace": result.trace}
+    return {"t": "result", "output": result.output}

@@ -1,0 +1,204 @@
+"""Supervision of one sandbox: passes its events on, answers its calls, ends it when it has to end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from shared.errors import FrameError, LanewiseError
+from shared.events import MAX_DATA_BYTES, SANDBOX_TYPES, Event, EventType
+from shared.frames import FrameReader, encode_frame
+from shared.jsonvalue import check_json, clean_json
+from shared.outcomes import Completed, Failed, Lost, Outcome
+from worker.live import LiveRun
+from worker.zygote_client import SandboxProcess
+
+log = structlog.get_logger(__name__)
+
+KILL_AFTER_TERM_S = 0.5
+EXIT_WAIT_S = 2.0
+SEND_TIMEOUT_S = 5.0
+READ_BYTES = 65_536
+MAX_OUTPUT_BYTES = 1024 * 1024
+MAX_NAME = 64
+
+Calls = Callable[[str, dict[str, Any]], Any]
+
+
+class Supervisor:
+    """Sees one sandbox through. Everything that comes from it is untrusted input.
+
+    Args:
+        live: the run and its orders.
+        sandbox: forked for it.
+        kill: sends a signal to the sandbox's process group.
+        put_event: queues an event; False means that the log is behind and the sandbox has to wait.
+        answer_call: does what the sandbox asks for, or raises.
+        grace_s: seconds between asking an agent to end and SIGTERM.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a supervisor reaches, all named at the one call
+        self,
+        live: LiveRun,
+        sandbox: SandboxProcess,
+        *,
+        kill: Callable[[int], None],
+        put_event: Callable[[Event, float], bool],
+        answer_call: Calls,
+        grace_s: float,
+    ) -> None:
+        self._live = live
+        self._sandbox = sandbox
+        self._kill = kill
+        self._put_event = put_event
+        self._answer_call = answer_call
+        self._grace_s = grace_s
+        self._asked_at: float | None = None
+        self._terminated = False
+        self._reader = FrameReader()
+        self._poll = select.poll()
+        self._poll.register(sandbox.sock, select.POLLIN)
+        self._poll.register(live.wake_fd, select.POLLIN)
+
+    def run(self, start: dict[str, Any]) -> Outcome:
+        """Sends the start frame and returns how the attempt ended. The sandbox is gone when this returns."""
+        self._sandbox.sock.settimeout(SEND_TIMEOUT_S)
+        try:
+            self._send(start)
+            outcome = self._watch()
+        except LanewiseError as error:
+            outcome = Failed("sandbox_protocol", f"the sandbox broke the protocol: {error.message}")
+        except OSError:
+            outcome = self._death()
+        finally:
+            self._end_sandbox()
+        return self._live.must_stop or self._verdict(outcome)
+
+    def _watch(self) -> Outcome:
+        while True:
+            ready = {fd for fd, _ in self._poll.poll(self._next_timer_s() * 1000)}
+            if self._live.wake_fd in ready:
+                os.eventfd_read(self._live.wake_fd)
+            if self._live.must_stop is not None:
+                return self._live.must_stop
+            self._apply_timers()
+            if self._sandbox.sock.fileno() in ready:
+                data = self._sandbox.sock.recv(READ_BYTES)
+                if not data:
+                    return self._death()
+                for frame in self._reader.feed(data):
+                    outcome = self._handle(frame)
+                    if outcome is not None:
+                        return outcome
+            elif self._sandbox.exited.is_set():
+                return self._death()
+
+    def _handle(self, frame: dict[str, Any]) -> Outcome | None:
+        match frame.get("t"):
+            case "event":
+                return self._pass_on(self._event(frame))
+            case "call":
+                self._answer(frame)
+                return None
+            case "result":
+                output = clean_json(frame.get("output"))
+                check_json(output, "output", MAX_OUTPUT_BYTES)
+                return Completed(output)
+            case "cancelled":
+                return self._live.asked_to_end or Failed("cancelled", "the agent cancelled itself")
+            case "error":
+                self._log_trace(frame)
+                return Failed(str(frame.get("type"))[:MAX_NAME], str(clean_json(frame.get("message")))[:2000])
+            case other:
+                raise FrameError(f"unknown frame {str(other)[:MAX_NAME]!r}")
+
+    def _event(self, frame: dict[str, Any]) -> Event:
+        kind, agent, data = frame.get("type"), frame.get("agent"), frame.get("data")
+        if kind not in SANDBOX_TYPES or not isinstance(agent, str) or len(agent) > MAX_NAME:
+            raise FrameError("an event of a type or agent that a sandbox may not send")
+        if not isinstance(data, dict):
+            raise FrameError("an event whose data is not an object")
+        try:
+            data = check_json(clean_json(data), "event data", MAX_DATA_BYTES)
+        except LanewiseError as error:
+            raise FrameError(error.message) from None
+        if kind == EventType.AGENT_PROGRESS and not isinstance(data.get("fraction"), int | float):
+            raise FrameError("progress without a fraction")
+        run = self._live.run
+        return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data)
+
+    def _pass_on(self, event: Event) -> Outcome | None:
+        # While the log is behind nothing more is read from the sandbox: its next write blocks. Orders still count.
+        while not self._put_event(event, 0.2):
+            if self._live.must_stop is not None:
+                return self._live.must_stop
+            self._apply_timers()
+            if self._sandbox.exited.is_set():
+                return self._death()
+        return None
+
+    def _answer(self, frame: dict[str, Any]) -> None:
+        number, method, parameters = frame.get("id"), frame.get("method"), frame.get("params")
+        if type(number) is not int or not isinstance(method, str) or not isinstance(parameters, dict):
+            raise FrameError("a call without id, method or params")
+        try:
+            reply = {"t": "reply", "id": number, "value": self._answer_call(method, parameters)}
+        except LanewiseError as error:
+            reply = {"t": "reply", "id": number, "error": error.message}
+        self._send(reply)
+
+    def _next_timer_s(self) -> float:
+        now = time.monotonic()
+        if self._asked_at is None:
+            return min(max(self._live.deadline - now, 0), 60)
+        wait = self._grace_s + (KILL_AFTER_TERM_S if self._terminated else 0)
+        return max(self._asked_at + wait - now, 0.01)
+
+    def _apply_timers(self) -> None:
+        now = time.monotonic()
+        if now >= self._live.deadline:
+            self._live.time_out()
+        if self._live.asked_to_end is None:
+            return
+        if self._asked_at is None:
+            self._asked_at = now
+            self._send({"t": "cancel"})
+        elif now >= self._asked_at + self._grace_s + KILL_AFTER_TERM_S:
+            self._kill(signal.SIGKILL)
+        elif now >= self._asked_at + self._grace_s and not self._terminated:
+            self._terminated = True
+            self._kill(signal.SIGTERM)
+
+    def _send(self, frame: dict[str, Any]) -> None:
+        self._sandbox.sock.sendall(encode_frame(frame))
+
+    def _death(self) -> Outcome:
+        """Says why a sandbox ended without a result."""
+        self._sandbox.exited.wait(EXIT_WAIT_S)
+        if self._live.asked_to_end is not None:
+            return self._live.asked_to_end
+        if self._sandbox.zygote_died:
+            return Lost("zygote_died", "the process that holds the sandboxes died", counted=False)
+        reason = self._sandbox.reason or "closed its connection"
+        return Lost("sandbox_died", f"the sandbox {reason} before it gave a result")
+
+    def _verdict(self, outcome: Outcome) -> Outcome:
+        """What was asked for wins over a failure that came of it; a result that was faster stays a result."""
+        if isinstance(outcome, Failed | Lost) and self._live.asked_to_end is not None:
+            return self._live.asked_to_end
+        return outcome
+
+    def _end_sandbox(self) -> None:
+        self._sandbox.sock.close()
+        if not self._sandbox.exited.wait(0.1):  # an honest one has exited by itself
+            self._kill(signal.SIGKILL)
+
+    def _log_trace(self, frame: dict[str, Any]) -> None:
+        if frame.get("trace"):
+            log.info("an agent raised", agent=self._live.run.agent, trace=str(frame["trace"])[:8000])

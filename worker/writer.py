@@ -1,0 +1,115 @@
+"""`EventWriter`: the one way of a worker process into the event log. Batches by themselves, bounded, in order."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from shared.errors import UnavailableError
+from shared.events import Event, append
+from shared.services import Services
+
+log = structlog.get_logger(__name__)
+
+MAX_QUEUED = 4000
+MAX_BATCH = 500
+RETRY_S = 0.5
+
+
+class EventWriter:
+    """Commits what runners hand in, as fast as commits come back: what arrives meanwhile forms the next batch.
+
+    Args:
+        services: of this process.
+        on_refused: called with the run id of events that were not stored: the attempt was superseded or has ended.
+    """
+
+    def __init__(self, services: Services, on_refused: Callable[[str], None]) -> None:
+        self._services = services
+        self._on_refused = on_refused
+        self._queue: deque[Event] = deque()
+        self._writing: list[Event] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="lanewise-writer", daemon=True)
+
+    def start(self) -> None:
+        """Starts the writing thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5) -> None:
+        """Writes what is queued, at most `timeout_s` seconds long, and ends."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+
+    def put(self, event: Event, timeout_s: float) -> bool:
+        """Queues an event; False if the queue stayed full for `timeout_s` seconds (so the agent has to wait)."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._queue) < MAX_QUEUED, timeout_s):
+                return False
+            self._queue.append(event)
+            self._changed.notify_all()
+            return True
+
+    def take(self, run_id: str, timeout_s: float) -> list[Event]:
+        """Takes a run's events that are not being written yet out of the queue, for the transaction that ends the run.
+
+        Waits, at most `timeout_s` seconds, until those being written are stored.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: all(event.run_id != run_id for event in self._writing), timeout_s)
+            taken = [event for event in self._queue if event.run_id == run_id]
+            if taken:
+                self._queue = deque(event for event in self._queue if event.run_id != run_id)
+                self._changed.notify_all()
+            return taken
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._write(batch)
+            except UnavailableError:
+                log.warning("events wait: the database is away", events=len(batch))
+                if self._wait_to_retry():
+                    continue
+                return
+            except Exception:  # one batch's failure must not end the writing of all others
+                log.exception("a batch of events failed and is written one by one", events=len(batch))
+                self._write_singly(batch)
+            with self._changed:
+                self._writing = []
+                self._changed.notify_all()
+
+    def _next_batch(self) -> list[Event]:
+        with self._changed:
+            if not self._writing:
+                self._changed.wait_for(lambda: self._queue or self._stopping)
+                self._writing = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+                self._changed.notify_all()
+            return self._writing
+
+    def _wait_to_retry(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, RETRY_S)
+            return not self._stopping
+
+    def _write(self, batch: list[Event]) -> None:
+        with self._services.database.system_session() as session:
+            stored = append(session, batch)
+        self._services.publish(stored)
+        if len(stored) < len(batch):
+            kept = {item.event.run_id for item in stored}
+            for run_id in {event.run_id for event in batch} - kept:
+                self._on_refused(run_id)
+
+    def _write_singly(self, batch: list[Event]) -> None:
+        for event in batch:
+            try:
+                self._write([event])
+            except Exception:  # this one is what the database refuses
+                log.exception("an event is refused", run_id=event.run_id, type=event.type)

@@ -1,0 +1,171 @@
+"""The zygote: imports the agents, runs none of them, forks a sandbox for each run. `python -m worker.zygote`.
+
+It has one thread and no key, URL or connection in its memory, so that what it forks is clean. It talks with its worker
+in packets of JSON over the socket that is its standard input:
+
+    in    {"op": "fork", "id": 7} with one file descriptor · {"op": "kill", "id": 7, "signal": 9}
+    out   {"op": "agent", …} for each agent, {"op": "ready"} or {"op": "failed", "message"} ·
+          {"op": "forked", "id", "pid"} · {"op": "exited", "id", "status", "signal", "cpu_s", "max_rss_kb"}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared.errors import LanewiseError
+from worker import linux, sandbox
+from worker.discovery import load_agents
+from worker.registry import AgentClassRegistry
+
+MAX_PACKET = 65_536
+
+
+class Zygote:
+    """Forks, reaps, and leaves nothing behind.
+
+    Args:
+        control: the packet socket to the worker.
+        registry: the agents.
+        limits: for each sandbox.
+    """
+
+    def __init__(self, control: socket.socket, registry: AgentClassRegistry, limits: sandbox.SandboxLimits) -> None:
+        self._control = control
+        self._registry = registry
+        self._limits = limits
+        self._pids: dict[int, int] = {}  # pid -> id
+
+    def serve(self) -> None:
+        """Works until the worker closes the control socket; then ends every sandbox."""
+        wake, notify = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        try:
+            while True:
+                ready = {fd for fd, _ in poll.poll()}
+                if wake in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(wake, 4096)
+                    self._reap()
+                if self._control.fileno() in ready and not self._receive():
+                    return
+        finally:
+            self._end_all()
+
+    def _receive(self) -> bool:
+        packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 1)
+        if not packet:
+            return False
+        request = json.loads(packet)
+        if request["op"] == "fork":
+            self._fork(request["id"], fds[0])
+        else:
+            self._kill(request["id"], request["signal"])
+        return True
+
+    def _fork(self, number: int, fd: int) -> None:
+        me = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_sandbox(me, fd)
+        os.close(fd)
+        self._pids[pid] = number
+        self._send({"op": "forked", "id": number, "pid": pid})
+
+    def _become_sandbox(self, parent: int, fd: int) -> None:
+        try:
+            linux.die_with_parent(parent)
+            self._control.close()
+            sandbox.confine(self._limits)
+            sandbox.run(socket.socket(fileno=fd), self._registry)
+        finally:  # whatever happened, a sandbox never returns into the zygote's loop
+            os._exit(1)
+
+    def _kill(self, number: int, signum: int) -> None:
+        for pid, known in self._pids.items():
+            if known == number:
+                _kill_group(pid, signum)
+
+    def _reap(self) -> None:
+        while (found := _exited()) is not None:
+            # While the dead leader is not reaped its pid, and so its group's id, belongs to nobody else.
+            _kill_group(found, signal.SIGKILL)
+            _, status, usage = os.wait4(found, 0)
+            number = self._pids.pop(found, None)
+            if number is None:
+                continue
+            shutil.rmtree(Path(self._limits.folder) / str(found), ignore_errors=True)
+            code = os.waitstatus_to_exitcode(status)
+            self._send(
+                {
+                    "op": "exited", "id": number, "status": max(code, 0), "signal": max(-code, 0),
+                    "cpu_s": usage.ru_utime + usage.ru_stime, "max_rss_kb": usage.ru_maxrss,
+                }
+            )  # fmt: skip
+        # Whoever is our child and no sandbox has lost its parent: it left its group, or its sandbox is dead.
+        for pid in linux.children():
+            if pid not in self._pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone: the next read says so
+            self._control.send(json.dumps(message).encode())
+
+    def _end_all(self) -> None:
+        for pid in self._pids:
+            _kill_group(pid, signal.SIGKILL)
+        shutil.rmtree(self._limits.folder, ignore_errors=True)
+
+
+def _exited() -> int | None:
+    """Returns the pid of a child that has exited, leaving it to be reaped."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return found.si_pid if found else None
+
+
+def _kill_group(pid: int, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signum)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)  # it may not have made its group yet
+
+
+def main() -> None:
+    """Starts from an exec: argument 1 is the worker's pid, argument 2 the limits as JSON."""
+    linux.die_with_parent(int(sys.argv[1]))
+    control = socket.socket(fileno=0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the supervisor; the worker tells us when to end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    linux.become_subreaper()
+    try:
+        registry, notes = load_agents(filter(None, os.environ.get("LANEWISE_AGENTS", "").split(",")))
+    except LanewiseError as error:
+        control.send(json.dumps({"op": "failed", "message": error.message[:4000]}).encode())
+        sys.exit(1)
+    for entry in registry.catalogue():
+        control.send(json.dumps({"op": "agent", **entry}).encode())
+    control.send(json.dumps({"op": "ready", "notes": notes}).encode())
+    gc.collect()
+    gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
+    Zygote(control, registry, sandbox.SandboxLimits(**json.loads(sys.argv[2]))).serve()
+
+
+if __name__ == "__main__":
+    main()

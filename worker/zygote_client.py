@@ -1,0 +1,225 @@
+"""The worker's side of the zygote: starts it, restarts it, asks it for sandboxes, hears how they ended."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from shared.errors import ConfigurationError, UnavailableError
+from worker.zygote import MAX_PACKET
+
+log = structlog.get_logger(__name__)
+
+START_TIMEOUT_S = 60.0
+RESTART_WAIT_S = 0.5
+# Besides LANEWISE_AGENTS and what LANEWISE_SANDBOX_ENV names: nothing else reaches zygote and sandboxes.
+PASSED_ENVIRONMENT = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+    "LANEWISE_AGENTS",
+)  # fmt: skip
+
+
+@dataclass
+class SandboxProcess:
+    """One sandbox, as its runner sees it.
+
+    Args:
+        sock: the runner's end of the socket.
+        notify: called, from another thread, when it has exited.
+    """
+
+    number: int
+    sock: socket.socket
+    notify: Callable[[], None]
+    pid: int | None = None
+    exited: threading.Event = field(default_factory=threading.Event)
+    reason: str = ""  # how it ended, for people
+    zygote_died: bool = False
+    cpu_s: float = 0.0
+    max_rss_kb: int = 0
+
+
+class ZygoteClient:
+    """Keeps one zygote running. Its thread, which forks it, lives as long as the worker.
+
+    Args:
+        memory_mb: what a sandbox may use beyond the zygote.
+        passed: names of further environment variables for the sandboxes.
+    """
+
+    def __init__(self, memory_mb: int, passed: Sequence[str] = ()) -> None:
+        self._memory_mb = memory_mb
+        self._passed = (*PASSED_ENVIRONMENT, *passed)
+        self._numbers = itertools.count(1)
+        self._sandboxes: dict[int, SandboxProcess] = {}
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = threading.Event()
+        self._stopping = threading.Event()
+        self._failure: str | None = None
+        self._thread = threading.Thread(target=self._keep, name="lanewise-zygote", daemon=True)
+        self.agents: list[dict[str, Any]] = []
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Starts the zygote and waits until it has imported the agents.
+
+        Raises:
+            ConfigurationError: an agent is unsound, or the import took more than 60 seconds.
+        """
+        self._thread.start()
+        if not self._ready.wait(START_TIMEOUT_S) or self._failure is not None:
+            failure = self._failure or f"importing the agents took more than {START_TIMEOUT_S:g} s"
+            self.stop()
+            raise ConfigurationError(failure)
+
+    def stop(self) -> None:
+        """Ends the zygote and with it every sandbox."""
+        self._stopping.set()
+        self._ready.set()
+        with self._lock:
+            if self._control is not None:
+                with contextlib.suppress(OSError):
+                    self._control.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+
+    @property
+    def pid(self) -> int | None:
+        """The zygote's pid."""
+        return self._process.pid if self._process else None
+
+    def fork(self, notify: Callable[[], None]) -> SandboxProcess:
+        """Returns a new sandbox, which waits for its start frame.
+
+        Raises:
+            UnavailableError: there is no zygote now.
+        """
+        if not self._ready.wait(START_TIMEOUT_S) or self._stopping.is_set():
+            raise UnavailableError("there is no zygote to fork a sandbox from")
+        ours, theirs = socket.socketpair()
+        sandbox = SandboxProcess(next(self._numbers), ours, notify)
+        with self._lock, theirs:
+            self._sandboxes[sandbox.number] = sandbox
+            try:
+                request = json.dumps({"op": "fork", "id": sandbox.number}).encode()
+                socket.send_fds(self._connected(), [request], [theirs.fileno()])
+            except OSError as error:
+                del self._sandboxes[sandbox.number]
+                ours.close()
+                raise UnavailableError(f"no sandbox: {error}") from error
+        return sandbox
+
+    def kill(self, sandbox: SandboxProcess, signum: int = signal.SIGKILL) -> None:
+        """Signals the sandbox's whole process group, by way of the zygote, which knows whether it still lives."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._control is not None and not sandbox.exited.is_set():
+                self._control.send(json.dumps({"op": "kill", "id": sandbox.number, "signal": signum}).encode())
+
+    def _connected(self) -> socket.socket:
+        if self._control is None:
+            raise ConnectionError("the zygote is being restarted")
+        return self._control
+
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            folder = tempfile.mkdtemp(prefix="lanewise-")
+            control = self._exec(folder)
+            try:
+                self._listen(control)
+            except (OSError, ValueError):
+                log.exception("the zygote's messages cannot be read")
+            finally:
+                self._bury(control, folder)
+            if self._failure is not None and self.restarts == 0:
+                return  # at start-up: `start` reports it
+            if not self._stopping.wait(RESTART_WAIT_S):
+                self.restarts += 1
+                log.warning("the zygote ended and is started again", failure=self._failure)
+
+    def _exec(self, folder: str) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {name: os.environ[name] for name in self._passed if name in os.environ}
+        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HOME": folder}
+        limits = json.dumps({"memory_mb": self._memory_mb, "folder": folder})
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "worker.zygote", str(os.getpid()), limits],
+                stdin=theirs.fileno(),
+                env=environment,
+                start_new_session=True,
+            )
+        with self._lock:
+            self._control = ours
+        return ours
+
+    def _listen(self, control: socket.socket) -> None:
+        agents: list[dict[str, Any]] = []
+        while packet := control.recv(MAX_PACKET * 4):
+            message = json.loads(packet)
+            match message.pop("op"):
+                case "agent":
+                    agents.append(message)
+                case "ready":
+                    self.agents, self._failure = agents, None
+                    for note in message["notes"]:
+                        log.warning(note)
+                    self._ready.set()
+                case "failed":
+                    self._failure = message["message"]
+                    self._ready.set()
+                case "forked":
+                    self._sandboxes[message["id"]].pid = message["pid"]
+                case "exited":
+                    self._exited(message)
+
+    def _exited(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            sandbox = self._sandboxes.pop(message["id"], None)
+        if sandbox is None:
+            return
+        if message["signal"]:
+            sandbox.reason = f"was killed by signal {message['signal']} ({signal.Signals(message['signal']).name})"
+        else:
+            sandbox.reason = f"exited with status {message['status']}"
+        sandbox.cpu_s, sandbox.max_rss_kb = message["cpu_s"], message["max_rss_kb"]
+        sandbox.exited.set()
+        sandbox.notify()
+
+    def _bury(self, control: socket.socket, folder: str) -> None:
+        """The zygote is gone, and by the kernel so are its sandboxes: ends their groups too and tells their runners."""
+        self._ready.clear()
+        with self._lock:
+            self._control = None
+            orphans, self._sandboxes = list(self._sandboxes.values()), {}
+        control.close()
+        for sandbox in orphans:
+            if sandbox.pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(sandbox.pid, signal.SIGKILL)
+            sandbox.reason, sandbox.zygote_died = "ended with its zygote", True
+            sandbox.exited.set()
+            sandbox.notify()
+        if self._process is not None:
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(5)
+        shutil.rmtree(folder, ignore_errors=True)
+        if self._stopping.is_set() or self._failure is not None:
+            self._ready.set()
