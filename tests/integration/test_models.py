@@ -1,0 +1,115 @@
+"""The models are what the migrations made, and what the migrations made keeps the walls between users."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from shared.models import SCHEMA, Base
+
+# Tables that no model stands for: Alembic's own, and keys that only functions in the database read.
+WITHOUT_MODEL = {"alembic_version", "token_keys"}
+TABLES_WITH_USER = """
+    SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity FROM pg_class c
+    WHERE c.relnamespace = 'lanewise'::regnamespace AND c.relkind IN ('r', 'p', 'f', 'm', 'v') AND EXISTS (
+        SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'user_id' AND NOT a.attisdropped)
+"""
+
+
+def test_the_migrated_schema_is_the_models(superuser: sa.Connection) -> None:
+    def of_ours(name: str | None, kind: str, _parents: object) -> bool:
+        return name == SCHEMA if kind == "schema" else not (kind == "table" and name in WITHOUT_MODEL)
+
+    context = MigrationContext.configure(
+        superuser,
+        opts={
+            "include_schemas": True, "include_name": of_ours, "version_table_schema": SCHEMA,
+            "compare_type": True, "compare_server_default": True,
+        },
+    )  # fmt: skip
+    assert compare_metadata(context, Base.metadata) == []
+
+
+def test_every_table_with_a_user_forces_row_level_security(superuser: sa.Connection) -> None:
+    rows = superuser.execute(sa.text(TABLES_WITH_USER)).all()
+    forced = {name: is_forced for name, is_forced in rows}
+    assert {"runs", "run_events", "threads", "documents", "audit_log"} <= forced.keys()
+    assert [name for name, is_forced in forced.items() if not is_forced] == []
+
+
+def test_every_unique_key_of_a_user_table_begins_with_the_user(superuser: sa.Connection) -> None:
+    """A key without the user would tell by its violation what other users have."""
+    rows = superuser.execute(
+        sa.text(f"""
+            SELECT t.relname, i.indexrelid::regclass::text FROM pg_index i
+            JOIN ({TABLES_WITH_USER}) AS u (relname, forced) ON true JOIN pg_class t ON t.oid = i.indrelid
+            JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
+            WHERE t.relname = u.relname AND t.relnamespace = 'lanewise'::regnamespace
+                AND i.indisunique AND a.attname <> 'user_id'
+        """)
+    ).all()
+    # The audit log's number is made by the database: nobody can try a value.
+    assert [tuple(row) for row in rows] == [("audit_log", "lanewise.audit_log_pkey")]
+
+
+def test_no_role_of_ours_goes_round_the_policies(superuser: sa.Connection) -> None:
+    rows = superuser.execute(
+        sa.text("""
+            SELECT rolname FROM pg_roles WHERE rolname LIKE 'lanewise%'
+            AND (rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication)
+        """)
+    ).all()
+    assert rows == []
+    members = superuser.execute(
+        sa.text("""
+            SELECT m.member::regrole::text, m.roleid::regrole::text FROM pg_auth_members m
+            WHERE m.member::regrole::text LIKE 'lanewise%'
+        """)
+    ).all()
+    assert members == []
+
+
+def test_the_run_role_has_only_what_it_needs(superuser: sa.Connection) -> None:
+    tables = superuser.execute(
+        sa.text("""
+            SELECT c.relname, p.privilege FROM pg_class c
+            CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'])
+                AS p (privilege)
+            WHERE c.relnamespace = 'lanewise'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+                AND (has_table_privilege('lanewise_run', c.oid, p.privilege)
+                    OR p.privilege IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
+                    AND has_any_column_privilege('lanewise_run', c.oid, p.privilege))
+        """)
+    ).all()
+    assert {tuple(row) for row in tables} == {("documents", "SELECT")}
+    functions = superuser.scalars(
+        sa.text("""
+            SELECT proname FROM pg_proc WHERE pronamespace = 'lanewise'::regnamespace
+            AND has_function_privilege('lanewise_run', oid, 'EXECUTE')
+        """)
+    ).all()
+    assert functions == ["run_user"]
+    assert not superuser.scalar(sa.text("SELECT has_schema_privilege('lanewise_run', 'lanewise', 'CREATE')"))
+
+
+def test_the_service_role_can_only_add_to_the_audit_log_and_reads_no_keys(superuser: sa.Connection) -> None:
+    def may(table: str) -> set[str]:
+        privileges = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE")
+        query = sa.text("SELECT has_table_privilege('lanewise_service', :table, :privilege)")
+        return {p for p in privileges if superuser.scalar(query, {"table": f"lanewise.{table}", "privilege": p})}
+
+    assert may("audit_log") == {"SELECT", "INSERT"}
+    assert may("token_keys") == set()
+    assert may("alembic_version") <= {"SELECT"}
+
+
+def test_functions_with_the_owners_rights_are_pinned_and_closed(superuser: sa.Connection) -> None:
+    rows = superuser.execute(
+        sa.text("""
+            SELECT proname FROM pg_proc p WHERE pronamespace = 'lanewise'::regnamespace AND prosecdef AND (
+                NOT coalesce(array_to_string(proconfig, ',') LIKE '%search_path=lanewise, pg_temp%', false)
+                OR EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0))
+        """)
+    ).all()
+    assert rows == []
