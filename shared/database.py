@@ -80,7 +80,7 @@ class Database:
     @contextmanager
     def _session(self, statement: sa.TextClause, parameters: dict[str, str]) -> Iterator[Session]:
         try:
-            with Session(self._engine) as session, session.begin():
+            with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 session.execute(statement, parameters)
                 yield session
         except (OperationalError, InterfaceError, PoolTimeoutError, DBAPIError) as error:

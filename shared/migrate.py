@@ -30,7 +30,7 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
     """Creates missing roles, makes or upgrades the schema, stores the token keys. Safe to repeat.
 
     Args:
-        admin_url: a role that may create roles (or one for whom all roles exist already).
+        admin_url: a role that may create roles, and schemas in the database; a superuser is not needed.
         service_url: its user and password become the login of api and worker.
         run_url: its user and password become the login of the sandboxes.
         secrets: the signing secrets, newest first; tokens of each are accepted.
@@ -49,7 +49,7 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
             command.upgrade(_config(connection), "head")
             _store_keys(connection, secrets)
     except (OperationalError, ProgrammingError) as error:
-        raise ConfigurationError(f"the database cannot be migrated: {str(error.orig).strip()}") from error
+        raise ConfigurationError(f"the database cannot be migrated: {str(error.orig).strip()}") from None  # the statement may hold a password
     finally:
         engine.dispose()
 

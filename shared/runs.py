@@ -101,8 +101,13 @@ def live(session: Session, user_id: str, run_ids: Sequence[str]) -> set[str]:
     return set(session.scalars(query))
 
 
-def claim(session: Session, message: RunMessage, worker_id: str) -> tuple[Run, list[StoredEvent]] | None:
+def claim(
+    session: Session, message: RunMessage, worker_id: str, agents: Sequence[str]
+) -> tuple[Run, list[StoredEvent]] | None:
     """Makes the run this worker's: raises `attempt`, which is the fence from now on.
+
+    Args:
+        agents: names of those that the worker has; a run of another stays queued until a worker has its agent.
 
     Returns:
         the run with its event, or None when the message is stale, doubled or not what is stored.
@@ -113,6 +118,7 @@ def claim(session: Session, message: RunMessage, worker_id: str) -> tuple[Run, l
         .where(
             *_is(context.user_id, context.run_id, message.attempt, ExecutionState.QUEUED),
             Run.granted_at.is_not(None),
+            Run.agent.in_(agents),
             Run.context == context.to_dict(),
         )
         .values(

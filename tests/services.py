@@ -172,6 +172,6 @@ def start_run(services: Services, run: Run, worker_id: str = "worker-1") -> Run:
     """Grants and claims a parked run: the answer is the run as its worker knows it."""
     message = grant_run(services, run)
     with services.database.user_session(run.user_id) as session:
-        claimed = runs.claim(session, message, worker_id)
+        claimed = runs.claim(session, message, worker_id, [run.agent])
     assert claimed is not None
     return claimed[0]

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from shared import runs
+from shared import catalogue, runs
 from shared.context import UserExecutionContext
 from shared.database import load_sql
 from shared.loop import Loop
@@ -108,6 +108,7 @@ class Leader(Loop):
                 Run.status == ExecutionState.QUEUED,
                 Run.granted_at.is_not(None),
                 age_s > self._services.settings.sweep_s,
+                Run.agent.in_([agent.name for agent in catalogue.running_agents(session, self._lease_s)]),
                 overdue,
             )
             keys = [(row.user_id, row.id) for row in session.execute(found.limit(MAX_REPAIRS))]

@@ -92,7 +92,9 @@ class Runner:
             if not self._hold_slot(message):
                 return None
             with self._services.database.user_session(context.user_id) as session:
-                claimed = runs.claim(session, message, self._worker_id)
+                claimed = runs.claim(
+                    session, message, self._worker_id, [agent["name"] for agent in self._zygote.agents]
+                )
         except (UnavailableError, RedisError) as error:
             # If the claim was committed all the same, the heartbeat finds a run of ours that is not under way.
             log.warning("not claimed: a store is away", error=str(error))

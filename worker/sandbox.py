@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import resource
 import signal
@@ -83,7 +84,7 @@ async def _execute(
 ) -> None:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
-    plain = not asyncio.iscoroutinefunction(infrastructure.registry.get(start["agent"]).execute)
+    plain = not inspect.iscoroutinefunction(infrastructure.registry.get(start["agent"]).execute)
 
     def cancel() -> None:
         # A plain agent looks at `run.cancelled`; if it does not look, the runner's grace ends and it is killed.

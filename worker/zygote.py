@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ class Zygote:
             self._control.close()
             sandbox.confine(self._limits)
             sandbox.run(socket.socket(fileno=fd), self._registry)
+        except BaseException:  # noqa: BLE001 - seen in the worker's log if it happened before the sandbox was confined
+            traceback.print_exc()
         finally:  # whatever happened, a sandbox never returns into the zygote's loop
             os._exit(1)
 

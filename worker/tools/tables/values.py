@@ -1,0 +1,122 @@
+"""Rows of DuckDB as JSON values.
+
+The engine itself writes each row as JSON: its Python conversion needs pytz for time zones, and it turns dates that
+Python cannot hold into something else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+MAX_CELL_CHARS = 2_000
+MAX_NESTING = 10  # of one cell; a run's output may nest 20 levels in all
+_MAX_TYPE_CHARS = 100
+_SAFE_INTEGER = 2**53
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_NUMBERS = frozenset({*_INTEGERS, *(f"U{name}" for name in _INTEGERS), "BIGNUM", "FLOAT", "DOUBLE"})
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's name and its DuckDB type."""
+
+    name: str
+    type: str
+
+    @property
+    def short_type(self) -> str:
+        """The type, cut to 100 characters (a struct's lists all its fields)."""
+        return self.type if len(self.type) <= _MAX_TYPE_CHARS else self.type[: _MAX_TYPE_CHARS - 1] + "…"
+
+    @property
+    def numeric(self) -> bool:
+        """Whether it holds numbers."""
+        return self.type in _NUMBERS or self.type.startswith("DECIMAL(")
+
+    @property
+    def integral(self) -> bool:
+        """Whether it holds whole numbers."""
+        return self.numeric and not self.floating and not self.type.startswith("DECIMAL(")
+
+    @property
+    def floating(self) -> bool:
+        """Whether it holds binary fractions, which may be NaN or infinite."""
+        return self.type in {"FLOAT", "DOUBLE"}
+
+    @property
+    def temporal(self) -> bool:
+        """Whether it holds dates or times of a calendar."""
+        return self.type.startswith(("DATE", "TIMESTAMP"))
+
+    @property
+    def categorical(self) -> bool:
+        """Whether it holds words or truth values."""
+        return self.type in {"VARCHAR", "BOOLEAN"} or self.type.startswith("ENUM(")
+
+    @property
+    def nested(self) -> bool:
+        """Whether its values are lists, structs, maps or JSON."""
+        return self.type.endswith("]") or self.type.startswith(("STRUCT", "MAP", "UNION", "JSON", "VARIANT", "TUPLE"))
+
+
+def quote(name: str) -> str:
+    """Returns a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def select_json(columns: Sequence[Column], max_chars: int = MAX_CELL_CHARS) -> str:
+    """Returns the SQL expression of one row as a JSON array; cells longer than `max_chars` are cut and end in `…`."""
+    return f"json_array({', '.join(_cell(quote(column.name), max_chars) for column in columns)})::VARCHAR"
+
+
+def _cell(column: str, max_chars: int) -> str:
+    text = f"{column}::VARCHAR"
+    return (
+        f"CASE WHEN length({text}) > {max_chars} THEN to_json(left({text}, {max_chars}) || '…') "
+        f"ELSE to_json({column}) END"
+    )
+
+
+def to_values(row: str, columns: Sequence[Column]) -> list[Any]:
+    """Returns the JSON values of one row.
+
+    What JSON cannot carry is null (NaN, infinities); what a double cannot hold exactly is text (64-bit numbers, long
+    decimals); times are ISO 8601; U+0000, which the store refuses, is U+FFFD; very deep values are JSON text.
+    """
+    cells = json.loads(row, parse_int=_integer, parse_float=_decimal, parse_constant=lambda _: None)
+    return [_tidy(cell, column) for cell, column in zip(cells, columns, strict=True)]
+
+
+def _integer(text: str) -> int | str:
+    value = int(text) if len(text) <= len(str(_SAFE_INTEGER)) + 1 else _SAFE_INTEGER + 1
+    return value if abs(value) <= _SAFE_INTEGER else text
+
+
+def _decimal(text: str) -> float | str | None:
+    value = float(text)
+    if not math.isfinite(value):
+        return None
+    return value if Decimal(repr(value)) == Decimal(text) else text
+
+
+def _tidy(cell: Any, column: Column) -> Any:
+    if isinstance(cell, str):
+        if column.type.startswith("TIMESTAMP"):
+            return cell.replace(" ", "T", 1).replace("+00", "+00:00")
+        return cell.replace("\0", "\ufffd")
+    if isinstance(cell, dict | list):
+        text = json.dumps(cell, ensure_ascii=False)
+        clean = json.loads(text.replace("\\u0000", "\ufffd")) if "\\u0000" in text else cell
+        return clean if _depth(clean) <= MAX_NESTING else text
+    return cell
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
