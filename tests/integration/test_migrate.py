@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from lanewise.embedded import EmbeddedPostgres
+from shared.database import Database
+from shared.errors import ConfigurationError
+from shared.migrate import RUN, SERVICE, TOKEN_PURPOSE, head_revision, migrate
+from shared.models import Thread
+from shared.services import Services
+from shared.signing import database_token, derive_key
+from tests.services import SECRETS, Servers, start_run, submit_run, superuser_engine
+
+AWKWARD = "p'w\"%s:x\\y /@ü"  # what a password may well hold
+
+
+@pytest.fixture
+def admin_url(servers: Servers) -> Iterator[str]:
+    """A cluster without our roles, and an admin who may create roles but is no superuser, as hosted Postgres has."""
+    assert servers  # skips, or fails, with the reason when there is no Postgres
+    with tempfile.TemporaryDirectory(prefix="lanewise-test-") as folder, EmbeddedPostgres(Path(folder)) as postgres:
+        with superuser_engine(postgres.admin_url).connect() as connection:
+            connection.exec_driver_sql("CREATE ROLE boss LOGIN CREATEROLE PASSWORD 'password'")
+            connection.exec_driver_sql("CREATE DATABASE app OWNER boss")
+        yield as_role(sa.make_url(postgres.admin_url).set(database="app"), "boss", "password")
+
+
+def as_role(url: str | sa.URL, user: str, password: str) -> str:
+    return sa.make_url(url).set(username=user, password=password).render_as_string(hide_password=False)
+
+
+def threads(service_url: str) -> list[str]:
+    with closing(Database(service_url)) as database, database.user_session("alice") as session:
+        return list(session.scalars(sa.select(Thread.id)))
+
+
+def test_an_admin_who_is_no_superuser_migrates_and_may_repeat_it(admin_url: str) -> None:
+    service_url, run_url = as_role(admin_url, "lw_service", AWKWARD), as_role(admin_url, "lw_run", AWKWARD)
+    migrate(admin_url, service_url, run_url, SECRETS)
+    with closing(Database(service_url)) as database, database.user_session("alice") as session:
+        session.add(Thread(user_id="alice", id="t1", meta={}))
+    migrate(admin_url, service_url, run_url, SECRETS)
+    assert threads(service_url) == ["t1"]
+
+    new_service_url = as_role(admin_url, "lw_service", "another password")
+    migrate(admin_url, new_service_url, run_url, SECRETS)
+    assert threads(new_service_url) == ["t1"]
+    with superuser_engine(admin_url).connect() as connection:
+        revision = connection.scalar(sa.text("SELECT version_num FROM lanewise.alembic_version"))
+        assert revision == head_revision() != ""
+
+
+def test_several_migrations_at_once_wait_for_one_another(admin_url: str) -> None:
+    urls = admin_url, as_role(admin_url, SERVICE, "a"), as_role(admin_url, RUN, "b")
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: migrate(*urls, SECRETS), range(4))) == [None] * 4
+    assert threads(urls[1]) == []
+
+
+def test_a_missing_right_is_said_in_the_words_of_postgres_without_a_password(servers: Servers) -> None:
+    servers.execute("CREATE ROLE nobody_special LOGIN PASSWORD 'password'")
+    with servers.new_database("template0") as name:
+        admin_url = as_role(servers.url(name), "nobody_special", "password")
+        with pytest.raises(ConfigurationError, match="cannot be migrated: permission denied") as caught:
+            migrate(admin_url, as_role(admin_url, "s", "canary-1"), as_role(admin_url, "r", "canary-2"), SECRETS)
+    servers.execute("DROP ROLE nobody_special")
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("changes", [{"password": "canary"}, {"port": 1, "password": "canary"}])
+def test_a_database_that_cannot_be_reached(servers: Servers, changes: dict[str, Any]) -> None:
+    url = sa.make_url(servers.postgres.admin_url).set(**changes).render_as_string(hide_password=False)
+    with pytest.raises(ConfigurationError, match="the database cannot be migrated") as caught:
+        migrate(url, servers.url("x", SERVICE), servers.url("x", RUN), SECRETS)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_login_needs_user_and_password(servers: Servers, database_name: str) -> None:
+    url = servers.url(database_name)
+    with pytest.raises(ConfigurationError, match="lanewise_service needs a user and a password"):
+        migrate(url, "postgresql://127.0.0.1/x", servers.url(database_name, RUN), SECRETS)
+    with pytest.raises(ConfigurationError, match="lanewise_run needs a user and a password"):
+        migrate(url, servers.url(database_name, SERVICE), "postgresql://someone@127.0.0.1/x", SECRETS)
+
+
+def test_token_keys_follow_the_secrets(
+    servers: Servers, database_name: str, services: Services, run_database: Database
+) -> None:
+    """Each secret of the setting is accepted; one that was taken away is not."""
+    run = start_run(services, submit_run(services))
+    old, new = SECRETS[0], "newer" + "1" * 32
+
+    def sees(secret: str) -> bool:
+        token = database_token(derive_key(secret, TOKEN_PURPOSE), run.user_id, run.id, run.attempt, 60)
+        with run_database.token_session(token) as session:
+            return bool(session.scalar(sa.text("SELECT run_user()")) == run.user_id)
+
+    def rotate(*secrets: str) -> None:
+        admin_url, service_url, run_url = (servers.url(database_name, role) for role in (None, SERVICE, RUN))
+        migrate(admin_url, service_url, run_url, secrets)
+
+    assert (sees(old), sees(new)) == (True, False)
+    rotate(new, old)
+    assert (sees(old), sees(new)) == (True, True)
+    rotate(new)
+    assert (sees(old), sees(new)) == (False, True)
