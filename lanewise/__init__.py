@@ -1,0 +1,50 @@
+"""What a person touches: the command line, the client, and the names that authors of agents import.
+
+The names are loaded when they are first used: the client pulls in nothing of the worker, and `import lanewise` is free.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lanewise.client import Client
+    from lanewise.errors import ApiError, GapError, StreamClosedError, UnreachableError
+    from lanewise.stream import Stream
+    from shared.context import UserExecutionContext
+    from worker.authoring import Agent, AgentRun, Tool, ToolError
+
+__all__ = [
+    "Agent",
+    "AgentRun",
+    "ApiError",
+    "Client",
+    "GapError",
+    "Stream",
+    "StreamClosedError",
+    "Tool",
+    "ToolError",
+    "UnreachableError",
+    "UserExecutionContext",
+]
+
+_MODULES = {
+    "lanewise.client": ("Client",),
+    "lanewise.errors": ("ApiError", "GapError", "StreamClosedError", "UnreachableError"),
+    "lanewise.stream": ("Stream",),
+    "shared.context": ("UserExecutionContext",),
+    "worker.authoring": ("Agent", "AgentRun", "Tool", "ToolError"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(module), name)
+            return value
+    raise AttributeError(f"module 'lanewise' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,180 @@
+"""The Python client of the service: REST for asking, the stream for following."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from lanewise.endpoint import Endpoint
+from lanewise.rest import PASSING, Json, Rest
+from lanewise.stream import Event, RunStream, Stream
+from shared.states import ENDS
+
+LONG_POLL_S = 20.0
+
+
+class Client:
+    """Submits runs, follows them, and reads what is the user's own. Use it in a `with` statement, or call `close`.
+
+    Every call but `create_thread` can be repeated without harm, so those that fail for a passing reason (no connection,
+    a lost answer, 429, 502, 503, 504) are repeated with growing, jittered pauses. A client may be used by several
+    threads, a stream by one.
+
+    Args:
+        url: of the service, e.g. `http://127.0.0.1:8000`.
+        token: a bearer token; whose it is decides whose runs these are.
+        timeout_s: for one answer, seconds.
+        retry_s: how long to repeat a call that fails for a passing reason, seconds.
+
+    Raises:
+        ConfigurationError: the URL or the token cannot be one. Every method raises `ApiError` and `UnreachableError`.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout_s: float = 30.0, retry_s: float = 10.0) -> None:
+        self._endpoint = Endpoint(url, token, timeout_s, retry_s)
+        self._rest = Rest(self._endpoint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._endpoint.url!r})"
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._rest.close()
+
+    def agents(self) -> list[Json]:
+        """Returns the agents that can be submitted to: name, description, input schema, limits."""
+        return list(self._rest.pages("/v1/agents"))
+
+    def me(self) -> Json:
+        """Returns the user's limits, slots held and runs queued."""
+        return self._rest.json("GET", "/v1/me")
+
+    def submit(  # noqa: PLR0913 - the fields of the request
+        self,
+        agent: str,
+        input: Any,  # noqa: A002 - its name in the contract
+        *,
+        thread_id: str | None = None,
+        metadata: Json | None = None,
+        time_limit_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Json:
+        """Submits a run and returns it as it was accepted. A lost answer never makes two runs.
+
+        Args:
+            agent: its name.
+            input: JSON, as the agent's schema says.
+            thread_id: of an earlier run or thread; None: a new thread.
+            metadata: JSON of your own, kept with the run.
+            time_limit_s: running time over all attempts, seconds; None: the agent's own.
+            idempotency_key: give one to be able to repeat the call later, even from another process.
+        """
+        optional = {"thread_id": thread_id, "metadata": metadata, "time_limit_s": time_limit_s}
+        body = {"agent": agent, "input": input, **{key: value for key, value in optional.items() if value is not None}}
+        return self._rest.json(
+            "POST",
+            "/v1/runs",
+            json=body,
+            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+            passing=PASSING | {409},  # an earlier try with the same key is still being handled
+        )
+
+    def run(self, run_id: str) -> Json:
+        """Returns the run as it is now."""
+        return self._rest.json("GET", _path("runs", run_id))
+
+    def runs(
+        self, *, status: str | None = None, thread_id: str | None = None, agent: str | None = None
+    ) -> Iterator[Json]:
+        """Iterates over the user's runs, newest first, page by page as you go."""
+        return self._rest.pages("/v1/runs", status=status, thread_id=thread_id, agent=agent)
+
+    def wait(self, run_id: str, timeout_s: float) -> Json:
+        """Returns the run as soon as it has ended, or as it is after `timeout_s` seconds: look at its `status`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            slice_s = max(0.0, min(LONG_POLL_S, deadline - time.monotonic()))
+            run = self._rest.json(
+                "GET",
+                _path("runs", run_id, "wait"),
+                params={"timeout_s": round(slice_s, 3)},
+                timeout=slice_s + self._endpoint.timeout_s,
+            )
+            if run["status"] in ENDS or time.monotonic() >= deadline:
+                return run
+
+    def cancel(self, run_id: str) -> Json:
+        """Asks to cancel the run and returns it; one that has ended stays as it is."""
+        return self._rest.json("POST", _path("runs", run_id, "cancel"))
+
+    def events(self, run_id: str, after: int = 0) -> Iterator[Event]:
+        """Iterates over the run's events so far with `run_seq` above `after`."""
+        while True:
+            page = self._rest.json("GET", _path("runs", run_id, "events"), params={"after": after})
+            yield from page["items"]
+            if page["next_cursor"] is None or not page["items"]:
+                return
+            after = page["items"][-1]["run_seq"]
+
+    def stream(self, after: int | None = None, run_id: str | None = None) -> Stream:
+        """Returns an iterator over events as they happen; each comes once, in order, over reconnects too.
+
+        Args:
+            after: start with everything after this `seq` (0: all that is kept); None: from now on, or with `run_id`
+                from the run's first event.
+            run_id: only this run; the iteration ends after its last event.
+        """
+        if run_id is None:
+            return Stream(self._endpoint, after)
+        return RunStream(run_id, lambda run_seq: self.events(run_id, run_seq), self._endpoint, after)
+
+    def threads(self) -> Iterator[Json]:
+        """Iterates over the user's threads."""
+        return self._rest.pages("/v1/threads")
+
+    def create_thread(self, metadata: Json | None = None) -> Json:
+        """Makes a thread. Not repeated when the answer is lost, for that could make two."""
+        body = {} if metadata is None else {"metadata": metadata}
+        return self._rest.json("POST", "/v1/threads", json=body, passing=frozenset())
+
+    def thread(self, thread_id: str) -> Json:
+        """Returns the thread."""
+        return self._rest.json("GET", _path("threads", thread_id))
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Deletes the thread: cancels its live runs, and removes its data once they have ended."""
+        self._rest.call("DELETE", _path("threads", thread_id))
+
+    def documents(self) -> Iterator[Json]:
+        """Iterates over the user's documents: names and sizes, not contents."""
+        return self._rest.pages("/v1/documents")
+
+    def put_document(self, name: str, content: bytes | str) -> Json:
+        """Stores a document, new or in place of an old one; text is stored as UTF-8."""
+        data = content.encode() if isinstance(content, str) else content
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._rest.json("PUT", _path("documents", name), content=data, headers=headers)
+
+    def document(self, name: str) -> bytes:
+        """Returns the content of a document."""
+        return self._rest.call("GET", _path("documents", name)).content
+
+    def delete_document(self, name: str) -> None:
+        """Deletes a document."""
+        self._rest.call("DELETE", _path("documents", name))
+
+
+def _path(*parts: str) -> str:
+    return "/".join(("/v1", *(quote(part, safe="") for part in parts)))

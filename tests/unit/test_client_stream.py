@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from itertools import islice
+
+import pytest
+
+from lanewise import ApiError, Client, GapError, StreamClosedError, UnreachableError
+from lanewise import retry
+from lanewise import stream as stream_module
+from tests.scripted import CUT, Connection, Service, answer, event, problem, says, serving, welcome
+
+LIVE = {"t": "live", "seq": 0}
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[Client]:
+    with Client(service.url, "a-token", timeout_s=5, retry_s=5) as made:
+        yield made
+
+
+def seqs(client: Client, count: int, after: int | None = 0) -> list[int]:
+    with client.stream(after) as stream:
+        return [item["seq"] for item in islice(stream, count)]
+
+
+def test_replay_and_live_events_come_in_order_with_the_token_in_a_header(service: Service, client: Client) -> None:
+    def script(connection: Connection) -> None:
+        assert connection.authorization == "Bearer a-token"
+        connection.send(welcome(2), event(1), event(2), {"t": "live", "seq": 2}, event(3))
+        connection.stay()
+
+    service.connections = [script]
+    assert seqs(client, 3) == [1, 2, 3]
+    assert service.hellos == [{"t": "hello", "v": 1, "after": 0}]
+    assert "a-token" not in service.requests[0].url
+
+
+def test_what_came_before_is_dropped(service: Service, client: Client) -> None:
+    service.connections = [says(welcome(9), event(6), event(6), event(5), event(7), event(6), event(8))]
+    assert seqs(client, 3, after=5) == [6, 7, 8]
+
+
+def test_a_gap_is_never_handed_out_but_asked_for_again(service: Service, client: Client) -> None:
+    service.connections = [
+        says(welcome(9), event(1), event(3)),
+        says(welcome(9), event(2), event(3)),
+    ]
+    assert seqs(client, 3) == [1, 2, 3]
+    assert [hello["after"] for hello in service.hellos] == [0, 1]
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4401, 4408, 4410, 4428, 4429])
+def test_other_close_codes_mean_come_back_with_the_cursor(service: Service, client: Client, code: int) -> None:
+    service.connections = [
+        says(welcome(1), event(1), then=code),
+        says(welcome(2), event(2)),
+    ]
+    assert seqs(client, 2) == [1, 2]
+    assert [hello["after"] for hello in service.hellos] == [0, 1]
+
+
+@pytest.mark.parametrize("code", [4400, 4403, 4409, 1009])
+def test_four_close_codes_end_it_with_an_error(service: Service, client: Client, code: int) -> None:
+    service.connections = [says(welcome(1), event(1), then=code)]
+    with client.stream(0) as stream:
+        assert next(stream)["seq"] == 1
+        with pytest.raises(StreamClosedError, match="because") as caught:
+            next(stream)
+        assert caught.value.close_code == code
+        assert list(stream) == []
+    assert len(service.hellos) == 1
+
+
+def test_the_problem_sent_before_the_close_is_what_the_error_says(service: Service, client: Client) -> None:
+    frame = {"t": "error", "ref": None, "problem": {"detail": "after must be a number"}}
+    service.connections = [says(frame, then=4400)]
+    with client.stream(0) as stream, pytest.raises(StreamClosedError, match="after must be a number"):
+        next(stream)
+
+
+def test_a_cut_connection_and_a_broken_frame_are_healed(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "FIRST_S", 0.01)
+    service.connections = [
+        says(welcome(1), event(1), then=CUT),
+        says(welcome(1), "{not json"),
+        says(welcome(1), {"no": "t"}),
+        says(welcome(1), {"t": "event", "seq": "2"}),
+        says({"t": "welcome"}),
+        says(welcome(2), {"t": "from-the-future"}, event(2)),
+    ]
+    assert seqs(client, 2) == [1, 2]
+    assert [hello["after"] for hello in service.hellos] == [0, 1, 1, 1, 1, 1]
+
+
+def test_without_a_cursor_there_is_a_snapshot_and_then_what_follows_its_head(service: Service, client: Client) -> None:
+    runs = {"runs": [{"id": "r1"}]}
+    service.connections = [
+        says(welcome(41, snapshot=runs), LIVE, event(42), then=CUT),
+        says(welcome(43), event(43)),
+    ]
+    with client.stream().open() as stream:
+        assert (stream.snapshot, stream.last) == (runs, 41)
+        assert [item["seq"] for item in islice(stream, 2)] == [42, 43]
+        assert (stream.last, stream.connections) == (43, 2)
+    assert [hello["after"] for hello in service.hellos] == [None, 42]
+
+
+@pytest.mark.parametrize("reason", ["trimmed", "ahead"])
+def test_what_cannot_be_replayed_is_told_and_the_stream_goes_on(service: Service, client: Client, reason: str) -> None:
+    frame = welcome(70, recovered=False, reason=reason, snapshot={"runs": []})
+    service.connections = [
+        says(frame, {"t": "live", "seq": 70}, event(71), then=1012),
+        says(welcome(72), event(72)),
+    ]
+    with client.stream(7) as stream:
+        with pytest.raises(GapError) as caught:
+            next(stream)
+        assert (caught.value.reason, caught.value.head, caught.value.snapshot) == (reason, 70, {"runs": []})
+        assert [item["seq"] for item in islice(stream, 2)] == [71, 72]
+    assert [hello["after"] for hello in service.hellos] == [7, 71]
+
+
+def test_pings_are_answered(service: Service, client: Client) -> None:
+    def script(connection: Connection) -> None:
+        connection.send(welcome(0), LIVE, {"t": "ping", "seq": 0})
+        assert connection.receive() == {"t": "pong"}
+        connection.send(event(1))
+        connection.stay()
+
+    service.connections = [script]
+    assert seqs(client, 1) == [1]
+
+
+def test_a_half_open_connection_is_given_up_after_two_pings(service: Service, client: Client) -> None:
+    service.connections = [
+        says(welcome(1, ping_s=0.1), event(1)),
+        says(welcome(2), event(2)),
+    ]
+    started = time.monotonic()
+    assert seqs(client, 2) == [1, 2]
+    assert 0.2 <= time.monotonic() - started < 3
+
+
+def test_a_service_that_accepts_and_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with Client(url, "t", timeout_s=0.1, retry_s=0.3) as client, client.stream(0) as stream:
+            started = time.monotonic()
+            with pytest.raises(UnreachableError, match=url):
+                next(stream)
+            assert time.monotonic() - started < 3
+
+
+def test_bye_says_when_to_come_back(service: Service, client: Client) -> None:
+    service.connections = [
+        says(welcome(0), {"t": "bye", "retry_ms": 400}, then=1012),
+        says(welcome(1), event(1)),
+    ]
+    started = time.monotonic()
+    assert seqs(client, 1) == [1]
+    assert 0.4 <= time.monotonic() - started < 3
+
+
+def test_a_refused_token_is_an_error_at_once(service: Service, client: Client) -> None:
+    service.connections = [problem(401, "unauthorized", "the token has expired")]
+    with client.stream(0) as stream, pytest.raises(ApiError, match="the token has expired") as caught:
+        next(stream)
+    assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+
+
+def test_a_busy_service_is_asked_again_when_it_says(service: Service, client: Client) -> None:
+    service.connections = [
+        problem(503, "unavailable", "starting", Retry_After="0.3"),
+        says(welcome(1), event(1)),
+    ]
+    started = time.monotonic()
+    assert seqs(client, 1) == [1]
+    assert 0.3 <= time.monotonic() - started < 3
+
+
+def test_a_service_that_welcomes_and_hangs_up_is_not_asked_for_ever(service: Service) -> None:
+    service.connections = [says(welcome(0), then=1013)] * 1000
+    failing = pytest.raises(UnreachableError, match="closed with code 1013")
+    with Client(service.url, "t", retry_s=0.8) as client, client.stream(0) as stream, failing:
+        next(stream)
+    assert 2 <= len(service.hellos) <= 8
+
+
+def test_a_frame_above_the_limit_ends_the_stream(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "MAX_FRAME_BYTES", 10_000)
+    service.connections = [says(welcome(1), event(1, text="x" * 20_000))]
+    with client.stream(0) as stream, pytest.raises(StreamClosedError) as caught:
+        next(stream)
+    assert caught.value.close_code == 1009
+
+
+def test_close_from_another_thread_ends_an_iteration(service: Service, client: Client) -> None:
+    welcomed = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.send(welcome(0), LIVE)
+        welcomed.set()
+        connection.stay()
+
+    service.connections = [script]
+    stream = client.stream(0)
+    seen: list[object] = []
+    reader = threading.Thread(target=lambda: seen.extend(stream))
+    reader.start()
+    assert welcomed.wait(5)
+    stream.close()
+    reader.join(5)
+    assert not reader.is_alive()
+    assert seen == []
+
+
+def test_the_stream_of_a_run_starts_with_its_past_and_ends_with_it(service: Service, client: Client) -> None:
+    past = [event(3, "run_queued", run_seq=1), event(5, "run_started", run_seq=2)]
+    service.on("GET", "/v1/runs/r1/events", answer({"items": past, "next_cursor": None}))
+    service.connections = [
+        says(welcome(5), LIVE, event(6, run_id="r2", run_seq=9), event(7, run_seq=3), then=CUT),
+        says(welcome(9), event(8, run_id="r2", run_seq=10), event(9, "run_completed", run_seq=4)),
+    ]
+    with client.stream(run_id="r1") as stream:
+        assert [item["run_seq"] for item in stream] == [1, 2, 3, 4]
+    assert [hello["after"] for hello in service.hellos] == [None, 7]
+
+
+def test_the_stream_of_a_run_that_has_ended_is_its_past(service: Service, client: Client) -> None:
+    past = [event(3, "run_queued", run_seq=1), event(5, "run_failed", run_seq=2)]
+    service.on("GET", "/v1/runs/r1/events", answer({"items": past, "next_cursor": None}))
+    service.connections = [says(welcome(9), LIVE)] * 2
+    assert [item["run_seq"] for item in client.stream(run_id="r1")] == [1, 2]
+    assert [item["run_seq"] for item in client.stream(3, run_id="r1")] == [2]
+
+
+def test_the_stream_of_a_run_reads_again_what_the_stream_could_not_replay(service: Service, client: Client) -> None:
+    page = [event(3, "run_queued", run_seq=1)]
+    more = [event(8, run_seq=2), event(9, run_seq=3)]
+    service.on(
+        "GET",
+        "/v1/runs/r1/events",
+        answer({"items": page, "next_cursor": None}),
+        answer({"items": more, "next_cursor": None}),
+    )
+    service.connections = [
+        says(welcome(3), LIVE, then=CUT),
+        says(welcome(9, recovered=False, reason="trimmed"), LIVE, event(10, "run_cancelled", run_seq=4)),
+    ]
+    with client.stream(run_id="r1") as stream:
+        assert [item["run_seq"] for item in stream] == [1, 2, 3, 4]
+    assert [request.args["after"] for request in service.requests if request.path.endswith("events")] == ["0", "1"]
+
+
+def test_a_run_that_is_not_ours_has_no_stream(service: Service, client: Client) -> None:
+    service.on("GET", "/v1/runs/r1/events", problem(404, "not_found", "no run r1"))
+    service.connections = [says(welcome(9), LIVE)]
+    with client.stream(run_id="r1") as stream, pytest.raises(ApiError, match="no run r1"):
+        next(stream)
