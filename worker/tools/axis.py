@@ -40,13 +40,13 @@ class Axis:
 
 
 def nice_step(span: float, count: int) -> float:
-    """Returns the smallest of 1, 2, 5 × a power of ten that covers a span in at most `count` steps."""
+    """Returns the smallest of 1, 2, 5 times a power of ten that covers a span in at most `count` steps."""
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
 
 
-def number_axis(low: float, high: float, count: int, *, tight: bool = False) -> Axis:
+def number_axis(low: float, high: float, count: int, *, tight: bool = False, whole: bool = False) -> Axis:
     """Returns an axis of numbers with about `count` ticks.
 
     Args:
@@ -54,11 +54,13 @@ def number_axis(low: float, high: float, count: int, *, tight: bool = False) -> 
         high: the largest value, finite.
         count: how many ticks at most, about.
         tight: end at the values instead of at the next ticks outside.
+        whole: no ticks between whole numbers.
     """
     if high - low <= max(abs(low), abs(high), 1e-290) * 1e-12:  # too close for ticks that differ
         margin = abs(low) / 2 or 1.0
         low, high = low - margin, high + margin
     step = nice_step(high - low, count)
+    step = max(step, 1.0) if whole else step
     first = math.ceil(low / step - 1e-9) if tight else math.floor(low / step + 1e-9)
     last = math.floor(high / step + 1e-9) if tight else math.ceil(high / step - 1e-9)
     ticks = [n * step for n in range(first, last + 1)]
@@ -102,8 +104,7 @@ def _calendar(low: float, high: float, months: int, style: str) -> Axis:
     start, end = _moment(low), _moment(high)
     first = (start.year * 12 + start.month - 1) // months * months
     moments = [
-        datetime(n // 12, n % 12 + 1, 1, tzinfo=UTC)
-        for n in range(max(first, 12), end.year * 12 + end.month, months)
+        datetime(n // 12, n % 12 + 1, 1, tzinfo=UTC) for n in range(max(first, 12), end.year * 12 + end.month, months)
     ]
     ticks = [(moment, (moment - _EPOCH).total_seconds()) for moment in moments]
     inside = [(moment, tick) for moment, tick in ticks if low <= tick <= high]

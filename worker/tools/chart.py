@@ -38,6 +38,7 @@ class Chart:
         points: `(x, y)`; x is a label for a bar, the lower edge of a bin for a histogram, seconds since 1970 if
             `x_is_time`, else a number.
         note: a line under the title, for what is not shown.
+        x_is_whole: no ticks between whole numbers; `y_is_whole` likewise.
         bin_width: of a histogram, in x.
         labels: names of the positions 0, 1, 2, … of a line over categories.
     """
@@ -49,6 +50,8 @@ class Chart:
     points: Sequence[tuple[float | str, float]]
     note: str = ""
     x_is_time: bool = False
+    x_is_whole: bool = False
+    y_is_whole: bool = False
     bin_width: float = 0.0
     labels: Sequence[str] = ()
 
@@ -76,7 +79,7 @@ def _bars(chart: Chart) -> tuple[float, list[str]]:
     labels = [_cut(str(x)) for x, _ in chart.points]
     values = [y for _, y in chart.points]
     left = 40 + max(map(_text_width, labels))
-    axis = number_axis(min(0.0, *values), max(0.0, *values), 6)
+    axis = number_axis(min(0.0, *values), max(0.0, *values), 6, whole=chart.y_is_whole)
     top = chart.top - 8
     bottom = top + 8 + _BAR_STEP * len(values)
     place = axis.scale(left, _WIDTH - _RIGHT - 40)
@@ -105,7 +108,7 @@ def _plane(chart: Chart) -> tuple[float, list[str]]:
     xs = [float(x) for x, _ in chart.points]
     ys = [y for _, y in chart.points]
     low = min(0.0, *ys) if chart.kind == "histogram" else min(ys)
-    vertical = number_axis(low, max(ys), 5)
+    vertical = number_axis(low, max(ys), 5, whole=chart.y_is_whole)
     horizontal = _horizontal(chart, min(xs), max(xs) + chart.bin_width)
     left = 34 + max(map(_text_width, vertical.labels))
     right, bottom = _WIDTH - _RIGHT - 8, _HEIGHT - 62
@@ -127,7 +130,7 @@ def _horizontal(chart: Chart, low: float, high: float) -> Axis:
     if chart.x_is_time:
         return time_axis(low, high)
     if not chart.labels:
-        return number_axis(low, high, 8, tight=True)
+        return number_axis(low, high, 8, tight=True, whole=chart.x_is_whole)
     widest = max(_text_width(_cut(label)) for label in chart.labels)
     step = math.ceil(len(chart.labels) * (widest + 16) / (_WIDTH - 120))
     shown = range(0, len(chart.labels), step)

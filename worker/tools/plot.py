@@ -1,5 +1,6 @@
 """From columns to a chart: which one suits, and its points, worked out in SQL over all rows."""
 
+# ruff: noqa: S608 - the names in this SQL are quoted, the rest is our own
 from __future__ import annotations
 
 import difflib
@@ -20,6 +21,7 @@ _LINE_BUCKETS = 200
 _MAX_CATEGORIES = 20
 _MIN_FOR_HISTOGRAM = 10
 _MAX_NUMBER = 1e300
+_MIN_SPAN = 1e-290
 
 
 class ChartError(LanewiseError):
@@ -61,14 +63,19 @@ def suits_table(profile: Sequence[Mapping[str, Any]], columns: Sequence[Column],
     return Plot("histogram", numbers[0]) if numbers and rows >= _MIN_FOR_HISTOGRAM else None
 
 
-def suits_result(columns: Sequence[Column], rows: int) -> Plot | None:
-    """Returns the chart that suits the result of a query: its first column against its first other number."""
-    if rows <= 1 or not columns:
+def suits_result(columns: Sequence[Column], rows: int | None) -> Plot | None:
+    """Returns the chart that suits the result of a query: its first column against its first other number.
+
+    Args:
+        columns: of the result.
+        rows: how many it has, None for more than are counted.
+    """
+    if rows is not None and rows <= 1:
         return None
     x = next((column for column in columns if column.categorical or column.temporal), columns[0])
     y = next((column for column in columns if column.numeric and column is not x), None)
     if x.numeric and y is None:
-        return Plot("histogram", x.name) if rows >= _MIN_FOR_HISTOGRAM else None
+        return Plot("histogram", x.name) if rows is None or rows >= _MIN_FOR_HISTOGRAM else None
     if y is None or x.nested:
         return None
     return Plot("line" if x.temporal or x.numeric else "bar", x.name, y.name)
@@ -132,7 +139,7 @@ class _Data:
         conditions += [f"isfinite({self.height})"] if self.y else []
         return " AND ".join(conditions) or "true"
 
-    def y_name(self, several: bool, how: str) -> str:
+    def y_name(self, *, several: bool, how: str) -> str:
         """How the vertical is called, if several rows share an x."""
         if self.y is None:
             return "rows"
@@ -151,7 +158,7 @@ def _bar(data: _Data) -> Chart:
         MAX_BARS,
     )
     several = any(count > 1 for *_, count, _ in rows)
-    label = data.y_name(several, "sum")
+    label = data.y_name(several=several, how="sum")
     total = rows[0][3] if rows else 0
     first = "largest" if order.startswith(value) else "first"
     return Chart(
@@ -161,13 +168,14 @@ def _bar(data: _Data) -> Chart:
         y_label=label,
         points=[("(none)" if x is None else x, y) for x, y, *_ in rows if y is not None],
         note=f"the {first} {MAX_BARS} of {total:,}" if total > MAX_BARS else "",
+        y_is_whole=data.y is None or data.y.integral,
     )
 
 
 def _line(data: _Data) -> Chart:
     if not (data.x.numeric or data.x.temporal):
         return _line_of_categories(data)
-    place, note, how = data.place, "", "mean"
+    place, note = data.place, ""
     source = f"FROM {quote(data.relation)} WHERE {data.finite}"
     value = f"avg({data.height})" if data.y else "count(*)::DOUBLE"
     low, high, places = data.rows(f"SELECT min({place}), max({place}), count(DISTINCT {place}) {source}", 1)[0]
@@ -176,7 +184,7 @@ def _line(data: _Data) -> Chart:
         place = f"{low} + (least(floor(({place} - ({low})) / {width}), {_LINE_BUCKETS - 1}) + 0.5) * {width}"
         note = f"means of {places:,} values of {data.x.name}, in {_LINE_BUCKETS} steps"
     rows = data.rows(f"SELECT {place}, {value}, count(*) {source} GROUP BY 1 ORDER BY 1", MAX_LINE_POINTS)
-    label = data.y_name(any(count > 1 for *_, count in rows), how)
+    label = data.y_name(several=any(count > 1 for *_, count in rows), how="mean")
     return Chart(
         kind="line",
         title=data.title or f"{_capital(label)} by {data.x.name}",
@@ -185,6 +193,8 @@ def _line(data: _Data) -> Chart:
         points=[(x, y) for x, y, _ in rows],
         note=note,
         x_is_time=data.x.temporal,
+        x_is_whole=data.x.integral,
+        y_is_whole=data.y is None,
     )
 
 
@@ -197,6 +207,7 @@ def _line_of_categories(data: _Data) -> Chart:
         y_label=bars.y_label,
         points=[(float(n), y) for n, (_, y) in enumerate(bars.points)],
         note=bars.note,
+        y_is_whole=bars.y_is_whole,
         labels=[str(x) for x, _ in bars.points],
     )
 
@@ -231,7 +242,8 @@ def _histogram(data: _Data) -> Chart:
     if not count:
         return Chart("histogram", "", data.x.name, "rows", ())
     bins = min(30, max(5, round(2 * count ** (1 / 3))))
-    width = nice_step(_span(low, high, data.x) or abs(low) or 1.0, bins)
+    span = _span(low, high, data.x)
+    width = nice_step(span if span > _MIN_SPAN else 1.0, bins)
     width = max(width, 1.0) if data.x.integral else width
     rows = data.rows(f"SELECT floor({data.place} / {width}), count(*) {source} GROUP BY 1 ORDER BY 1", 2 * bins + 2)
     return Chart(
@@ -241,6 +253,8 @@ def _histogram(data: _Data) -> Chart:
         y_label="rows",
         points=[(number * width, float(rows_in)) for number, rows_in in rows],
         x_is_time=data.x.temporal,
+        x_is_whole=data.x.integral,
+        y_is_whole=True,
         bin_width=width,
     )
 

@@ -28,7 +28,9 @@ class QueryError(LanewiseError):
 
 
 @contextmanager
-def duckdb_errors(wrong: type[LanewiseError], what: str, *, time_limit_s: float, memory_limit_mb: int) -> Iterator[None]:
+def duckdb_errors(
+    wrong: type[LanewiseError], what: str, *, time_limit_s: float, memory_limit_mb: int
+) -> Iterator[None]:
     """Turns what DuckDB raises into `wrong`, with a message about `what` and no trace of the engine's insides."""
     try:
         yield

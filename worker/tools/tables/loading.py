@@ -111,10 +111,14 @@ def explain(source: Source) -> str | None:
         width = len(next(rows, []))
         for row in rows:
             if row and len(row) != width:
-                return f"line {rows.line_num} does not fit the first line, which names {width} columns: it has {len(row)}"
+                return f"line {rows.line_num} has {_count(row)}, the first line names {width} columns"
     except csv.Error as error:
         return f"line {rows.line_num}: {error}" if "field limit" not in str(error) else _explain_length(source.content)
     return _explain_length(source.content)
+
+
+def _count(row: list[str]) -> str:
+    return "1 value" if len(row) == 1 else f"{len(row)} values"
 
 
 def _explain_length(content: bytes) -> str | None:
@@ -130,7 +134,7 @@ def _text(source: Source) -> str:
     except UnicodeDecodeError as error:
         line = source.content.count(b"\n", 0, error.start) + 1
         raise TableError(
-            f"{source.name} is not UTF-8 text: byte 0x{source.content[error.start]:02x} in line {line}; save it as UTF-8"
+            f"{source.name} is not UTF-8 text: byte 0x{source.content[error.start]:02x} in line {line}"
         ) from None
 
 

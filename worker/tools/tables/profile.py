@@ -1,5 +1,6 @@
 """What is in each column: how full, how varied, between which bounds, and what is most frequent."""
 
+# ruff: noqa: S608 - the names in this SQL are quoted, the rest is our own
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ _MAX_VALUE_CHARS = 48
 def profile(tables: Tables, table: Table) -> Iterator[dict[str, Any]]:
     """Yields the profile of one column after the other.
 
-    Keys: `column`, `type`, `nulls`, `distinct` (an estimate above a million rows, then `distinct_estimated` is true),
-    `min`, `max` (of what has an order), `mean` (of numbers; NaN counts as null), and `top`: up to five `{"value", "count"}`, the most
-    frequent first, unless every value is different.
+    Keys: `column`, `type`, `nulls` (NaN is one), `distinct` (an estimate above a million rows, then
+    `distinct_estimated` is true), `min` and `max` of what has an order, `mean` of numbers, and `top`: up to five
+    `{"value", "count"}`, the most frequent first, unless every value is different.
     """
     for column in table.columns:
         yield _profile(tables, table, column)

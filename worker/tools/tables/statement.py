@@ -14,10 +14,12 @@ MAX_SQL_CHARS = 10_000
 
 _READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "json_each", "json_tree"})
-_REFUSED_FUNCTIONS = frozenset({"sleep_ms", "pg_sleep", "write_log", "current_setting"})  # the sleeps ignore time limits
+# The sleeps outlast the time limit, which the engine looks at between blocks of rows only.
+_REFUSED_FUNCTIONS = frozenset({"sleep_ms", "pg_sleep", "write_log", "current_setting"})
 _PARTS = """
-SELECT DISTINCT CASE WHEN key = 'type' THEN 'node' WHEN path LIKE '%.function' THEN 'table function' ELSE 'function' END,
-       lower(atom ->> '$')
+SELECT DISTINCT
+    CASE WHEN key = 'type' THEN 'node' WHEN path LIKE '%.function' THEN 'table function' ELSE 'function' END,
+    lower(atom ->> '$')
 FROM json_tree(json_serialize_sql($sql))
 WHERE (key = 'type' AND atom ->> '$' LIKE '%NODE') OR key = 'function_name'
 """
