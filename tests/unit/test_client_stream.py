@@ -8,8 +8,7 @@ from itertools import islice
 
 import pytest
 
-from lanewise import ApiError, Client, GapError, StreamClosedError, UnreachableError
-from lanewise import retry
+from lanewise import ApiError, Client, GapError, StreamClosedError, UnreachableError, retry
 from lanewise import stream as stream_module
 from tests.scripted import CUT, Connection, Service, answer, event, problem, says, serving, welcome
 
