@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import shutil
@@ -19,6 +18,7 @@ from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis, binaries, server
 from lanewise.process import StartError, wait_until
 from lanewise.secrets import ensure_secrets, load_secrets
 from shared.errors import ConfigurationError
+from tests.accounts import as_nobody
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers under another account")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -267,26 +267,9 @@ def test_secrets_are_made_once_and_completed(data_dir: Path) -> None:
         load_secrets(data_dir)
 
 
-def as_nobody(python: str) -> tuple[str, ...] | None:
-    """Returns what runs our Python as `nobody`; None if there is no way.
-
-    Where the interpreter or the checkout is closed to others, it keeps the right to read them, and no other right.
-    """
-    plain = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
-    reading = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
-    for prefix in (plain, (*plain, *reading)):
-        argv = (*prefix, python, "-c", "import lanewise.embedded")
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(argv, cwd="/", check=True, capture_output=True, timeout=20)
-            return prefix
-    return None
-
-
 @as_root
 def test_works_for_an_ordinary_user() -> None:
-    prefix = as_nobody(sys.executable)
-    if prefix is None:
-        pytest.skip("setpriv cannot run this Python as nobody")
+    prefix = as_nobody()
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         shutil.chown(folder, "nobody")
