@@ -1,0 +1,266 @@
+"""The event log: numbers without gaps whatever runs at once, the fence, and what is published."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from shared import events, runs
+from shared.database import Database
+from shared.events import Event, EventType, StoredEvent, append
+from shared.models import Run, RunEvent
+from shared.outcomes import Completed, Lost
+from shared.services import Services
+from tests.services import start_run, submit_run
+
+USERS = ("alice", "bob", "carol")
+
+
+def event(run: Run, kind: EventType = EventType.AGENT_THINKING, **data: Any) -> Event:
+    return Event(run.user_id, run.id, run.attempt, kind, run.agent, data)
+
+
+def store(database: Database, *items: Event) -> list[StoredEvent]:
+    with database.system_session() as session:
+        return append(session, items)
+
+
+def in_log(database: Database, run: Run) -> list[dict[str, Any]]:
+    with database.user_session(run.user_id) as session:
+        return events.read_run(session, run.user_id, run.id, 0, 1000)
+
+
+@pytest.fixture
+def run(services: Services) -> Run:
+    """A running run: its log holds `run_queued` and `run_started`."""
+    return start_run(services, submit_run(services))
+
+
+def test_numbers_go_on_from_the_last_one(database: Database, run: Run) -> None:
+    stored = store(database, event(run, text="one"), event(run, text="two"))
+    assert [(item.seq, item.run_seq) for item in stored] == [(3, 3), (4, 4)]
+    with database.user_session(run.user_id) as session:
+        assert events.head(session, run.user_id) == 4
+        found = runs.find(session, run.user_id, run.id)
+        assert found is not None
+        assert found.last_run_seq == 4
+        assert events.head(session, "nobody-yet") == 0
+
+
+def test_what_append_returns_is_what_the_log_has(database: Database, run: Run) -> None:
+    stored = store(database, event(run, EventType.TOOL_EXECUTING, deep={"ü\u2028😀": [1, None, 1.5]}))
+    assert stored[0].view() == in_log(database, run)[-1]
+    assert stored[0].view() == {
+        "t": "event", "seq": 3, "run_id": run.id, "run_seq": 3, "thread_id": run.thread_id, "attempt": 1,
+        "type": "tool_executing", "agent": "echo", "at": events.iso(stored[0].at),
+        "correlation_id": run.correlation_id, "data": {"deep": {"ü\u2028😀": [1, None, 1.5]}},
+    }  # fmt: skip
+
+
+def test_a_batch_over_users_and_runs_numbers_each_in_its_own_order(services: Services) -> None:
+    mine = {user_id: [start_run(services, submit_run(services, user_id)) for _ in range(2)] for user_id in USERS}
+    batch = [event(run, n=n) for n in range(4) for pair in mine.values() for run in pair]
+    random.Random(1).shuffle(batch)
+    stored = store(services.database, *batch)
+    assert [item.event for item in stored] == batch
+    for user_id in USERS:
+        assert [item.seq for item in stored if item.event.user_id == user_id] == list(range(5, 13))
+        for run in mine[user_id]:
+            assert [item.run_seq for item in stored if item.event.run_id == run.id] == [3, 4, 5, 6]
+
+
+def test_nothing_to_append(database: Database) -> None:
+    assert store(database) == []
+
+
+def test_a_rolled_back_batch_leaves_no_hole(database: Database, run: Run) -> None:
+    with pytest.raises(KeyError), database.system_session() as session:
+        assert append(session, [event(run)])[0].seq == 3
+        raise KeyError
+    assert [item.seq for item in store(database, event(run))] == [3]
+
+
+class TestFence:
+    def test_another_attempt_stores_nothing_and_takes_no_number(self, database: Database, run: Run) -> None:
+        for attempt in (0, 2):
+            stale = Event(run.user_id, run.id, attempt, EventType.AGENT_PROGRESS, "echo", {"fraction": 0.9})
+            assert store(database, stale) == []
+        assert len(in_log(database, run)) == 2
+        assert store(database, event(run))[0].seq == 3
+        with database.user_session(run.user_id) as session:
+            found = runs.find(session, run.user_id, run.id)
+            assert found is not None
+            assert found.progress == 0
+
+    def test_the_others_of_the_batch_are_stored_without_a_gap(self, services: Services, run: Run) -> None:
+        other = start_run(services, submit_run(services, run.user_id))
+        stale = Event(run.user_id, run.id, 7, EventType.AGENT_THINKING, "echo")
+        batch = [event(run, n=1), stale, event(other, n=2), stale, event(run, n=3)]
+        stored = store(services.database, *batch)
+        assert [item.event.data["n"] for item in stored] == [1, 2, 3]
+        assert [item.seq for item in stored] == [5, 6, 7]
+
+    def test_another_users_run_stores_nothing(self, database: Database, run: Run) -> None:
+        assert store(database, Event("bob", run.id, run.attempt, EventType.AGENT_THINKING, "echo")) == []
+
+    def test_a_session_of_another_user_stores_nothing(self, database: Database, run: Run) -> None:
+        with database.user_session("bob") as session:
+            assert append(session, [event(run)]) == []
+
+    @pytest.mark.parametrize("outcome", [Completed({}), Lost("sandbox_died", "it died")])
+    def test_an_attempt_that_is_over_stores_nothing(
+        self, services: Services, run: Run, outcome: Completed | Lost
+    ) -> None:
+        with services.database.user_session(run.user_id) as session:
+            assert runs.finish(session, run, outcome, "leader")
+        if isinstance(outcome, Lost):
+            start_run(services, run)
+        before = in_log(services.database, run)
+        assert store(services.database, event(run)) == []
+        assert in_log(services.database, run) == before
+
+
+class TestProgress:
+    def progress(self, database: Database, run: Run) -> tuple[float, str]:
+        with database.user_session(run.user_id) as session:
+            found = runs.find(session, run.user_id, run.id)
+            assert found is not None
+            return found.progress, found.progress_note
+
+    def test_the_last_of_a_batch_is_what_the_run_shows(self, database: Database, run: Run) -> None:
+        items = [event(run, EventType.AGENT_PROGRESS, fraction=f, note=n) for f, n in ((0.1, "a"), (0.7, "b"))]
+        store(database, *items, event(run, EventType.AGENT_TOKEN, text="x", fraction=0.9, note="not progress"))
+        assert self.progress(database, run) == (0.7, "b")
+
+    def test_what_an_event_leaves_out_stays(self, database: Database, run: Run) -> None:
+        store(database, event(run, EventType.AGENT_PROGRESS, fraction=0.5, note="half"))
+        store(database, event(run, EventType.AGENT_PROGRESS, fraction=0.6))
+        assert self.progress(database, run) == (0.6, "half")
+        store(database, event(run, EventType.AGENT_THINKING, text="x"))
+        assert self.progress(database, run) == (0.6, "half")
+
+
+class TestReading:
+    def test_pages_by_number(self, database: Database, run: Run) -> None:
+        store(database, *(event(run, n=n) for n in range(8)))
+        with database.user_session(run.user_id) as session:
+            assert [e["seq"] for e in events.read_stream(session, run.user_id, 4, 3)] == [5, 6, 7]
+            assert [e["run_seq"] for e in events.read_run(session, run.user_id, run.id, 8, 10)] == [9, 10]
+            assert events.read_stream(session, run.user_id, 10, 10) == []
+
+    def test_another_users_log_is_empty(self, database: Database, run: Run) -> None:
+        with database.user_session("bob") as session:
+            assert events.read_stream(session, run.user_id, 0, 10) == []
+            assert events.read_run(session, run.user_id, run.id, 0, 10) == []
+            assert events.head(session, run.user_id) == 0
+
+
+def test_publishing_sends_a_user_one_message_in_order(services: Services, run: Run, redis_client: redis.Redis) -> None:
+    other = start_run(services, submit_run(services, "bob"))
+    stored = store(services.database, *(event(r, n=n) for n in range(3) for r in (run, other)))
+    with redis_client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        subscription.subscribe(services.keys.events("alice"))
+        subscription.get_message(timeout=5)
+        services.publish(stored)
+        message = subscription.get_message(timeout=5)
+        assert message is not None
+        assert json.loads(message["data"]) == [item.view() for item in stored if item.event.user_id == "alice"]
+        services.publish([])
+        assert subscription.get_message() is None
+
+
+class Reader(threading.Thread):
+    """Follows one user's log as a client does: asks for what is above the last number, and takes it in order."""
+
+    def __init__(self, database: Database, user_id: str, finished: threading.Event) -> None:
+        super().__init__()
+        self._database = database
+        self._user_id = user_id
+        self._finished = finished
+        self.last = 0
+        self.polls = 0
+        self.gaps: list[tuple[int, int]] = []
+
+    def run(self) -> None:
+        while True:
+            was_finished = self._finished.is_set()
+            with self._database.user_session(self._user_id) as session:
+                query = sa.select(RunEvent.seq).where(RunEvent.seq > self.last).order_by(RunEvent.seq)
+                found = session.scalars(query).all()
+            self.polls += 1
+            for seq in found:
+                if seq != self.last + 1:
+                    self.gaps.append((self.last, seq))
+                self.last = seq
+            if was_finished and not found:
+                return
+
+
+def in_parallel(count: int, work: Callable[[int], None]) -> None:
+    """Runs `work(0..count-1)` in threads that start together; raises what one of them raised."""
+    barrier = threading.Barrier(count)
+
+    def start(number: int) -> None:
+        barrier.wait(10)
+        work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(start, number) for number in range(count)]:
+            done.result(60)
+
+
+def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writers(services: Services) -> None:
+    """Eight writers with random batches over three users; readers never see a gap that fills later."""
+    database = services.database
+    mine = {user_id: [start_run(services, submit_run(services, user_id)) for _ in range(3)] for user_id in USERS}
+    everything = [run for of_user in mine.values() for run in of_user]
+    finished = threading.Event()
+    readers = [Reader(database, user_id, finished) for user_id in USERS]
+    written: dict[str, int] = defaultdict(int)
+    lock = threading.Lock()
+
+    def write(number: int) -> None:
+        choose = random.Random(number)
+        for n in range(25):
+            if choose.random() < 0.5:  # the event writer of a worker, for all its runs
+                batch = [event(choose.choice(everything), by=[number, n, k]) for k in range(choose.randint(1, 12))]
+                stored = store(database, *batch)
+            else:  # a request of one user
+                of_user = mine[choose.choice(USERS)]
+                batch = [event(choose.choice(of_user), by=[number, n, k]) for k in range(choose.randint(1, 4))]
+                with database.user_session(batch[0].user_id) as session:
+                    stored = append(session, batch)
+            assert [item.event for item in stored] == batch
+            with lock:
+                for item in stored:
+                    written[item.event.user_id] += 1
+
+    for reader in readers:
+        reader.start()
+    try:
+        in_parallel(8, write)
+    finally:
+        finished.set()
+        for reader in readers:
+            reader.join(30)
+
+    for reader, user_id in zip(readers, USERS, strict=True):
+        assert reader.gaps == []
+        assert reader.last == written[user_id] + 6  # `run_queued` and `run_started` of three runs
+        assert reader.polls > 5
+    for run in everything:
+        log = in_log(database, run)
+        assert [item["run_seq"] for item in log] == list(range(1, len(log) + 1))
+        # What one writer wrote stands in the order in which it wrote it.
+        for number in range(8):
+            own = [item["data"]["by"] for item in log if item["data"].get("by", [None])[0] == number]
+            assert own == sorted(own)
