@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,3 +177,16 @@ def start_run(services: Services, run: Run, worker_id: str = "worker-1") -> Run:
         claimed = runs.claim(session, message, worker_id, [run.agent])
     assert claimed is not None
     return claimed[0]
+
+
+def in_parallel(count: int, work: Callable[[int], None]) -> None:
+    """Runs `work(0..count-1)` in threads that start together; raises what one of them raised."""
+    barrier = threading.Barrier(count)
+
+    def start(number: int) -> None:
+        barrier.wait(10)
+        work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(start, number) for number in range(count)]:
+            done.result(60)

@@ -6,8 +6,6 @@ import json
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from shared.events import Event, EventType, StoredEvent, append
 from shared.models import Run, RunEvent
 from shared.outcomes import Completed, Lost
 from shared.services import Services
-from tests.services import start_run, submit_run
+from tests.services import in_parallel, start_run, submit_run
 
 USERS = ("alice", "bob", "carol")
 
@@ -203,19 +201,6 @@ class Reader(threading.Thread):
                 self.last = seq
             if was_finished and not found:
                 return
-
-
-def in_parallel(count: int, work: Callable[[int], None]) -> None:
-    """Runs `work(0..count-1)` in threads that start together; raises what one of them raised."""
-    barrier = threading.Barrier(count)
-
-    def start(number: int) -> None:
-        barrier.wait(10)
-        work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(start, number) for number in range(count)]:
-            done.result(60)
 
 
 def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writers(services: Services) -> None:

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from lanewise.process import wait_until
+from shared.redis import Keys
+from shared.slots import Slots
+from tests.services import in_parallel
+
+PATIENCE_S = 5
+KEYS = Keys("test")
+MakeSlots = Callable[[float], Slots]
+
+
+@pytest.fixture
+def make(redis_client: redis.Redis) -> MakeSlots:
+    return lambda lease_s: Slots(redis_client, KEYS, lease_s)
+
+
+@pytest.fixture
+def slots(make: MakeSlots) -> Slots:
+    return make(60)
+
+
+def remaining_s(client: redis.Redis, run_id: str) -> float:
+    """Returns the seconds until the lease of Alice's run ends."""
+    seconds, micros = client.time()
+    score = client.zscore(KEYS.slots("alice"), run_id)
+    assert isinstance(score, float)
+    return score - seconds - micros / 1e6
+
+
+def test_the_oldest_take_what_is_free(slots: Slots) -> None:
+    assert slots.acquire("alice", ["r1", "r2", "r3"], 2) == ["r1", "r2"]
+    assert slots.acquire("alice", ["r3"], 2) == []
+    assert slots.held("alice") == ["r1", "r2"]
+
+
+def test_acquire_is_idempotent_and_renews(make: MakeSlots, redis_client: redis.Redis) -> None:
+    assert make(10).acquire("alice", ["r1"], 1) == ["r1"]
+    assert make(60).acquire("alice", ["r1"], 1) == ["r1"]
+    assert 55 < remaining_s(redis_client, "r1") <= 60
+    assert make(60).held("alice") == ["r1"]
+
+
+def test_a_holder_keeps_its_slot_under_a_lowered_limit(slots: Slots) -> None:
+    slots.acquire("alice", ["r1", "r2", "r3"], 3)
+    assert slots.acquire("alice", ["r0", "r2", "r3"], 1) == ["r2", "r3"]
+    slots.release("alice", ["r1", "r2", "r3"])
+    assert slots.acquire("alice", ["r0", "r2"], 1) == ["r0"]
+
+
+def test_users_do_not_count_for_one_another(slots: Slots) -> None:
+    assert slots.acquire("alice", ["r1"], 1) == ["r1"]
+    assert slots.acquire("bob", ["r1"], 1) == ["r1"]
+    slots.release("bob", ["r1"])
+    assert (slots.held("alice"), slots.held("bob")) == (["r1"], [])
+
+
+def test_a_release_frees_only_what_it_names(slots: Slots) -> None:
+    slots.acquire("alice", ["r1", "r2"], 2)
+    slots.release("alice", ["r1", "unknown"])
+    slots.release("alice", [])
+    assert slots.held("alice") == ["r2"]
+    assert slots.acquire("alice", ["r3", "r4"], 2) == ["r3"]
+
+
+def test_a_lease_that_nobody_renews_ends(make: MakeSlots) -> None:
+    short = make(0.2)
+    assert short.acquire("alice", ["r1"], 1) == ["r1"]
+    assert short.acquire("alice", ["r2"], 1) == []
+    assert wait_until(lambda: short.held("alice") == [], PATIENCE_S)
+    assert short.acquire("alice", ["r2"], 1) == ["r2"]
+    assert short.acquire("alice", ["r1"], 1) == []
+
+
+def test_an_expired_slot_is_not_held_even_before_it_is_removed(make: MakeSlots, redis_client: redis.Redis) -> None:
+    make(0.1).acquire("alice", ["r1"], 2)
+    make(60).renew({"alice": ["r2"]})
+    assert wait_until(lambda: make(60).held("alice") == ["r2"], PATIENCE_S)
+    assert redis_client.zcard(KEYS.slots("alice")) == 2
+
+
+def test_renewing_keeps_a_slot_beyond_its_first_lease(make: MakeSlots) -> None:
+    short = make(0.3)
+    short.acquire("alice", ["kept", "left"], 2)
+
+    def renewed_and_other_gone() -> bool:
+        assert short.renew({"alice": ["kept"]}) == 0
+        return short.held("alice") == ["kept"]
+
+    assert wait_until(renewed_and_other_gone, PATIENCE_S)
+
+
+def test_renewing_puts_back_what_is_missing_above_the_limit_too(slots: Slots, redis_client: redis.Redis) -> None:
+    slots.acquire("alice", ["r1", "r2"], 2)
+    slots.acquire("bob", ["r3"], 1)
+    assert slots.renew({"alice": ["r1", "r2"], "bob": ["r3"]}) == 0
+    redis_client.flushall()
+    assert slots.renew({"alice": ["r1", "r2"], "bob": ["r3"]}) == 3
+    assert slots.acquire("alice", ["r4"], 2) == []
+    assert slots.renew({"alice": ["r5"]}) == 1
+    assert sorted(slots.held("alice")) == ["r1", "r2", "r5"]
+    assert slots.renew({}) == 0
+
+
+def test_a_user_who_is_gone_leaves_no_key_behind(make: MakeSlots, redis_client: redis.Redis) -> None:
+    make(0.1).acquire("alice", ["r1"], 1)
+    make(0.1).renew({"bob": ["r2"]})
+    assert wait_until(lambda: redis_client.keys("*") == [], PATIENCE_S)
+
+
+def test_a_scripts_text_is_sent_again_after_a_wipe(slots: Slots, redis_client: redis.Redis) -> None:
+    slots.acquire("alice", ["r1"], 1)
+    slots.renew({"alice": ["r1"]})
+    redis_client.script_flush()
+    assert slots.renew({"alice": ["r1"]}) == 0
+    assert slots.acquire("alice", ["r1"], 1) == ["r1"]
+
+
+def test_the_limit_holds_under_sixteen_threads(slots: Slots) -> None:
+    limit, inside, most, taken = 3, set[str](), 0, 0
+    lock = threading.Lock()
+
+    def work(number: int) -> None:
+        nonlocal most, taken
+        for n in range(30):
+            run_id = f"{number}-{n}"
+            if slots.acquire("alice", [run_id], limit):
+                with lock:
+                    inside.add(run_id)
+                    most, taken = max(most, len(inside)), taken + 1
+                assert run_id in slots.held("alice")
+                with lock:
+                    inside.remove(run_id)
+                slots.release("alice", [run_id])
+
+    in_parallel(16, work)
+    assert most == limit
+    assert taken > 16
+    assert slots.held("alice") == []
+
+
+def test_keys_of_users_cannot_imitate_one_another() -> None:
+    names = {KEYS.slots(user) for user in ("a", "a:slots", "*", "a}:{b", "A", "lw:test:x", "ä", "a" * 128)}
+    assert len(names) == 8
+    prefix = "lw:test:{"
+    for name in names:
+        assert name.startswith(prefix)
+        assert len(name) == len(prefix) + 32 + len("}:slots")
+        assert name.isascii()
