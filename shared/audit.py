@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from shared.models import AuditEntry
+_INSERT = text("""
+    INSERT INTO audit_log (user_id, actor, action, object, outcome, correlation_id, detail)
+    VALUES (:user_id, :actor, :action, :object, :outcome, :correlation_id, CAST(:detail AS jsonb))
+""")
 
 
 def record(  # noqa: PLR0913 - the columns of a row, all named at each call
@@ -32,5 +36,5 @@ def record(  # noqa: PLR0913 - the columns of a row, all named at each call
         detail: further JSON; no input, no secret.
     """
     values = {"user_id": user_id, "actor": actor, "action": action, "object": target, "outcome": outcome,
-              "correlation_id": correlation_id, "detail": detail or {}}  # fmt: skip
-    session.execute(insert(AuditEntry).inline(), values)
+              "correlation_id": correlation_id, "detail": json.dumps(detail or {})}  # fmt: skip
+    session.execute(_INSERT, values)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.resources import files
+from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -22,6 +24,38 @@ _STATE_TOKEN = sa.text("SELECT set_config('lanewise.token', :token, true)")
 def load_sql(name: str) -> sa.TextClause:
     """Returns the statement in `shared/sql/<name>.sql`."""
     return sa.text((files("shared") / "sql" / f"{name}.sql").read_text())
+
+
+class Executor(Protocol):
+    """What executes a statement inside a transaction of one stated user: a session, or `Database.once`."""
+
+    def execute(self, statement: sa.TextClause, params: Mapping[str, Any]) -> Iterable[sa.Row[Any]]:
+        """Returns the rows."""
+        ...
+
+
+class Once:
+    """One statement, one transaction, one round trip. For the few that every run needs."""
+
+    def __init__(self, engine: sa.Engine, user_id: str) -> None:
+        self._engine = engine
+        self._user_id = user_id
+
+    def execute(self, statement: sa.TextClause, params: Mapping[str, Any]) -> list[sa.Row[Any]]:
+        """Runs the statement and returns its rows.
+
+        Postgres runs several statements that come in one message as one transaction: so the user is stated for this
+        statement alone, and begin and commit cost nothing.
+
+        Raises:
+            UnavailableError: Postgres cannot be reached or does not answer in time.
+        """
+        try:
+            with self._engine.connect() as connection:
+                result = connection.execute(_stating_user(statement.text), {**params, "lw_user": self._user_id})
+                return list(result)
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise _outage(error) from error
 
 
 class Database:
@@ -61,6 +95,14 @@ class Database:
         with self._session(_STATE_USER, {"user_id": check_user_id(user_id)}) as session:
             yield session
 
+    def once(self, user_id: str) -> Once:
+        """Returns what executes single statements for one user."""
+        return Once(self._autocommit, check_user_id(user_id))
+
+    def once_for_all(self) -> Once:
+        """Returns what executes single statements that concern all users."""
+        return Once(self._autocommit, EVERYBODY)
+
     @contextmanager
     def system_session(self) -> Iterator[Session]:
         """Yields a session for work that concerns all users: the leader, the event writer, heartbeats.
@@ -83,14 +125,28 @@ class Database:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 session.execute(statement, parameters)
                 yield session
-        except (OperationalError, InterfaceError, PoolTimeoutError, DBAPIError) as error:
-            if is_outage(error):
-                raise UnavailableError("the database is away; try again shortly", retry_after_s=2) from error
-            raise
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise _outage(error) from error
+
+    @property
+    def _autocommit(self) -> sa.Engine:
+        return self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same pool
 
     def close(self) -> None:
         """Closes the pooled connections."""
         self._engine.dispose()
+
+
+@lru_cache(maxsize=64)
+def _stating_user(statement: str) -> sa.TextClause:
+    return sa.text(f"SELECT set_config('lanewise.user', :lw_user, true); {statement}")
+
+
+def _outage(error: Exception) -> Exception:
+    """Returns the error for the caller: ours if the database is the reason, else as it is."""
+    if is_outage(error):
+        return UnavailableError("the database is away; try again shortly", retry_after_s=2)
+    return error
 
 
 def is_outage(error: Exception) -> bool:

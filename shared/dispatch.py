@@ -8,7 +8,6 @@ from kombu.exceptions import OperationalError
 
 from shared import broker, runs
 from shared.database import Database
-from shared.limits import concurrent_runs
 from shared.messages import RunMessage
 from shared.redis import RedisError
 from shared.settings import Settings
@@ -41,20 +40,19 @@ class Dispatcher:
         Raises:
             UnavailableError: Postgres is away.
         """
-        with self._database.user_session(user_id) as session:
-            limit = concurrent_runs(session, user_id, self._settings)
-            waiting = runs.oldest_parked(session, user_id, limit)
+        once = self._database.once(user_id)
+        waiting, limit = runs.oldest_parked(once, user_id, self._settings.user_concurrent_runs)
         if not waiting:
             return 0
         try:
             holding = self._slots.acquire(user_id, waiting, limit)
             if not holding:
                 return 0
-            with self._database.user_session(user_id) as session:
-                granted = runs.grant(session, user_id, holding)
-                # Somebody else may have granted a run meanwhile (the slot is rightly that run's), or it has ended.
-                entitled = runs.live(session, user_id, holding) if len(granted) < len(holding) else set(holding)
-            self._slots.release(user_id, [run_id for run_id in holding if run_id not in entitled])
+            granted = runs.grant(once, user_id, holding)
+            if len(granted) < len(holding):
+                # Somebody else granted a run meanwhile (the slot is rightly that run's), or it has ended.
+                entitled = runs.live(once, user_id, holding)
+                self._slots.release(user_id, [run_id for run_id in holding if run_id not in entitled])
         except RedisError as error:
             log.warning("admission waits: redis is away", error=str(error))
             return 0

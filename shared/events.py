@@ -10,16 +10,16 @@ from enum import StrEnum
 from typing import Any
 
 import redis
-from sqlalchemy import select
+from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
-from shared.database import load_sql
+from shared.database import Executor
 from shared.models import RunEvent, UserStream
 from shared.redis import Keys
 from shared.states import ExecutionState
 
 MAX_DATA_BYTES = 64 * 1024
-_APPEND = load_sql("append_events")
+_APPEND = text("SELECT * FROM append_events(CAST(:events AS jsonb))")
 
 
 class EventType(StrEnum):
@@ -87,23 +87,32 @@ class StoredEvent:
         return _view(self, self.event)
 
 
-def append(session: Session, events: Sequence[Event]) -> list[StoredEvent]:
+def append(executor: Executor, events: Sequence[Event]) -> list[StoredEvent]:
     """Stores events in the present transaction and gives them their numbers.
 
     An event of an attempt that is no longer the run's, or of a run that has ended, is left out: compare the lengths.
 
     Args:
-        session: a session of the events' one user, or a system session.
+        executor: a session of the events' one user, or a system session.
         events: in the order of their emission.
     """
     if not events:
         return []
+    return numbered(events, executor.execute(_APPEND, {"events": to_json(events)}))
+
+
+def to_json(events: Sequence[Event]) -> str:
+    """Returns events as the database functions take them."""
     items = [
         {"n": n, "user_id": e.user_id, "run_id": e.run_id, "attempt": e.attempt, "type": e.type, "agent": e.agent,
          "data": e.data}
         for n, e in enumerate(events)
     ]  # fmt: skip
-    rows = session.execute(_APPEND, {"events": json.dumps(items)})
+    return json.dumps(items)
+
+
+def numbered(events: Sequence[Event], rows: Iterable[Row[Any]]) -> list[StoredEvent]:
+    """Returns the events that were stored, with the numbers that the database answered."""
     return [StoredEvent(events[r.n], r.seq, r.run_seq, r.thread_id, r.correlation_id, r.at) for r in rows]
 
 

@@ -49,7 +49,9 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
             command.upgrade(_config(connection), "head")
             _store_keys(connection, secrets)
     except (OperationalError, ProgrammingError) as error:
-        raise ConfigurationError(f"the database cannot be migrated: {str(error.orig).strip()}") from None  # the statement may hold a password
+        raise ConfigurationError(
+            f"the database cannot be migrated: {str(error.orig).strip()}"
+        ) from None  # the statement may hold a password
     finally:
         engine.dispose()
 

@@ -6,20 +6,40 @@ the function says so by its answer: being superseded is an ordinary outcome, not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, null, select, update
+from sqlalchemy import ColumnElement, DateTime, and_, func, insert, null, select, text, update
 from sqlalchemy.orm import Session
 
 from shared import audit
 from shared.context import UserExecutionContext
-from shared.events import TERMINAL, Event, EventType, StoredEvent, append, iso
+from shared.database import Executor, load_sql
+from shared.events import TERMINAL, Event, EventType, StoredEvent, append, iso, numbered, to_json
 from shared.messages import RunMessage
-from shared.models import Agent, Run, Thread
+from shared.models import Agent, Run
 from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut
 from shared.states import ExecutionState, check_transition
 
+_NEW_THREAD = text("INSERT INTO threads (user_id, id, metadata) VALUES (:user_id, :id, '{}')")
+_PARKED = load_sql("parked_runs")
+_GRANT = text("""
+    UPDATE runs SET granted_at = clock_timestamp(), sent_at = clock_timestamp(), sends = 1
+    WHERE user_id = :user_id AND id = ANY (:run_ids) AND status = 'queued' AND granted_at IS NULL
+    RETURNING context, attempt, queue, created_at, id
+""")
+_LIVE = text("""
+    SELECT id FROM runs
+    WHERE user_id = :user_id AND id = ANY (:run_ids) AND status IN ('queued', 'running') AND granted_at IS NOT NULL
+""")
+_CLAIM = text("SELECT * FROM claim_run(:user_id, :run_id, :attempt, :worker_id, :agents, CAST(:context AS jsonb))")
+_END = text(
+    "SELECT * FROM end_run(:user_id, :run_id, :attempt, :old, :new, CAST(:output AS jsonb), CAST(:error AS jsonb), "
+    "CAST(:events AS jsonb), :actor)"
+)
+_TIMES = tuple(column.key for column in Run.__table__.columns if isinstance(column.type, DateTime))
 _ran_now = Run.ran_s + func.extract("epoch", func.clock_timestamp() - Run.claimed_at)
 
 
@@ -42,7 +62,7 @@ def create(  # noqa: PLR0913 - what a run is made of
     """
     owner = {"user_id": context.user_id, "thread_id": context.thread_id}
     if new_thread:
-        session.execute(insert(Thread), {"user_id": context.user_id, "id": context.thread_id, "meta": {}})
+        session.execute(_NEW_THREAD, {"user_id": context.user_id, "id": context.thread_id})
     values = owner | {
         "id": context.run_id, "agent": agent.name, "queue": agent.queue, "status": ExecutionState.QUEUED,
         "input": run_input, "meta": metadata, "context": context.to_dict(), "correlation_id": context.correlation_id,
@@ -56,28 +76,21 @@ def create(  # noqa: PLR0913 - what a run is made of
     return run, stored
 
 
-def oldest_parked(session: Session, user_id: str, limit: int) -> Sequence[str]:
-    """Returns the ids of the user's parked runs that may start, oldest first."""
-    query = select(Run.id).where(Run.user_id == user_id, Run.status == ExecutionState.QUEUED, Run.granted_at.is_(None))
-    return session.scalars(query.order_by(Run.created_at, Run.id).limit(limit)).all()
+def oldest_parked(executor: Executor, user_id: str, slots: int) -> tuple[list[str], int]:
+    """Returns the ids of the user's parked runs that may start, oldest first, and the user's limit.
+
+    Args:
+        slots: the limit of a user who has none of their own.
+    """
+    rows = list(executor.execute(_PARKED, {"user_id": user_id, "slots": slots}))
+    return [row.id for row in rows], rows[0].slots if rows else slots
 
 
-def grant(session: Session, user_id: str, run_ids: Sequence[str]) -> list[tuple[RunMessage, str]]:
+def grant(executor: Executor, user_id: str, run_ids: Sequence[str]) -> list[tuple[RunMessage, str]]:
     """Marks parked runs as granted; returns the message for each one that this call marked, with its queue."""
-    statement = (
-        update(Run)
-        .where(
-            Run.user_id == user_id,
-            Run.id.in_(run_ids),
-            Run.status == ExecutionState.QUEUED,
-            Run.granted_at.is_(None),
-        )
-        .values(granted_at=func.clock_timestamp(), sent_at=func.clock_timestamp(), sends=1)
-        .returning(Run.context, Run.attempt, Run.queue, Run.created_at, Run.id)
-        .execution_options(synchronize_session=False)
-    )
-    rows = sorted(session.execute(statement), key=lambda row: (row.created_at, row.id))
-    return [(RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue) for row in rows]
+    rows = executor.execute(_GRANT, {"user_id": user_id, "run_ids": list(run_ids)})
+    ordered = sorted(rows, key=lambda row: (row.created_at, row.id))
+    return [(RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue) for row in ordered]
 
 
 def park(session: Session, message: RunMessage) -> None:
@@ -90,53 +103,35 @@ def park(session: Session, message: RunMessage) -> None:
     )
 
 
-def live(session: Session, user_id: str, run_ids: Sequence[str]) -> set[str]:
+def live(executor: Executor, user_id: str, run_ids: Sequence[str]) -> set[str]:
     """Returns those of the runs that have a right to a slot: granted or running."""
-    query = select(Run.id).where(
-        Run.user_id == user_id,
-        Run.id.in_(run_ids),
-        Run.status.in_((ExecutionState.QUEUED, ExecutionState.RUNNING)),
-        Run.granted_at.is_not(None),
-    )
-    return set(session.scalars(query))
+    return {row.id for row in executor.execute(_LIVE, {"user_id": user_id, "run_ids": list(run_ids)})}
 
 
 def claim(
-    session: Session, message: RunMessage, worker_id: str, agents: Sequence[str]
+    executor: Executor, message: RunMessage, worker_id: str, agents: Sequence[str]
 ) -> tuple[Run, list[StoredEvent]] | None:
     """Makes the run this worker's: raises `attempt`, which is the fence from now on.
 
     Args:
+        executor: of the run's user.
         agents: names of those that the worker has; a run of another stays queued until a worker has its agent.
 
     Returns:
         the run with its event, or None when the message is stale, doubled or not what is stored.
     """
     context = message.context
-    statement = (
-        update(Run)
-        .where(
-            *_is(context.user_id, context.run_id, message.attempt, ExecutionState.QUEUED),
-            Run.granted_at.is_not(None),
-            Run.agent.in_(agents),
-            Run.context == context.to_dict(),
-        )
-        .values(
-            status=ExecutionState.RUNNING,
-            attempt=Run.attempt + 1,
-            worker_id=worker_id,
-            claimed_at=func.clock_timestamp(),
-            started_at=func.coalesce(Run.started_at, func.clock_timestamp()),
-        )
-        .returning(Run)
-        .execution_options(synchronize_session=False)
-    )
-    run = session.execute(statement).scalar_one_or_none()
-    if run is None:
+    parameters = {
+        "user_id": context.user_id, "run_id": context.run_id, "attempt": message.attempt, "worker_id": worker_id,
+        "agents": list(agents), "context": json.dumps(context.to_dict()),
+    }  # fmt: skip
+    rows = list(executor.execute(_CLAIM, parameters))
+    if not rows:
         return None
-    stored = append(session, [_event(run, EventType.RUN_STARTED, {"attempt": run.attempt})])
-    session.expunge(run)
-    return run, stored
+    (row,) = rows
+    run = _from_json(row.run)
+    event = _event(run, EventType.RUN_STARTED, {"attempt": run.attempt})
+    return run, [StoredEvent(event, row.seq, row.run_seq, run.thread_id, run.correlation_id, row.at)]
 
 
 def finish(
@@ -158,7 +153,27 @@ def finish(
         if lost < run.max_attempts and not _cancel_requested(session, run):
             return _requeue(session, run, outcome, actor, pending)
         outcome = Cancelled() if lost < run.max_attempts else _last_attempt_lost(run, outcome)
-    return _end(session, run, outcome, actor, pending)
+    return end(session, run, outcome, actor, pending)
+
+
+def end(
+    executor: Executor, run: Run, outcome: Ended, actor: str, pending: Sequence[Event] = ()
+) -> list[StoredEvent] | None:
+    """Ends an attempt for good; `finish` without the cases that need a session.
+
+    Args:
+        executor: of the run's user.
+    """
+    check_transition(ExecutionState(run.status), outcome.state)
+    error = _error(run, outcome)
+    output = outcome.output if isinstance(outcome, Completed) else None
+    events = [*pending, _event(run, TERMINAL[outcome.state], {"error": error} if error else {})]
+    parameters = {
+        "user_id": run.user_id, "run_id": run.id, "attempt": run.attempt, "old": str(run.status),
+        "new": str(outcome.state), "output": None if output is None else json.dumps(output),
+        "error": None if error is None else json.dumps(error), "events": to_json(events), "actor": actor,
+    }  # fmt: skip
+    return numbered(events, executor.execute(_END, parameters)) or None
 
 
 def request_cancel(session: Session, user_id: str, run_id: str) -> tuple[Run, list[StoredEvent]] | None:
@@ -172,7 +187,7 @@ def request_cancel(session: Session, user_id: str, run_id: str) -> tuple[Run, li
         return None if run is None else (run, [])
     stored: list[StoredEvent] = []
     if run.status == ExecutionState.QUEUED:
-        stored = _end(session, run, Cancelled(), f"user:{user_id}") or []
+        stored = end(session, run, Cancelled(), f"user:{user_id}") or []
     elif run.cancel_requested_at is None:
         session.execute(
             update(Run)
@@ -217,28 +232,6 @@ def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
-def _end(
-    session: Session, run: Run, outcome: Ended, actor: str, pending: Sequence[Event] = ()
-) -> list[StoredEvent] | None:
-    check_transition(ExecutionState(run.status), outcome.state)
-    error = _error(run, outcome)
-    data = {"error": error} if error else {}
-    # The event first: it locks the run and is refused if the attempt is not the present one or the run has ended.
-    stored = append(session, [*pending, _event(run, TERMINAL[outcome.state], data)])
-    if not stored:
-        return None
-    values: dict[str, Any] = {"status": outcome.state, "finished_at": func.clock_timestamp(), "worker_id": null()}
-    if isinstance(outcome, Completed):
-        values |= {"output": outcome.output, "progress": 1.0}
-    else:
-        values |= {"error": error}
-    if run.status == ExecutionState.RUNNING:
-        values |= {"ran_s": _ran_now}
-    _change(session, run, values)
-    _audit(session, run, actor, "run.end", str(outcome.state))
-    return stored
-
-
 def _cancel_requested(session: Session, run: Run) -> bool:
     query = select(Run.cancel_requested_at).where(Run.user_id == run.user_id, Run.id == run.id)
     return session.scalar(query.with_for_update()) is not None
@@ -260,6 +253,14 @@ def _requeue(session: Session, run: Run, lost: Lost, actor: str, pending: Sequen
     )  # fmt: skip
     _audit(session, run, actor, "run.recover", lost.type)
     return stored
+
+
+def _from_json(values: dict[str, Any]) -> Run:
+    """Returns a run from `to_jsonb` of its row."""
+    values["meta"] = values.pop("metadata")
+    for name in _TIMES:
+        values[name] = datetime.fromisoformat(values[name]) if values[name] else None
+    return Run(**values)
 
 
 def _last_attempt_lost(run: Run, lost: Lost) -> Failed:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import re
 import threading
+from collections.abc import MutableMapping, MutableSequence, MutableSet
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PydanticUserError
 
 from shared.errors import ConfigurationError, UnknownAgentError
 from worker.authoring import Agent, Tool
 
 # What instances of these hold can be changed by one run and seen by the next one in the same process.
-_MUTABLE = (dict, list, set, bytearray)
+_MUTABLE = (MutableMapping, MutableSequence, MutableSet)
+_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
 
 class AgentClassRegistry:
@@ -87,10 +91,12 @@ def check_agent_class(cls: Any) -> None:
     _check_model(cls, "Input")
     if cls.execute is Agent.execute:
         raise ConfigurationError(f"{_place(cls)} has no execute(self, context, run)")
-    if not (isinstance(cls.time_limit_s, int | float) and cls.time_limit_s > 0):
+    if not (isinstance(cls.time_limit_s, int | float) and 0 < cls.time_limit_s < math.inf):
         raise ConfigurationError(f"{_place(cls)}.time_limit_s must be a number of seconds above 0")
     if not (isinstance(cls.max_attempts, int) and cls.max_attempts > 0):
         raise ConfigurationError(f"{_place(cls)}.max_attempts must be a whole number above 0")
+    if not (isinstance(cls.queue, str) and _NAME.fullmatch(cls.queue)):
+        raise ConfigurationError(f"{_place(cls)}.queue must be 1 to 64 letters, digits, '-' or '_'")
     if not isinstance(cls.tools, tuple):
         raise ConfigurationError(f"{_place(cls)}.tools must be a tuple of Tool classes")
     _check_state(cls, Agent)
@@ -120,9 +126,9 @@ def check_tool_class(cls: Any) -> None:
 
 def _check_name(cls: type[Agent | Tool]) -> None:
     name = getattr(cls, "name", None)
-    if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum() or len(name) > 64:  # noqa: PLR2004
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise ConfigurationError(f"{_place(cls)}.name must be 1 to 64 letters, digits, '-' or '_'")
-    if not inspect.getdoc(cls):
+    if not cls.__doc__:  # of its own: an inherited one describes something else
         raise ConfigurationError(f"{_place(cls)} has no docstring: it is the description that users read")
 
 
@@ -130,6 +136,10 @@ def _check_model(cls: type[Any], attribute: str) -> None:
     model = getattr(cls, attribute)
     if not (inspect.isclass(model) and issubclass(model, BaseModel)):
         raise ConfigurationError(f"{_place(cls)}.{attribute} must be a pydantic model")
+    try:
+        model.model_json_schema()
+    except PydanticUserError as error:
+        raise ConfigurationError(f"{_place(cls)}.{attribute} has no JSON Schema: {error.message}") from None
 
 
 def _check_state(cls: type[Any], base: type[Any]) -> None:

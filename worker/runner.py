@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
 from shared import runs
 from shared.errors import SignatureError, UnavailableError
+from shared.events import Event, StoredEvent
 from shared.limits import concurrent_runs
 from shared.messages import RunMessage
 from shared.models import Run
@@ -91,10 +92,8 @@ class Runner:
         try:
             if not self._hold_slot(message):
                 return None
-            with self._services.database.user_session(context.user_id) as session:
-                claimed = runs.claim(
-                    session, message, self._worker_id, [agent["name"] for agent in self._zygote.agents]
-                )
+            once = self._services.database.once(context.user_id)
+            claimed = runs.claim(once, message, self._worker_id, [agent["name"] for agent in self._zygote.agents])
         except (UnavailableError, RedisError) as error:
             # If the claim was committed all the same, the heartbeat finds a run of ours that is not under way.
             log.warning("not claimed: a store is away", error=str(error))
@@ -118,9 +117,8 @@ class Runner:
             return True
         with self._services.database.user_session(user_id) as session:
             limit = concurrent_runs(session, user_id, self._services.settings)
-            wanted = run_id in runs.live(session, user_id, [run_id])
-        if not wanted:
-            return False
+            if run_id not in runs.live(session, user_id, [run_id]):
+                return False
         if self._services.slots.acquire(user_id, [run_id], limit):
             return True
         with self._services.database.user_session(user_id) as session:
@@ -174,8 +172,7 @@ class Runner:
         give_up = time.monotonic() + RECORD_FOR_S
         while not live.superseded:
             try:
-                with self._services.database.user_session(run.user_id) as session:
-                    stored = runs.finish(session, run, outcome, f"worker:{self._worker_id}", pending)
+                stored = self._finish(run, outcome, pending)
             except UnavailableError:
                 if time.monotonic() > give_up or self._is_closing():
                     log.warning("the end of a run is left to its recovery: the database is away")
@@ -192,13 +189,19 @@ class Runner:
         log.info("an attempt ended", agent=run.agent, attempt=run.attempt, outcome=type(outcome).__name__.lower())
         return recorded
 
+    def _finish(self, run: Run, outcome: Outcome, pending: Sequence[Event]) -> list[StoredEvent] | None:
+        database, actor = self._services.database, f"worker:{self._worker_id}"
+        if not isinstance(outcome, Lost):
+            return runs.end(database.once(run.user_id), run, outcome, actor, pending)
+        with database.user_session(run.user_id) as session:
+            return runs.finish(session, run, outcome, actor, pending)
+
     def _settle(self, run: Run, *, recorded: bool) -> None:
         """Frees the slot if the run does not need it any more, and starts the user's next."""
         try:
             entitled: set[str] = set()
             if not recorded:  # superseded, or a commit whose answer was lost
-                with self._services.database.user_session(run.user_id) as session:
-                    entitled = runs.live(session, run.user_id, [run.id])
+                entitled = runs.live(self._services.database.once(run.user_id), run.user_id, [run.id])
             if not entitled:
                 self._services.dispatcher.release(run.user_id, run.id)
         except UnavailableError:

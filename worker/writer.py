@@ -99,8 +99,7 @@ class EventWriter:
             return not self._stopping
 
     def _write(self, batch: list[Event]) -> None:
-        with self._services.database.system_session() as session:
-            stored = append(session, batch)
+        stored = append(self._services.database.once_for_all(), batch)
         self._services.publish(stored)
         if len(stored) < len(batch):
             kept = {item.event.run_id for item in stored}

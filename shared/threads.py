@@ -1,0 +1,88 @@
+"""The life of a thread in Postgres: deleted at once for its user, removed when its last run has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy.orm import Session
+
+from shared import audit, runs
+from shared.events import StoredEvent
+from shared.models import Run, RunEvent, Thread
+from shared.states import LIVE
+
+
+def find_thread(session: Session, user_id: str, thread_id: str) -> Thread | None:
+    """Returns the user's thread, unless it is deleted."""
+    query = select(Thread).where(Thread.user_id == user_id, Thread.id == thread_id, Thread.deleted_at.is_(None))
+    return session.scalars(query).one_or_none()
+
+
+def delete_thread(session: Session, user_id: str, thread_id: str, correlation_id: str | None = None) -> bool:
+    """Marks the thread as deleted; False if the user has no such thread. Its live runs are to be cancelled next."""
+    statement = (
+        update(Thread)
+        .where(Thread.user_id == user_id, Thread.id == thread_id, Thread.deleted_at.is_(None))
+        .values(deleted_at=func.clock_timestamp())
+        .returning(Thread.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.execute(statement).first() is None:
+        return False
+    audit.record(session, user_id=user_id, actor=f"user:{user_id}", action="thread.delete", target=thread_id,
+                 correlation_id=correlation_id)  # fmt: skip
+    return True
+
+
+def cancel_live_runs(
+    session: Session, user_id: str, thread_id: str, limit: int
+) -> tuple[Sequence[Run], list[StoredEvent]]:
+    """Asks for the end of the first `limit` live runs of a thread, in the order of their ids, as all locks are taken.
+
+    Returns:
+        the runs as they are now, none if all were asked before, and what was appended.
+    """
+    query = select(Run.id).where(
+        Run.user_id == user_id, Run.thread_id == thread_id, Run.status.in_(LIVE), Run.cancel_requested_at.is_(None)
+    )
+    asked: list[Run] = []
+    stored: list[StoredEvent] = []
+    for run_id in session.scalars(query.order_by(Run.id).limit(limit)).all():
+        answer = runs.request_cancel(session, user_id, run_id)
+        if answer is not None:
+            asked.append(answer[0])
+            stored += answer[1]
+            session.expunge(answer[0])
+    return asked, stored
+
+
+def remove_deleted_threads(session: Session, limit: int = 100) -> int:
+    """Removes deleted threads without live runs, with all data of their runs; returns how many. For the leader.
+
+    The numbers of their events stay, emptied: the user's stream has no gaps, and a client that comes back goes on.
+
+    Args:
+        session: a system session.
+        limit: of threads at once.
+    """
+    live = exists().where(Run.user_id == Thread.user_id, Run.thread_id == Thread.id, Run.status.in_(LIVE))
+    query = select(Thread.user_id, Thread.id).where(Thread.deleted_at.is_not(None), ~live).limit(limit)
+    gone = session.execute(query.with_for_update(skip_locked=True)).all()
+    for user_id, thread_id in gone:
+        session.execute(
+            update(RunEvent)
+            .where(RunEvent.user_id == user_id, RunEvent.run_id.in_(_run_ids(user_id, thread_id)))
+            .values(data={})
+            .execution_options(synchronize_session=False)
+        )
+        session.execute(
+            delete(Thread)
+            .where(Thread.user_id == user_id, Thread.id == thread_id)
+            .execution_options(synchronize_session=False)
+        )
+    return len(gone)
+
+
+def _run_ids(user_id: str, thread_id: str):  # type: ignore[no-untyped-def]
+    return select(Run.id).where(Run.user_id == user_id, Run.thread_id == thread_id)
