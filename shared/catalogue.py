@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -47,7 +47,7 @@ def running_agents(session: Session, lease_s: float) -> Sequence[Agent]:
     Args:
         lease_s: seconds of silence after which a worker is not counted.
     """
-    query = select(Agent).join(Worker, and_(*_serves(lease_s))).distinct(Agent.name).order_by(Agent.name)
+    query = select(Agent).where(exists().where(*_serves(lease_s))).order_by(Agent.name)
     return session.scalars(query).all()
 
 

@@ -1,0 +1,43 @@
+"""Who is asking: a bearer token, verified, with the scope that the call needs."""
+
+from __future__ import annotations
+
+import structlog
+from flask import g, request
+
+from api.state import api
+from shared.errors import ForbiddenError, UnauthorizedError
+from shared.tokens import Identity
+
+log = structlog.get_logger(__name__)
+
+
+def authenticate(scope: str) -> Identity:
+    """Returns whom the request's token names.
+
+    Raises:
+        UnauthorizedError: no token, or a bad one.
+        ForbiddenError: it lacks the scope.
+    """
+    try:
+        identity = bearer(request.headers.get("Authorization"))
+    except UnauthorizedError as error:
+        api().metrics.sign_in_failures.inc()
+        log.info("a sign-in failed", reason=error.message, cause=str(error.__cause__ or ""))
+        raise
+    if scope not in identity.scopes:
+        raise ForbiddenError(f"the token lacks the scope {scope!r}")
+    g.user_id = identity.user_id
+    return identity
+
+
+def bearer(header: str | None) -> Identity:
+    """Returns whom an Authorization header names.
+
+    Raises:
+        UnauthorizedError: it is missing, of another scheme, or its token does not verify.
+    """
+    scheme, _, token = (header or "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise UnauthorizedError("send a token: `Authorization: Bearer …`")
+    return api().verifier.verify(token.strip())

@@ -1,0 +1,61 @@
+"""Cancelling a run: the intent is stored first, then everybody who can act on it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import structlog
+
+from api.ids import known_id
+from shared import runs
+from shared.errors import LanewiseError, NotFoundError
+from shared.models import Run
+from shared.queueing import queue_views
+from shared.redis import RedisError
+from shared.services import Services
+from shared.states import ExecutionState
+
+log = structlog.get_logger(__name__)
+
+
+def cancel(services: Services, user_id: str, run_id: str, agents: Collection[str]) -> tuple[dict[str, Any], bool]:
+    """Returns the run and whether it had already ended before.
+
+    Args:
+        agents: the names that live workers have, for the answer.
+
+    Raises:
+        NotFoundError: the user has no such run.
+        UnavailableError: Postgres is away; nothing was stored.
+    """
+    with services.database.user_session(user_id) as session:
+        answer = runs.request_cancel(session, user_id, known_id(run_id, "run"))
+        if answer is None:
+            raise NotFoundError("no such run")
+        run, stored = answer
+        ended = ExecutionState(run.status).is_end
+        view = runs.run_view(run, queue_views(session, user_id, [run], agents).get(run.id))
+        session.expunge_all()
+    services.publish(stored)
+    tell(services, run)
+    return view, ended and not stored
+
+
+def tell(services: Services, run: Run) -> None:
+    """Acts on a stored intent: the slot of a run that ended in the queue is free, the worker of a running one stops it.
+
+    Nothing here can fail the request: the sweep frees slots and the heartbeat carries the intent, too.
+    """
+    if run.status == ExecutionState.RUNNING and run.worker_id is not None:
+        message = json.dumps({"cancel": run.id, "attempt": run.attempt})
+        try:
+            services.redis.publish(services.keys.control(run.worker_id), message)
+        except RedisError as error:
+            log.warning("the worker hears of a cancel by its heartbeat: redis is away", run_id=run.id, error=str(error))
+    elif run.status == ExecutionState.CANCELLED and run.granted_at is not None:
+        try:
+            services.dispatcher.release(run.user_id, run.id)
+        except LanewiseError as error:
+            log.warning("a slot is left to its lease", run_id=run.id, error=error.message)

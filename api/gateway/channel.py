@@ -1,0 +1,161 @@
+"""One user's event stream in this process: put in order once, then handed to everybody who listens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+from api.gateway.protocol import encode
+
+
+class Delivery:
+    """An event on its way to listeners; its frame is made once, for all sockets.
+
+    Args:
+        view: the event's public form.
+    """
+
+    def __init__(self, view: dict[str, Any]) -> None:
+        self.view = view
+        self.seq: int = view["seq"]
+
+    @cached_property
+    def frame(self) -> bytes:
+        """The WebSocket frame."""
+        return encode(self.view)
+
+
+class Listener(Protocol):
+    """Who listens to a channel. Both calls must return at once."""
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        """Takes the next events, without a gap to those before."""
+
+    def lose(self) -> None:
+        """Takes notice that events were lost for good, or that the process is about to end."""
+
+
+class Channel:
+    """Delivers `last + 1`, drops what is lower, and says so when what comes is higher.
+
+    Args:
+        user_id: whose events.
+        name: of the channel in Redis.
+    """
+
+    def __init__(self, user_id: str, name: str) -> None:
+        self.user_id = user_id
+        self.name = name
+        self.subscribed = threading.Event()
+        self.placing = threading.Lock()
+        self.holders = 0  # guarded by the hub
+        self.left_at = 0.0  # when the last holder left, monotonic; guarded by the hub
+        self._lock = threading.Lock()
+        self._listeners: set[Listener] = set()
+        self._last: int | None = None
+        self._wanted = 0
+        self._missed = False
+        self._repairing = False
+
+    @property
+    def last(self) -> int | None:
+        """The `seq` of the last event delivered; None: not placed yet."""
+        return self._last
+
+    @property
+    def wanted(self) -> int:
+        """The highest `seq` announced while a repair was under way."""
+        return self._wanted
+
+    def idle_s(self) -> float:
+        """Returns the seconds since the last holder left, 0 while there is one."""
+        return 0.0 if self.holders else time.monotonic() - self.left_at
+
+    def add(self, listener: Listener) -> int:
+        """Adds a listener; returns the `seq` after which it will be offered everything."""
+        with self._lock:
+            self._listeners.add(listener)
+            return self._last or 0
+
+    def remove(self, listener: Listener) -> None:
+        """Takes a listener away."""
+        with self._lock:
+            self._listeners.discard(listener)
+
+    def place(self, position: int) -> bool:
+        """Sets where the stream goes on; False if messages came in meanwhile: they are to be read from the log."""
+        with self._lock:
+            self._last = position
+            return not self._missed
+
+    def is_behind(self, head: int) -> bool:
+        """True if the stream in Postgres has events that were not delivered."""
+        return self._last is not None and head > self._last
+
+    def receive(self, views: Sequence[dict[str, Any]]) -> bool:
+        """Takes published events, in order; False if some before them are missing."""
+        with self._lock:
+            if self._last is None:
+                self._missed = True
+                return True
+            self._wanted = max(self._wanted, views[-1]["seq"]) if views else self._wanted
+            if self._repairing:
+                return True
+            return self._deliver(views)
+
+    def begin_repair(self) -> bool:
+        """Returns False if one is under way, or there is nothing to repair yet."""
+        with self._lock:
+            if self._repairing or self._last is None:
+                return False
+            self._repairing = True
+            return True
+
+    def fill(self, views: Sequence[dict[str, Any]], page: int, wanted: int) -> bool:
+        """Takes what was read from the log after `last`; True when that was all.
+
+        Args:
+            page: how many were asked for.
+            wanted: the property before the read.
+        """
+        with self._lock:
+            if not self._deliver(views):  # the log begins later: the rest was trimmed
+                self._last = views[0]["seq"] - 1
+                self._tell_lost()
+                self._deliver(views)
+            if len(views) == page or self._wanted > max(wanted, self._last or 0):
+                return False
+            self._wanted = self._last or 0  # higher than the log: not from us
+            self._repairing = False
+            return True
+
+    def end_repair(self) -> None:
+        """Gives a repair up; the next comparison of heads begins it again."""
+        with self._lock:
+            self._repairing = False
+
+    def lose(self) -> None:
+        """Tells every listener that it cannot go on."""
+        with self._lock:
+            self._tell_lost()
+
+    def _deliver(self, views: Sequence[dict[str, Any]]) -> bool:
+        expected = (self._last or 0) + 1
+        fresh = []
+        for view in views:
+            if view["seq"] == expected + len(fresh):
+                fresh.append(Delivery(view))
+            elif view["seq"] > expected:
+                break
+        if fresh:
+            self._last = fresh[-1].seq
+            for listener in self._listeners:
+                listener.offer(fresh)
+        return not views or (self._last or 0) >= views[-1]["seq"]
+
+    def _tell_lost(self) -> None:
+        for listener in self._listeners:
+            listener.lose()

@@ -1,0 +1,90 @@
+"""What a client that comes (back) is told first: the events after its cursor, or a snapshot and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from shared.database import Database
+from shared.events import read_stream
+from shared.models import Run, RunEvent, UserStream
+from shared.queueing import queue_views
+from shared.runs import run_view
+from shared.states import LIVE
+
+PAGE = 500
+SNAPSHOT_LIVE = 200
+SNAPSHOT_RECENT = 20
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a stream begins.
+
+    Args:
+        position: the `seq` after which events follow.
+        welcome: what the welcome frame says about it.
+    """
+
+    position: int
+    welcome: dict[str, Any]
+
+
+class Replay:
+    """Reads one user's log for one connection.
+
+    Args:
+        database: where the log is.
+        user_id: whose.
+        agents: the names that live workers have, for the snapshot's queued runs.
+    """
+
+    def __init__(self, database: Database, user_id: str, agents: Collection[str]) -> None:
+        self._database = database
+        self._user_id = user_id
+        self._agents = agents
+
+    def open(self, after: int | None) -> Opening:
+        """Decides whether the client can go on after `after`; else it gets a snapshot as of the head.
+
+        Raises:
+            UnavailableError: Postgres is away.
+        """
+        with self._database.user_session(self._user_id) as session:
+            head = self._locked_head(session)
+            reason = None if after is None else self._obstacle(session, after, head)
+            if after is not None and reason is None:
+                welcome = {"head": head, "recovered": True, "reason": None, "replay": head - after, "snapshot": None}
+                return Opening(after, welcome)
+            welcome = {"head": head, "recovered": after is None, "reason": reason, "replay": 0}
+            return Opening(head, {**welcome, "snapshot": {"runs": self._snapshot(session)}})
+
+    def read(self, after: int) -> list[dict[str, Any]]:
+        """Returns the next page of events."""
+        with self._database.user_session(self._user_id) as session:
+            return read_stream(session, self._user_id, after, PAGE)
+
+    def _locked_head(self, session: Session) -> int:
+        """Returns the head; nothing is appended until this transaction ends, so the snapshot is as of this head."""
+        query = select(UserStream.head).where(UserStream.user_id == self._user_id)
+        return session.scalar(query.with_for_update(read=True)) or 0
+
+    def _obstacle(self, session: Session, after: int, head: int) -> str | None:
+        if after > head:
+            return "ahead"
+        if after == head:
+            return None
+        query = select(func.min(RunEvent.seq)).where(RunEvent.user_id == self._user_id, RunEvent.seq > after)
+        return None if session.scalar(query) == after + 1 else "trimmed"
+
+    def _snapshot(self, session: Session) -> list[dict[str, Any]]:
+        own = select(Run).where(Run.user_id == self._user_id).order_by(Run.id.desc())
+        live = session.scalars(own.where(Run.status.in_(LIVE)).limit(SNAPSHOT_LIVE)).all()
+        recent = session.scalars(own.limit(SNAPSHOT_RECENT)).all()
+        runs = sorted({run.id: run for run in (*live, *recent)}.values(), key=lambda run: run.id, reverse=True)
+        queues = queue_views(session, self._user_id, runs, self._agents)
+        return [run_view(run, queues.get(run.id)) for run in runs]

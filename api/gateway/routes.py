@@ -1,0 +1,83 @@
+"""`/v1/stream`."""
+
+from __future__ import annotations
+
+import time
+from urllib.parse import urlsplit
+
+import structlog
+from flask import Blueprint, request
+
+from api.auth import bearer
+from api.gateway.executor import ConnectionExecutor
+from api.gateway.protocol import CloseCode, StreamClosedError, close_for
+from api.gateway.replay import Replay
+from api.gateway.sock import Sock
+from api.gateway.socket import StreamSocket
+from api.gateway.stream import Stream, close, read_hello, sign_in
+from api.state import Api, api
+from shared.errors import LanewiseError, UnauthorizedError
+from shared.tokens import Identity
+
+bp = Blueprint("gateway", __name__)
+sock = Sock()
+log = structlog.get_logger(__name__)
+
+
+@sock.route("/v1/stream", bp)
+def stream(socket: StreamSocket) -> None:
+    """Serves one connection from its upgrade to its end."""
+    state, began = api(), time.monotonic()
+    code, reason = CloseCode.NORMAL, ""
+    try:
+        _serve(state, socket)
+    except StreamClosedError as error:
+        code, reason = error.code, error.reason
+    except LanewiseError as error:
+        ending = close_for(error)
+        code, reason = ending.code, ending.reason
+    except OSError:
+        pass  # the other side is gone
+    except Exception:
+        code = CloseCode.OVERLOADED
+        log.exception("a stream failed")
+    if code == CloseCode.UNAUTHORIZED:
+        state.metrics.sign_in_failures.inc()
+    state.metrics.closes.labels(int(code)).inc()
+    close(socket, code, reason)
+    log.debug("a stream ended", code=int(code), reason=reason, seconds=round(time.monotonic() - began, 3))
+
+
+def _serve(state: Api, socket: StreamSocket) -> None:
+    _check_origin(state)
+    token = _bearer()
+    hello = read_hello(socket)
+    identity = sign_in(hello, token, state.tickets)
+    if "runs" not in identity.scopes:
+        raise StreamClosedError(CloseCode.FORBIDDEN, "the token lacks the scope 'runs'")
+    services = state.services
+    executor = ConnectionExecutor(services, state.submissions, state.catalogue, identity)
+    connection = Stream(socket, identity, executor, state.tickets)
+    with state.manager.register(identity.user_id, connection), state.hub.channel(identity.user_id) as channel:
+        connection.run(channel, Replay(services.database, identity.user_id, state.catalogue.all()), hello)
+
+
+def _check_origin(state: Api) -> None:
+    """Refuses other sites' pages: a browser always says where a page is from, and a program need not."""
+    origin = request.headers.get("Origin")
+    if origin is None or origin in state.services.settings.allowed_origins:
+        return
+    parts = urlsplit(origin)
+    same = parts.scheme in {"http", "https"} and origin == f"{parts.scheme}://{request.headers.get('Host', '')}"
+    if not same:
+        raise StreamClosedError(CloseCode.FORBIDDEN, "this origin may not connect")
+
+
+def _bearer() -> Identity | None:
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    try:
+        return bearer(header)
+    except UnauthorizedError as error:
+        raise StreamClosedError(CloseCode.UNAUTHORIZED, error.message) from error

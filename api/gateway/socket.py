@@ -1,0 +1,192 @@
+"""One WebSocket on the server's side, made safe for many readers of one stream.
+
+simple-websocket's own `send` may write half a frame under gevent and may not be called by two greenlets; it accepts
+compression (which costs three times the memory and makes frames stateful), buffers what comes in without limit and reads
+in a thread of its own. Here one lock guards all writing, each write has a deadline, nothing is compressed, and the
+request's own greenlet reads: it takes no more from the network than it can handle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+from simple_websocket import ConnectionError as HandshakeError
+from simple_websocket import Server
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Ping,
+    Pong,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
+from wsproto.utilities import LocalProtocolError, ProtocolError
+
+from api.gateway.protocol import CloseCode, StreamClosedError, bad_message
+from shared.errors import BadRequestError
+
+WRITE_DEADLINE_S = 10.0
+RECEIVE_BYTES = 16 * 1024
+RATE_PER_S = 400.0  # frames; above the 200 submissions a second that a user may send
+BURST = 4000.0
+MAX_REASON_BYTES = 123
+
+
+class _NoThread:
+    """Stands in for the thread that simple-websocket would read in."""
+
+    name = "none"
+
+    def __init__(self, target: Any) -> None:
+        del target
+
+    def start(self) -> None:
+        """Nothing: `messages` reads."""
+
+
+class StreamSocket(Server):  # type: ignore[misc] # published without types
+    """See the module.
+
+    Args:
+        environ: of the upgrade request.
+        max_message_bytes: the limit for what comes in; 1009 above.
+
+    Raises:
+        BadRequestError: the handshake is not one.
+    """
+
+    def __init__(self, environ: dict[str, Any], max_message_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
+        self._limit = max_message_bytes
+        self._parts: list[str] = []
+        self._size = 0
+        self._tokens, self._filled_at = BURST, time.monotonic()
+        try:
+            super().__init__(environ, receive_bytes=RECEIVE_BYTES, thread_class=_NoThread)
+        except (ProtocolError, HandshakeError) as error:
+            raise BadRequestError(f"not a WebSocket handshake: {error}") from None
+        self._sock = cast(socket.socket, self.sock)
+        self._sock.settimeout(WRITE_DEADLINE_S)
+
+    def messages(self, deadline: float | None = None) -> Iterator[str]:
+        """Yields text messages until the connection ends.
+
+        Args:
+            deadline: on the monotonic clock; then it stops.
+
+        Raises:
+            StreamClosedError: too big, too many, or not text.
+        """
+        while True:
+            while self.input_buffer:
+                yield self.input_buffer.pop(0)
+            if not self.connected or (deadline is not None and time.monotonic() >= deadline):
+                return
+            self._read(deadline)
+
+    def write(self, frames: bytes) -> None:
+        """Writes whole frames out.
+
+        Raises:
+            OSError: the other side is gone, or took too long (TimeoutError): nothing more can be written then.
+        """
+        with self._lock:
+            if self._closed:
+                raise BrokenPipeError
+            try:
+                self._sock.sendall(frames)
+            except OSError:
+                self._closed = True  # perhaps in the middle of a frame
+                self.abort()
+                raise
+
+    def finish(self, code: int, reason: str = "") -> None:
+        """Sends the close frame, unless that was done before, and lets the reader see the other side's answer."""
+        with contextlib.suppress(OSError, LocalProtocolError), self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
+            self._sock.sendall(self.ws.send(CloseConnection(code, text)))
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def abort(self) -> None:
+        """Cuts the connection; a reader that waits wakes up."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def linger(self, timeout_s: float) -> None:
+        """Reads and drops until the other side ends, so that it gets our close frame instead of a reset."""
+        deadline = time.monotonic() + timeout_s
+        with contextlib.suppress(OSError):
+            while (left := deadline - time.monotonic()) > 0:
+                self._sock.settimeout(left)
+                if not self._sock.recv(RECEIVE_BYTES):
+                    return
+
+    def _read(self, deadline: float | None) -> None:
+        """Reads once, at most until the deadline."""
+        left = WRITE_DEADLINE_S if deadline is None else max(0.01, deadline - time.monotonic())
+        self._sock.settimeout(min(left, WRITE_DEADLINE_S))
+        try:
+            data = self._sock.recv(RECEIVE_BYTES)
+        except TimeoutError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.connected = False
+            return
+        try:
+            self.ws.receive_data(data)
+            self.connected = self._handle_events()
+        except (ProtocolError, OSError):
+            self.connected = False
+
+    def _handle_events(self) -> bool:
+        for event in self.ws.events():
+            if isinstance(event, Request):
+                self.sock.sendall(self.ws.send(AcceptConnection()))
+            elif isinstance(event, CloseConnection):
+                self.close_reason, self.close_message = event.code, event.reason
+                with contextlib.suppress(OSError, LocalProtocolError):
+                    self.write(self.ws.send(event.response()))
+                return False
+            elif isinstance(event, RejectConnection):
+                return False
+            else:
+                self._handle_message(event)
+        return True
+
+    def _handle_message(self, event: Any) -> None:
+        self._spend()
+        if isinstance(event, TextMessage | BytesMessage):
+            self._size += len(event.data) + 1  # so that empty fragments come to an end, too
+            if self._size > self._limit:
+                raise StreamClosedError(CloseCode.TOO_BIG, f"a message may have {self._limit} bytes")
+            if not event.message_finished:
+                self._parts.append(str(event.data) if isinstance(event, TextMessage) else "")
+                return
+        if isinstance(event, Ping):
+            self.write(self.ws.send(event.response()))
+        elif isinstance(event, TextMessage):
+            self.input_buffer.append("".join((*self._parts, event.data)))
+            self._parts, self._size = [], 0
+        elif not isinstance(event, Pong):
+            raise bad_message("frames must be text")
+
+    def _spend(self) -> None:
+        now = time.monotonic()
+        self._tokens = min(BURST, self._tokens + (now - self._filled_at) * RATE_PER_S)
+        self._filled_at = now
+        if self._tokens < 1:
+            raise StreamClosedError(CloseCode.TOO_MANY_MESSAGES, "too many messages")
+        self._tokens -= 1

@@ -1,0 +1,157 @@
+"""The one Redis connection of a process that listens to channels.
+
+redis-py's `PubSub` connects again by itself and says nothing, and what was published meanwhile is gone. Here a lost
+connection is an event of its own: whoever listens is told that there may be a gap.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import redis
+import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from shared.redis import SOCKET_TIMEOUT_S, RedisError
+
+PING_S = 5.0
+SILENCE_S = 15.0
+RECONNECT_S = 0.5
+CHUNK = 1000
+
+log = structlog.get_logger(__name__)
+
+
+class Subscription:
+    """Listens in a thread of its own.
+
+    Args:
+        url: of Redis.
+        on_message: called with channel and text.
+        on_confirmed: called with a channel that Redis has subscribed.
+        on_gap: called after the connection was lost, and again when there is a new one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        on_message: Callable[[str, str], None],
+        on_confirmed: Callable[[str], None],
+        on_gap: Callable[[], None],
+    ) -> None:
+        self._url = url
+        self._on_message = on_message
+        self._on_confirmed = on_confirmed
+        self._on_gap = on_gap
+        self._lock = threading.Lock()
+        self._names: set[str] = set()
+        self._connection: redis.Connection | None = None
+        self._broken = False
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands."""
+        return self._connection is not None
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread = threading.Thread(target=self._run, name="lanewise-subscription", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, within about a second."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(2 * SOCKET_TIMEOUT_S)
+
+    def add(self, name: str) -> None:
+        """Subscribes a channel, now or with the next connection."""
+        with self._lock:
+            self._names.add(name)
+            self._send("SUBSCRIBE", name)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Unsubscribes channels."""
+        with self._lock:
+            self._names.difference_update(names)
+            self._send("UNSUBSCRIBE", *names)
+
+    def _send(self, *command: str) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.send_command(*command, check_health=False)
+        except RedisError:
+            self._broken = True  # the reader begins again, with all names
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except (RedisError, OSError) as error:
+                log.warning("the event subscription was lost", error=str(error))
+            except Exception:
+                log.exception("the event subscription failed")
+            self._connection = None
+            self._on_gap()
+            self._stopping.wait(RECONNECT_S)
+
+    def _listen(self) -> None:
+        connection = _new_connection(self._url)
+        try:
+            connection.connect()
+            with self._lock:
+                self._connection, self._broken = connection, False
+                names = sorted(self._names)
+                for start in range(0, len(names), CHUNK):
+                    self._send("SUBSCRIBE", *names[start : start + CHUNK])
+            self._on_gap()
+            self._read(connection)
+        finally:
+            with self._lock:
+                self._connection = None
+            connection.disconnect()
+
+    def _read(self, connection: redis.Connection) -> None:
+        heard = pinged = time.monotonic()
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if self._broken or now - heard > SILENCE_S:
+                raise redis.ConnectionError("no answer to a ping" if not self._broken else "a write failed")
+            if now - pinged > PING_S:
+                pinged = now
+                with self._lock:
+                    self._send("PING")
+            if connection.can_read(timeout=1):
+                heard = now
+                self._handle(connection.read_response())
+
+    def _handle(self, reply: object) -> None:
+        if not isinstance(reply, list):
+            return
+        match reply:
+            case ["message", str(name), str(text)]:
+                self._on_message(name, text)
+            case ["subscribe", str(name), _]:
+                self._on_confirmed(name)
+            case _:
+                pass
+
+
+def _new_connection(url: str) -> redis.Connection:
+    pool = redis.ConnectionPool.from_url(
+        url,
+        protocol=2,
+        decode_responses=True,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return pool.make_connection()

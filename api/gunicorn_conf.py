@@ -1,0 +1,82 @@
+"""gunicorn's settings. One gevent worker a process: `lanewise up --apis N` and compose start more processes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+from gunicorn.glogging import Logger
+
+from shared import logs
+from shared.errors import ConfigurationError
+from shared.settings import get_settings
+
+KEEPALIVE_S = 5
+# A wait on Postgres ends at the server after statement_timeout (30 s); this is for a server that is no longer there.
+QUERY_TIMEOUT_S = 40
+CONNECT_TIMEOUT_S = 5
+
+try:
+    settings = get_settings()
+except ConfigurationError as error:
+    sys.exit(f"lanewise api: {error.message}")
+
+
+class JsonLogger(Logger):  # type: ignore[misc] # published without types
+    """gunicorn's own words as lines of our log; no access log."""
+
+    def setup(self, cfg: Any) -> None:
+        """Called in the main process and again in each worker."""
+        del cfg
+        logs.configure(settings.log_level, "api")
+        self.error_log.setLevel(max(self.error_log.getEffectiveLevel(), 0))
+        self.error_log.propagate = True
+
+
+wsgi_app = "api.wsgi:app"
+worker_class = "gevent"
+workers = 1
+worker_connections = 20_000
+backlog = 2048
+keepalive = KEEPALIVE_S
+graceful_timeout = max(5, int(settings.drain_s))
+timeout = 60
+logger_class = JsonLogger
+accesslog = None
+control_socket_disable = True
+
+
+def post_fork(_server: Any, _worker: Any) -> None:
+    """Makes psycopg2 cooperative: it waits in gevent's loop, and never for ever."""
+    from psycogreen.gevent import gevent_wait_callback  # noqa: PLC0415 - not in the main process
+    from psycopg2 import extensions  # noqa: PLC0415
+
+    def wait(connection: Any) -> None:
+        connecting = connection.status == extensions.STATUS_SETUP
+        gevent_wait_callback(connection, timeout=CONNECT_TIMEOUT_S if connecting else QUERY_TIMEOUT_S)
+
+    extensions.set_wait_callback(wait)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Drains at SIGTERM: sockets and waiting requests are sent home, so that gunicorn has nobody left to wait for."""
+    import gevent  # noqa: PLC0415 - not in the main process
+
+    from api.app import EXTENSION  # noqa: PLC0415
+    from api.wsgi import app  # noqa: PLC0415
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        gevent.spawn(app.extensions[EXTENSION].drain)
+        worker.handle_exit(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def worker_exit(_server: Any, _worker: Any) -> None:
+    """Closes what is open."""
+    from api.app import EXTENSION  # noqa: PLC0415
+    from api.wsgi import app  # noqa: PLC0415
+
+    app.extensions[EXTENSION].close()

@@ -1,0 +1,268 @@
+"""What requests must look like and what answers look like: the source of both the checks and the OpenAPI document."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["queued", "running", "completed", "failed", "cancelled", "timed_out"]
+Json = dict[str, Any]
+
+
+class _Answer(BaseModel):
+    # Never used to check our own answers at run time; tests hold the answers to the schema.
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Body(BaseModel):
+    # A `user_id`, or any other name that we do not know, is refused instead of being quietly ignored.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FieldProblem(_Answer):
+    """One offending field."""
+
+    field: str
+    message: str
+
+
+class Problem(_Answer):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(description="stable, for programs")
+    detail: str = Field(description="for people")
+    errors: list[FieldProblem] = []
+    retry_after_s: float | None = None
+    correlation_id: str | None = None
+
+
+class RunSubmission(_Body):
+    """A run to be made."""
+
+    agent: str = Field(description="the name of an agent, see /v1/agents")
+    input: Any = Field(description="JSON that the agent's input schema accepts, at most 256 KiB")
+    thread_id: str | None = Field(None, description="default: a new thread")
+    metadata: Json = Field({}, description="JSON of your own, at most 16 KiB, given back with the run")
+    time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="seconds of running time over all attempts; default: the agent's"
+    )
+
+
+class Progress(_Answer):
+    """How far the agent says it is."""
+
+    fraction: float
+    note: str
+
+
+class Queue(_Answer):
+    """Where a queued run stands and why it waits."""
+
+    position: int = Field(description="among the user's parked runs, 1 is next; 0: a slot is granted")
+    reason: Literal["user_limit", "fleet_busy", "retry_backoff", "recovering", "redis_unavailable", "no_worker"]
+    eta_s: float | None
+
+
+class RunError(_Answer):
+    """Why a run did not complete."""
+
+    type: str
+    message: str
+    attempt: int
+    retryable: bool
+
+
+class Run(_Answer):
+    """One job of one user."""
+
+    id: str
+    agent: str
+    status: Status
+    thread_id: str
+    input: Any
+    output: Any
+    error: RunError | None
+    attempt: int
+    last_run_seq: int
+    progress: Progress
+    queue: Queue | None
+    metadata: Json
+    correlation_id: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Event(_Answer):
+    """Something that happened in a run; the same over REST and WebSocket."""
+
+    t: Literal["event"]
+    seq: int = Field(description="per user, gapless")
+    run_id: str
+    run_seq: int = Field(description="per run, gapless from 1")
+    thread_id: str
+    attempt: int
+    type: str
+    agent: str
+    at: datetime
+    correlation_id: str
+    data: Json
+
+
+class Agent(_Answer):
+    """What an agent is called, takes and may use."""
+
+    name: str
+    description: str
+    input_schema: Json
+    queue: str
+    time_limit_s: float
+    max_attempts: int
+
+
+class ThreadCreation(_Body):
+    """A thread to be made."""
+
+    title: str | None = Field(None, max_length=500)
+    metadata: Json = Field({}, description="JSON of your own, at most 16 KiB")
+
+
+class Thread(_Answer):
+    """Runs that belong together."""
+
+    id: str
+    title: str | None
+    metadata: Json
+    created_at: datetime
+
+
+class Document(_Answer):
+    """A file of the user's, without its content."""
+
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class Limits(_Answer):
+    """What one user may have at once."""
+
+    concurrent_runs: int
+    queued_runs: int
+
+
+class Me(_Answer):
+    """The caller."""
+
+    user_id: str
+    scopes: list[str]
+    expires_at: datetime
+    limits: Limits
+    slots_held: int | None = Field(description="null while Redis is away")
+    queued: int
+    running: int
+
+
+class Ticket(_Answer):
+    """What a browser shows in the WebSocket's hello."""
+
+    ticket: str
+    expires_in_s: int
+
+
+class Health(_Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Dependency(_Answer):
+    """One thing that the service needs."""
+
+    status: Literal["ok", "away"]
+    latency_ms: float | None = None
+    detail: str | None = None
+
+
+class Readiness(_Answer):
+    """Whether requests can be served: `degraded` still takes runs, which start later."""
+
+    status: Literal["ok", "degraded", "unavailable", "draining"]
+    dependencies: dict[str, Dependency]
+
+
+class Runs(_Answer):
+    """A page of runs, newest first."""
+
+    items: list[Run]
+    next_cursor: str | None
+
+
+class Events(_Answer):
+    """A page of events in their order."""
+
+    items: list[Event]
+    next_cursor: str | None
+
+
+class Agents(_Answer):
+    """The agents that running workers have."""
+
+    items: list[Agent]
+
+
+class Threads(_Answer):
+    """A page of threads, newest first."""
+
+    items: list[Thread]
+    next_cursor: str | None
+
+
+class Documents(_Answer):
+    """A page of documents, by name."""
+
+    items: list[Document]
+    next_cursor: str | None
+
+
+class PageQuery(_Query):
+    """Which page of a list."""
+
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = Field(None, description="`next_cursor` of the page before")
+
+
+class RunsQuery(PageQuery):
+    """Which runs."""
+
+    status: Status | None = None
+    thread_id: str | None = None
+    agent: str | None = None
+
+
+class EventsQuery(PageQuery):
+    """Which events of a run."""
+
+    after: int = Field(0, ge=0, le=2**31 - 1, description="only events with a higher `run_seq`")
+
+
+class WaitQuery(_Query):
+    """How long to wait."""
+
+    timeout_s: float = Field(30, ge=0, le=60, allow_inf_nan=False, description="seconds")
+
+
+class RunCancellation(_Body):
+    """Which run to cancel, over the WebSocket."""
+
+    run_id: str

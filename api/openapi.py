@@ -1,0 +1,162 @@
+"""The OpenAPI 3.1 document, made from the routes' declarations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from flask import Flask
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from werkzeug.routing import Rule
+
+from api import models
+from api.operations import Operation
+from api.problems import CONTENT_TYPE
+from shared.errors import (
+    BadRequestError,
+    ForbiddenError,
+    InvalidError,
+    LanewiseError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
+
+_REF = "#/components/schemas/{model}"
+_PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
+_PROBLEM = {CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+_TEXT = {"schema": {"type": "string"}}
+_DESCRIPTION = "Runs agents for many users at once. Every call but the open ones takes a bearer token."
+
+
+def document(app: Flask) -> dict[str, Any]:
+    """Returns the document for all declared routes of the app."""
+    routes = list(_routes(app))
+    paths: dict[str, Any] = {}
+    for rule, method, operation in routes:
+        path = _PARAMETER.sub(r"{\1}", rule.rule)
+        paths.setdefault(path, {})[method] = _operation(rule, operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Lanewise", "version": version("lanewise"), "description": _DESCRIPTION},
+        "paths": paths,
+        "components": {
+            "schemas": _schemas([operation for _, _, operation in routes]),
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+def _routes(app: Flask) -> Iterator[tuple[Rule, str, Operation]]:
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        if isinstance(view, Operation):
+            for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+                yield rule, method.lower(), view
+
+
+def _operation(rule: Rule, operation: Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "operationId": rule.endpoint.replace(".", "_"),
+        "tags": [rule.endpoint.partition(".")[0]],
+        "summary": operation.summary,
+        "description": operation.view.__doc__ or "",
+        "responses": {**_answers(operation), **_errors(operation)},
+    }
+    parameters = [*_path_parameters(rule), *_query_parameters(operation), *_headers(operation)]
+    if parameters:
+        found["parameters"] = parameters
+    if operation.body is not None:
+        found["requestBody"] = {"required": operation.body_required, "content": _content(operation.body)}
+    if operation.scope is not None:
+        found["security"] = [{"bearer": []}]
+    return found
+
+
+def _answers(operation: Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for status, answer in operation.answers.items():
+        found[str(status)] = {"description": HTTPStatus(status).phrase}
+        if answer is not None:
+            found[str(status)]["content"] = _content(answer)
+    return found
+
+
+def _errors(operation: Operation) -> dict[str, Any]:
+    kinds: set[type[LanewiseError]] = set(operation.errors)
+    if operation.scope is not None:
+        kinds |= {UnauthorizedError, ForbiddenError, UnavailableError}
+    if operation.query is not None:
+        kinds |= {BadRequestError, InvalidError}
+    if isinstance(operation.body, type):
+        kinds |= {BadRequestError, InvalidError, TooLargeError, UnsupportedMediaTypeError}
+    by_status = sorted({kind.status: kind for kind in kinds}.items())
+    return {
+        str(status): {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
+        for status, _ in by_status
+        if status not in operation.answers
+    }
+
+
+def _content(answer: type[BaseModel] | str) -> dict[str, Any]:
+    if isinstance(answer, str):
+        return {answer: _TEXT if answer.startswith("text/") else {"schema": {}}}
+    return {"application/json": {"schema": {"$ref": _REF.format(model=answer.__name__)}}}
+
+
+def _path_parameters(rule: Rule) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        for name in _PARAMETER.findall(rule.rule)
+    ]
+
+
+def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
+    if operation.query is None:
+        return []
+    schema = operation.query.model_json_schema(ref_template=_REF)
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": _plain(item)}
+        for name, item in schema["properties"].items()
+    ]
+
+
+def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a parameter's schema without its null: a parameter is left out instead."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
+    rest = {key: value for key, value in schema.items() if key not in {"anyOf", "title"}}
+    if kinds:
+        rest |= kinds[0]
+        rest.pop("default", None)
+    return rest
+
+
+def _headers(operation: Operation) -> list[dict[str, Any]]:
+    pattern = {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 255,
+        "pattern": r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$",
+    }
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": pattern}
+        for name, text in operation.request_headers.items()
+    ]
+
+
+def _schemas(operations: list[Operation]) -> dict[str, Any]:
+    wanted: dict[type[BaseModel], JsonSchemaMode] = {models.Problem: "serialization", models.Event: "serialization"}
+    for operation in operations:
+        for answer in operation.answers.values():
+            if isinstance(answer, type):
+                wanted[answer] = "serialization"
+        if isinstance(operation.body, type):
+            wanted[operation.body] = "validation"
+    _, schema = models_json_schema(list(wanted.items()), ref_template=_REF)
+    definitions: dict[str, Any] = schema["$defs"]
+    return definitions

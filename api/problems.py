@@ -1,0 +1,89 @@
+"""Every error leaves as `application/problem+json`: ours, Flask's, and whatever escapes."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import structlog
+from flask import Flask, Response, g
+from sqlalchemy.exc import DBAPIError
+from werkzeug.exceptions import HTTPException
+
+from shared.database import is_outage
+from shared.errors import (
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
+    LanewiseError,
+    MethodNotAllowedError,
+    NotFoundError,
+    QuotaError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
+from shared.jsonvalue import clean_json
+
+log = structlog.get_logger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+_BY_STATUS: dict[int, type[LanewiseError]] = {
+    kind.status: kind
+    for kind in (
+        BadRequestError, UnauthorizedError, ForbiddenError, NotFoundError, MethodNotAllowedError, ConflictError,
+        TooLargeError, UnsupportedMediaTypeError, QuotaError, UnavailableError,
+    )
+}  # fmt: skip
+_OUTAGE = "the database is away; try again shortly"
+
+
+def install(app: Flask) -> None:
+    """Registers the handlers."""
+    app.register_error_handler(HTTPException, _from_http)
+    app.register_error_handler(Exception, lambda error: problem_response(as_lanewise_error(error)))
+
+
+def as_lanewise_error(error: Exception) -> LanewiseError:
+    """Returns what to tell the caller; what nobody foresaw is logged and told without details."""
+    if isinstance(error, LanewiseError) and error.status < 500:  # noqa: PLR2004 - the caller's own errors
+        return error
+    if isinstance(error, UnavailableError):
+        log.warning("a store is away", error=str(error.__cause__ or error))
+        return error
+    # A wait on the database's socket that reached its bound surfaces as TimeoutError, outside the driver's own errors.
+    if isinstance(error, TimeoutError) or (isinstance(error, DBAPIError) and is_outage(error)):
+        log.warning("a store is away", error=str(error))
+        return UnavailableError(_OUTAGE, retry_after_s=2)
+    log.error("a request failed", exc_info=error)
+    return LanewiseError("something went wrong on our side; the correlation id finds it in our logs")
+
+
+def problem_of(error: LanewiseError) -> dict[str, Any]:
+    """Returns the problem object, free of what JSON readers choke on."""
+    body: dict[str, Any] = clean_json(error.problem())
+    return body
+
+
+def problem_response(error: LanewiseError) -> Response:
+    """Returns the answer to a request that failed with the error."""
+    body = problem_of(error)
+    if "correlation_id" in g:
+        body["correlation_id"] = g.correlation_id
+    response = Response(json.dumps(body), status=error.status, content_type=CONTENT_TYPE)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == UnauthorizedError.status:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _from_http(error: HTTPException) -> Response:
+    kind = _BY_STATUS.get(error.code or 500, BadRequestError if (error.code or 500) < 500 else LanewiseError)  # noqa: PLR2004
+    response = problem_response(kind(error.description or kind.title))
+    for name, value in error.get_headers():
+        if name in {"Allow", "Retry-After"}:
+            response.headers[name] = value
+    return response

@@ -1,0 +1,78 @@
+"""What an api process holds for all its requests; nothing in it belongs to a user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self, cast
+
+from flask import current_app
+
+from api.catalogue import AgentCatalogue
+from api.gateway.hub import Hub
+from api.gateway.manager import ConnectionManager
+from api.gateway.tickets import Tickets
+from api.metrics import Metrics
+from api.submission import Submissions
+from shared.services import Services
+from shared.settings import Settings
+from shared.tokens import TokenVerifier
+
+EXTENSION = "lanewise"
+POOL_SIZE = 10
+
+
+@dataclass(frozen=True)
+class Api:
+    """Services, caches and the gateway of one process."""
+
+    services: Services
+    metrics: Metrics
+    verifier: TokenVerifier
+    catalogue: AgentCatalogue
+    submissions: Submissions
+    tickets: Tickets
+    hub: Hub
+    manager: ConnectionManager
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Returns the state; nothing is connected before it is used."""
+        services = Services.open(settings, pool_size=POOL_SIZE)
+        metrics = Metrics()
+        catalogue = AgentCatalogue(services.database, settings.lease_s)
+        return cls(
+            services=services,
+            metrics=metrics,
+            verifier=TokenVerifier(settings),
+            catalogue=catalogue,
+            submissions=Submissions(services, catalogue, metrics),
+            tickets=Tickets(services),
+            hub=Hub(services, metrics),
+            manager=ConnectionManager(metrics),
+        )
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process is about to end."""
+        return self.manager.draining
+
+    @property
+    def redis_away(self) -> bool:
+        """Whether the process knows that Redis does not answer."""
+        return self.hub.following and not self.hub.connected
+
+    def drain(self) -> None:
+        """Sends every socket and every waiting request home; what is being handled ends by itself."""
+        self.manager.drain()
+        self.hub.release()
+
+    def close(self) -> None:
+        """Stops what runs in the background and closes every connection."""
+        self.drain()
+        self.hub.stop()
+        self.services.close()
+
+
+def api() -> Api:
+    """Returns the state of the present request's process."""
+    return cast(Api, current_app.extensions[EXTENSION])

@@ -1,0 +1,86 @@
+"""Waiting for the end of a run: told by the process's event subscription, not by asking Postgres again and again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from api.gateway.channel import Delivery
+from api.state import Api
+from shared import runs
+from shared.errors import NotFoundError, QuotaError
+from shared.events import TERMINAL
+from shared.queueing import queue_views
+from shared.states import ExecutionState
+
+LOOK_AGAIN_S = 5.0
+MAX_WAITERS = 2000
+_ENDS = frozenset(TERMINAL.values())
+_waiters = threading.BoundedSemaphore(MAX_WAITERS)
+
+
+class Waiter:
+    """Wakes at the end of a run, and when events were lost."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self.woken = threading.Event()
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        """See `channel.Listener`."""
+        if any(item.view["run_id"] == self._run_id and item.view["type"] in _ENDS for item in deliveries):
+            self.woken.set()
+
+    def lose(self) -> None:
+        """See `channel.Listener`."""
+        self.woken.set()
+
+
+def wait_for_end(state: Api, user_id: str, run_id: str, timeout_s: float) -> dict[str, Any]:
+    """Returns the public form of a run as soon as it has ended, else as it is after `timeout_s` seconds.
+
+    Raises:
+        NotFoundError: the user has no such run.
+        QuotaError: too many requests wait in this process.
+    """
+    deadline = time.monotonic() + timeout_s
+    view = _view(state, user_id, run_id)
+    if _has_ended(view) or timeout_s <= 0:
+        return view
+    if not _waiters.acquire(blocking=False):
+        raise QuotaError(f"{MAX_WAITERS} requests are waiting; ask again", retry_after_s=1)
+    waiter = Waiter(run_id)
+    try:
+        with state.hub.channel(user_id) as channel:
+            channel.add(waiter)
+            try:
+                return _wait(state, user_id, run_id, waiter, deadline)
+            finally:
+                channel.remove(waiter)
+    finally:
+        _waiters.release()
+
+
+def _wait(state: Api, user_id: str, run_id: str, waiter: Waiter, deadline: float) -> dict[str, Any]:
+    while True:
+        waiter.woken.clear()
+        view = _view(state, user_id, run_id)
+        left = deadline - time.monotonic()
+        if _has_ended(view) or left <= 0 or state.hub.released:
+            return view
+        waiter.woken.wait(min(left, LOOK_AGAIN_S))
+
+
+def _view(state: Api, user_id: str, run_id: str) -> dict[str, Any]:
+    with state.services.database.user_session(user_id) as session:
+        run = runs.find(session, user_id, run_id)
+        if run is None:
+            raise NotFoundError("no such run")
+        queues = queue_views(session, user_id, [run], state.catalogue.all(), redis_away=state.redis_away)
+        return runs.run_view(run, queues.get(run_id))
+
+
+def _has_ended(view: dict[str, Any]) -> bool:
+    return ExecutionState(view["status"]).is_end
