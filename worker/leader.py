@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
+from amqp.exceptions import ChannelError
+from kombu.exceptions import OperationalError
 from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -173,12 +175,13 @@ class Leader(Loop):
 
     def _length(self, queue: str) -> int | None:
         try:
-            with self._services.celery.connection_for_read() as connection:
-                connection.ensure_connection(max_retries=1, timeout=2)
+            with self._services.celery.connection_or_acquire() as connection:
                 channel: Any = connection.default_channel
                 return int(channel.queue_declare(queue, passive=True).message_count)
-        except Exception as error:  # noqa: BLE001 - kombu raises what the transport raises; unknown is not empty
-            log.warning("the length of a queue is not known", queue=queue, error=str(error))
+        except ChannelError:
+            return 0  # on Redis an empty queue is one that is not there
+        except (OperationalError, RedisError, OSError) as error:
+            log.warning("the length of a queue is not known: the broker is away", queue=queue, error=str(error))
             return None
 
 
