@@ -29,7 +29,7 @@ LAST_TYPES = frozenset(f"run_{state}" for state in ENDS)
 
 FINAL_CODES = {4400: "a message was bad", 4403: "forbidden", 4409: "replaced by a newer connection", 1009: "too big"}
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-MAX_FRAME_BYTES = 64 * 1024 * 1024  # a snapshot holds whole runs
+MAX_FRAME_BYTES = 128 * 1024 * 1024  # a snapshot holds whole runs
 MAX_FRAMES_AHEAD = 64  # received but not yet taken: beyond that the service waits
 GIVE_UP_S = 120.0  # without a working connection, after there has been one
 MAX_RETRY_S = 30.0  # what a service may ask us to wait

@@ -1,0 +1,188 @@
+"""What the client's commands print: for people, or JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lanewise import render
+from lanewise.board import Board, RunView
+from lanewise.cli.root import FAILED, INTERRUPTED, OK
+from lanewise.client import Client
+from lanewise.errors import GapError
+from lanewise.stream import Event, Stream
+
+Json = dict[str, Any]
+
+PLAIN_WIDTH = 200  # where nobody sees the edge, tables need not be squeezed
+
+
+class Output:
+    """Results go to standard output, what is said on the way to standard error.
+
+    Args:
+        as_json: JSON lines only.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._out = _console(stderr=False)
+        self._err = _console(stderr=True)
+
+    def agents(self, agents: Sequence[Json]) -> None:
+        """Prints the agents and what they take."""
+        if self._as_json:
+            return self._lines(agents)
+        table = Table("agent", "what it does", "input", box=None, header_style="bold", pad_edge=False)
+        for agent in agents:
+            words = Text(render.line(agent["description"], 300))
+            table.add_row(Text(agent["name"], "bold"), words, Text(_fields(agent["input_schema"]), "dim"))
+        return self._out.print(table if agents else "no worker with agents is running")
+
+    def submitted(self, run: Json) -> None:
+        """Prints the id of a new run."""
+        if self._as_json:
+            return self._lines([run])
+        click.echo(run["id"])
+        if self._err.is_terminal:
+            self._err.print(f"[dim]{render.queue(run['queue'])}; follow it: lanewise watch {run['id']}[/]")
+        return None
+
+    def runs(self, runs: Sequence[Json]) -> None:
+        """Prints a list of runs."""
+        if self._as_json:
+            return self._lines(runs)
+        table = Table("run", "agent", "status", "submitted", "ran", box=None, header_style="bold", pad_edge=False)
+        for run in runs:
+            state, when = render.status(run["status"]), render.ago(run["created_at"])
+            table.add_row(run["id"], Text(render.line(run["agent"], 24)), state, when, render.took(run))
+        return self._out.print(table if runs else "no runs")
+
+    def run(self, run: Json) -> None:
+        """Prints a run and its result."""
+        if self._as_json:
+            return self._lines([run])
+        pairs: list[tuple[str, Any]] = [
+            ("run", Text(run["id"])),
+            ("agent", Text(render.clean(run["agent"]))),
+            ("status", render.status(run["status"])),
+            ("thread", Text(run["thread_id"])),
+            ("submitted", Text(f"{run['created_at']} ({render.ago(run['created_at'])})")),
+        ]
+        if run["started_at"]:
+            tries = f", attempt {run['attempt']}" if run["attempt"] > 1 else ""
+            pairs.append(("ran", Text(render.took(run) + tries)))
+        if run["queue"]:
+            pairs.append(("waits", Text(render.queue(run["queue"]))))
+        elif run["status"] == "running":
+            progress = run["progress"]
+            pairs.append(("progress", Text(f"{progress['fraction']:.0%} {render.line(progress['note'])}")))
+        pairs.append(("input", Text(render.line(json.dumps(run["input"], ensure_ascii=False), 300))))
+        self._out.print(render.facts(pairs))
+        return self._result(run)
+
+    def cancelled(self, run: Json) -> None:
+        """Prints what became of a wish to cancel."""
+        if self._as_json:
+            return self._lines([run])
+        words = {"running": "asked to stop", "cancelled": "cancelled"}
+        return self._out.print(Text(words.get(run["status"], f"it had ended before: {run['status']}")))
+
+    def follow(self, client: Client, run: Json) -> int:
+        """Follows one run to its end and prints its result; returns the exit code."""
+        view = RunView.of(run)
+        try:
+            with client.stream(run_id=run["id"]) as stream, self._board({view.id: view}, self._err) as board:
+                for event in stream:
+                    view.apply(event)
+                    self._tell(event, view, board, self._err)
+        except KeyboardInterrupt:
+            self._err.print(f"the run goes on: lanewise watch {run['id']} · lanewise cancel {run['id']}", style="dim")
+            return INTERRUPTED
+        run = client.run(run["id"])
+        if self._as_json:
+            self._lines([run])
+        else:
+            self._result(run)
+        return OK if run["status"] == "completed" else FAILED
+
+    def follow_all(self, client: Client) -> int:
+        """Follows all the user's runs until Ctrl-C."""
+        with contextlib.suppress(KeyboardInterrupt), client.stream() as stream:
+            stream.open()
+            views = _live_runs(stream.snapshot)
+            with self._board(views, self._out) as board:
+                if board:
+                    board.print("[dim]your runs, live; Ctrl-C ends the watching, not the runs[/]")
+                for event in _over_gaps(stream, views):
+                    view = views.setdefault(event["run_id"], RunView(event["run_id"], render.line(event["agent"])))
+                    view.apply(event)
+                    self._tell(event, view, board, self._out)
+        return OK
+
+    def _tell(self, event: Event, view: RunView, board: Board | None, console: Console) -> None:
+        """Says an event: as JSON, as a line, or, where there is a live picture, only what it does not show."""
+        if self._as_json:
+            self._lines([event])
+        elif board is None:
+            console.print(_event_line(event))
+        else:
+            for line in view.lines(event):
+                board.print(Text(f"  {line}", "dim"))
+
+    def _board(self, views: Mapping[str, RunView], console: Console) -> contextlib.AbstractContextManager[Board | None]:
+        if self._as_json or not console.is_terminal:
+            return contextlib.nullcontext()
+        return Board(console, views)
+
+    def _result(self, run: Json) -> None:
+        if run["error"]:
+            error = run["error"]
+            again = " (worth another try)" if error["retryable"] else ""
+            self._out.print(Text(f"{error['type']}: {render.clean(error['message'])}{again}", "red"))
+        elif run["status"] == "completed":
+            self._out.print(render.value(run["output"]))
+
+    def _lines(self, items: Sequence[Mapping[str, Any]]) -> None:
+        for item in items:
+            sys.stdout.write(json.dumps(item) + "\n")
+        sys.stdout.flush()
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
+
+
+def _event_line(event: Event) -> Text:
+    style = render.STYLES.get(event["type"].removeprefix("run_"), "")
+    clock, run_id, words = event["at"][11:19], event["run_id"][-8:], render.event(event)
+    return Text(f"{clock} {run_id} {render.line(event['agent'], 16):<10} {event['type']:<15} {words}".rstrip(), style)
+
+
+def _live_runs(snapshot: Any) -> dict[str, RunView]:
+    views = [RunView.of(run) for run in reversed((snapshot or {}).get("runs", []))]
+    return {view.id: view for view in views if not view.ended}
+
+
+def _over_gaps(stream: Stream, views: dict[str, RunView]) -> Iterator[Event]:
+    while True:
+        try:
+            yield from stream
+        except GapError as gap:
+            views.update(_live_runs(gap.snapshot))
+        else:
+            return
+
+
+def _fields(schema: Mapping[str, Any]) -> str:
+    required = schema.get("required", [])
+    return ", ".join(name if name in required else f"[{name}]" for name in schema.get("properties", {}))
