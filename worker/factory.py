@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,10 @@ class _Held:
     """What the factory knows of a run that is open."""
 
     context: UserExecutionContext
+    opened: float
     touched: float
-    callbacks: list[Callable[[], None]] = field(default_factory=list)
+    callbacks: ExitStack = field(default_factory=ExitStack)
+    errors: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,10 @@ class AgentInstanceFactory:
         Raises:
             ConfigurationError: the run is not open here.
         """
-        if context.run_id not in self._held:
+        held = self._find(context)
+        if held is None:
             raise ConfigurationError(f"run {context.run_id} is not open in this factory")
-        self._held[context.run_id].callbacks.append(callback)
+        held.callbacks.callback(self._attempt, held, callback)
 
     def cleanup_user_context(self, context: UserExecutionContext) -> bool:
         """Closes a run: calls its callbacks in reverse order, each one whatever the others raised.
@@ -106,20 +109,17 @@ class AgentInstanceFactory:
         Returns:
             False if it was closed before.
         """
-        held = self._held.pop(context.run_id, None)
+        held = self._find(context)
         if held is None:
             return False
-        errors = 0
-        for callback in reversed(held.callbacks):
-            try:
-                callback()
-            except Exception:  # one clean-up's failure must not keep the others from running
-                errors += 1
-                log.exception("a clean-up failed", run_id=context.run_id, correlation_id=context.correlation_id)
-        self._counters["runs_cleaned"] += 1
-        self._counters["cleanup_errors"] += errors
-        duration = self._clock() - held.touched
-        self._history.append(PastRun(context.run_id, context.correlation_id, duration, errors))
+        del self._held[context.run_id]
+        try:
+            held.callbacks.close()
+        finally:
+            self._counters["runs_cleaned"] += 1
+            self._counters["cleanup_errors"] += held.errors
+            duration = self._clock() - held.opened
+            self._history.append(PastRun(context.run_id, context.correlation_id, duration, held.errors))
         return True
 
     def cleanup_inactive(self, idle_s: float) -> int:
@@ -143,10 +143,22 @@ class AgentInstanceFactory:
         return dict(self._counters)
 
     def _adopt(self, context: UserExecutionContext) -> None:
-        if context.run_id in self._held:
-            known = self._held[context.run_id].context
-            if known.user_id != context.user_id:
-                raise ConfigurationError(f"run {context.run_id} is open for another user")
-            return
-        self._held[context.run_id] = _Held(context, self._clock())
-        self._counters["runs_opened"] += 1
+        if self._find(context) is None:
+            now = self._clock()
+            self._held[context.run_id] = _Held(context, now, now)
+            self._counters["runs_opened"] += 1
+
+    def _find(self, context: UserExecutionContext) -> _Held | None:
+        held = self._held.get(context.run_id)
+        if held is not None and held.context.user_id != context.user_id:
+            raise ConfigurationError(f"run {context.run_id} is open for another user")
+        return held
+
+    @staticmethod
+    def _attempt(held: _Held, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception:  # one clean-up's failure must not keep the others from running
+            held.errors += 1
+            context = held.context
+            log.exception("a clean-up failed", run_id=context.run_id, correlation_id=context.correlation_id)
