@@ -64,7 +64,8 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
 
     def __init__(self, environ: dict[str, Any], max_message_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = False  # nothing more may be written
+        self._over = False  # nothing more will come
         self._limit = max_message_bytes
         self._parts: list[str] = []
         self._size = 0
@@ -125,6 +126,8 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
 
     def linger(self, timeout_s: float) -> None:
         """Reads and drops until the other side ends, so that it gets our close frame instead of a reset."""
+        if self._over:
+            return
         deadline = time.monotonic() + timeout_s
         with contextlib.suppress(OSError):
             while (left := deadline - time.monotonic()) > 0:
@@ -143,7 +146,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         except OSError:
             data = b""
         if not data:
-            self.connected = False
+            self._over, self.connected = True, False
             return
         try:
             self.ws.receive_data(data)
@@ -156,7 +159,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             if isinstance(event, Request):
                 self.sock.sendall(self.ws.send(AcceptConnection()))
             elif isinstance(event, CloseConnection):
-                self.close_reason, self.close_message = event.code, event.reason
+                self._over = True
                 with contextlib.suppress(OSError, LocalProtocolError):
                     self.write(self.ws.send(event.response()))
                 return False

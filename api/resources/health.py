@@ -9,6 +9,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from api.models import Health, Readiness
 from api.operations import json_response, operation
@@ -19,6 +20,7 @@ from shared.migrate import head_revision
 from shared.redis import RedisError
 
 bp = Blueprint("health", __name__)
+NOT_MIGRATED = "its schema is older than this code: run `lanewise migrate`"
 _REVISION = text("SELECT version_num FROM lanewise.alembic_version")
 
 
@@ -54,6 +56,8 @@ def _timed(check: Callable[[Api], str | None], state: Api) -> dict[str, Any]:
         problem = check(state)
     except (LanewiseError, RedisError, OSError):
         problem = "does not answer"
+    except ProgrammingError:
+        problem = NOT_MIGRATED
     latency_ms = round((time.monotonic() - began) * 1000, 2)
     return {"status": "away" if problem else "ok", "latency_ms": latency_ms, "detail": problem}
 
@@ -63,7 +67,7 @@ def _postgres(state: Api) -> str | None:
         present = session.scalar(_REVISION)
     # Revisions are numbered; a higher one than ours is fine: migrations only extend what running code uses.
     behind = str(present) < _needed()
-    return f"the schema is at {present}, this code needs {_needed()}: run `lanewise migrate`" if behind else None
+    return NOT_MIGRATED if behind else None
 
 
 def _redis(state: Api) -> str | None:

@@ -160,6 +160,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     agents, workers, leases, user_streams, user_limits, threads, runs, run_events, documents, idempotency_keys
     TO lanewise_service;
 GRANT SELECT, INSERT ON audit_log TO lanewise_service;
+GRANT SELECT ON alembic_version TO lanewise_service; -- readiness compares it with what the code needs
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA lanewise FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION append_events, claim_run, end_run TO lanewise_service;
 GRANT SELECT ON documents TO lanewise_run;
