@@ -18,9 +18,13 @@ from lanewise.secrets import ensure_secrets, make_data_dir
 from lanewise.stores import Stores
 from lanewise.supervisor import StopRequested, Supervisor
 from shared.errors import ConfigurationError
+from shared.settings import Settings
+from shared.tokens import make_token
 
 API_PORT = 8000
 FLOWER_PORT = 5555
+TOKENS = {"alice": ("runs",), "bob": ("runs",), "admin": ("runs", "admin")}  # to try it with: user and scopes
+TOKEN_TTL_S = 12 * 3600
 FLEET_STAGE, STORES_STAGE = 0, 2  # of stopping; Flower's is between them
 PACKAGES = ("api", "worker", "shared", "lanewise")
 
@@ -79,7 +83,7 @@ def up(options: UpOptions) -> None:
             stores.start(supervisor, STORES_STAGE)
             fleet.start(supervisor, FLEET_STAGE)
             fleet.wait_ready(supervisor)
-            _summarize(console, options, fleet)
+            _summarize(console, options, fleet, stores.settings)
             print(f"ready {fleet.urls[0]}", flush=True)  # noqa: T201 - the line that scripts wait for
             supervisor.run()
         console.print(f"[dim]stopping; runs get {fleet.drain_s:g} s, a second signal hands them back at once …[/]")
@@ -108,7 +112,7 @@ def _plan(options: UpOptions, stores: Stores, flower_password: str, stack: conte
     )
 
 
-def _summarize(console: Console, options: UpOptions, fleet: Fleet) -> None:
+def _summarize(console: Console, options: UpOptions, fleet: Fleet, settings: Settings) -> None:
     for url in fleet.urls:
         console.print(f"[bold]Console[/]   {url}/   [dim]the API's page: {url}/docs[/]")
     if fleet.flower_port is not None:
@@ -122,6 +126,18 @@ def _summarize(console: Console, options: UpOptions, fleet: Fleet) -> None:
     for number, port in enumerate(fleet.metrics_ports, 1):
         console.print(f"[bold]Metrics[/]   http://{LOOPBACK}:{port}/metrics   [dim]worker.{number}[/]")
     console.print(f"[bold]Logs[/]      {escape(str(fleet.logs))}")
+    if settings.jwt_jwks_file is not None:
+        return  # tokens are made by whoever holds the private key
+    for user, scopes in TOKENS.items():
+        token = make_token(
+            settings.jwt_keys[0],
+            user,
+            scopes=scopes,
+            ttl_s=TOKEN_TTL_S,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+        )
+        console.print(f"[bold]Token[/]     [dim]{user}[/] {token}")
 
 
 @contextlib.contextmanager

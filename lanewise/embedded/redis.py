@@ -49,6 +49,7 @@ class EmbeddedRedis(EmbeddedServer):
             cwd=self.folder,
             stdin=self._configuration().encode(),
             pass_fds=(self._take_lock(),),
+            # Its parent's death may kill it: what it has answered is in the kernel's hands already.
         )
 
     def ready(self) -> bool:
