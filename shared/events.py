@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
 import redis
@@ -14,35 +13,12 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
 from shared.database import Executor
+from shared.event_types import EventType
 from shared.models import RunEvent, UserStream
 from shared.redis import Keys
 from shared.states import ExecutionState
 
-MAX_DATA_BYTES = 64 * 1024
 _APPEND = text("SELECT * FROM append_events(CAST(:events AS jsonb))")
-
-
-class EventType(StrEnum):
-    """Every kind of event that a client can see."""
-
-    RUN_QUEUED = "run_queued"
-    RUN_POSITION = "run_position"
-    RUN_STARTED = "run_started"
-    RUN_RECOVERING = "run_recovering"
-    RUN_COMPLETED = "run_completed"
-    RUN_FAILED = "run_failed"
-    RUN_CANCELLED = "run_cancelled"
-    RUN_TIMED_OUT = "run_timed_out"
-    AGENT_STARTED = "agent_started"
-    AGENT_THINKING = "agent_thinking"
-    AGENT_PROGRESS = "agent_progress"
-    AGENT_TOKEN = "agent_token"  # noqa: S105 - a token of text
-    AGENT_COMPLETED = "agent_completed"
-    AGENT_FAILED = "agent_failed"
-    TOOL_EXECUTING = "tool_executing"
-    TOOL_COMPLETED = "tool_completed"
-    TOOL_FAILED = "tool_failed"
-    TOOL_DENIED = "tool_denied"
 
 
 TERMINAL = {
@@ -51,8 +27,6 @@ TERMINAL = {
     ExecutionState.CANCELLED: EventType.RUN_CANCELLED,
     ExecutionState.TIMED_OUT: EventType.RUN_TIMED_OUT,
 }
-# What a sandbox may emit; the rest is for the runner, the api and the leader to say.
-SANDBOX_TYPES = frozenset(kind for kind in EventType if not kind.startswith("run_"))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 from shared import audit
 from shared.context import UserExecutionContext
 from shared.database import Executor, load_sql
-from shared.events import TERMINAL, Event, EventType, StoredEvent, append, iso, numbered, to_json
+from shared.event_types import EventType
+from shared.events import TERMINAL, Event, StoredEvent, append, iso, numbered, to_json
 from shared.messages import RunMessage
 from shared.models import Agent, Run
 from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.context import UserExecutionContext, validate_user_context
-from shared.events import EventType
+from shared.event_types import EventType
 from shared.jsonvalue import check_json, clean_json
 from shared.states import ExecutionState
 from worker.authoring import Agent, AgentExecutionContext

@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.context import UserExecutionContext, validate_user_context
 from shared.errors import InvalidError, TooLargeError
-from shared.events import MAX_DATA_BYTES, EventType
+from shared.event_types import MAX_DATA_BYTES, EventType
 from worker.interfaces import EventBridge
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -9,14 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from shared.context import UserExecutionContext, validate_user_context
 from shared.errors import ConfigurationError
 from worker.authoring import Agent
 from worker.registry import AgentClassRegistry
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)  # not structlog: this module is loaded by every sandbox
 
 HISTORY = 100
 
@@ -161,4 +160,4 @@ class AgentInstanceFactory:
         except Exception:  # one clean-up's failure must not keep the others from running
             held.errors += 1
             context = held.context
-            log.exception("a clean-up failed", run_id=context.run_id, correlation_id=context.correlation_id)
+            log.exception("a clean-up of run %s failed (correlation %s)", context.run_id, context.correlation_id)

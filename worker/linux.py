@@ -39,6 +39,14 @@ def children() -> list[int]:
         return []
 
 
+def address_space() -> int:
+    """Returns how many bytes of address space this process has in use; 0 where that cannot be read."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
 def threads() -> int:
     """Returns how many threads this process has, those of C libraries included."""
     try:

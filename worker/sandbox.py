@@ -10,7 +10,6 @@ import signal
 import socket
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from shared.context import UserExecutionContext
@@ -23,19 +22,17 @@ from worker.managers import SandboxDatabase, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.tooling import describe_error
 
-MIB = 1024 * 1024
-
 
 @dataclass(frozen=True)
 class SandboxLimits:
     """What each sandbox is confined to.
 
     Args:
-        memory_mb: address space beyond what the zygote has, MiB.
+        address_space: bytes.
         folder: where each sandbox gets a folder of its own.
     """
 
-    memory_mb: int
+    address_space: int
     folder: str
 
 
@@ -51,13 +48,11 @@ def confine(limits: SandboxLimits) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    folder = Path(limits.folder) / str(os.getpid())
-    folder.mkdir(mode=0o700)
+    folder = f"{limits.folder}/{os.getpid()}"
+    os.mkdir(folder, mode=0o700)  # noqa: PTH102 - each module touched here is copied memory in every sandbox
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").exists() else 0
-    address_space = pages * resource.getpagesize() + limits.memory_mb * MIB
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.address_space, limits.address_space))
 
 
 def run(sock: socket.socket, registry: AgentClassRegistry) -> None:

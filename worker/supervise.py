@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 
 from shared.errors import FrameError, LanewiseError
-from shared.events import MAX_DATA_BYTES, SANDBOX_TYPES, Event, EventType
+from shared.event_types import MAX_DATA_BYTES, SANDBOX_TYPES, EventType
+from shared.events import Event
 from shared.frames import FrameReader, encode_frame
 from shared.jsonvalue import check_json, clean_json
 from shared.outcomes import Completed, Failed, Lost, Outcome

@@ -15,10 +15,16 @@ from pydantic import ValidationError
 
 from shared.context import UserExecutionContext, validate_user_context
 from shared.errors import ConfigurationError, InvalidContextError, LanewiseError
-from shared.events import EventType
+from shared.event_types import EventType
 from shared.ids import new_id
 from worker.authoring import Tool, ToolError, ToolScope
 from worker.emitter import UserWebSocketEmitter
+
+
+class ToolCancelledError(ToolError):
+    """The agent was cancelled while it waited for a tool."""
+
+    code = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ class ToolDispatcher:
             InvalidContextError: a tampered context or another user's.
         """
         context = self._check_context(user_context)
+        tool_name = str(tool_name)  # a model may have named it
         started = time.perf_counter()
         tool = self.registry.get(tool_name)
         if tool is None:
@@ -152,6 +159,9 @@ class ToolDispatcher:
         try:
             checked = tool.Parameters.model_validate(dict(parameters))
             value = await _run(tool, context.create_child_context(f"tool:{tool_name}"), checked)
+        except asyncio.CancelledError:
+            self._failed(tool_name, ToolCancelledError("the call was cancelled"), time.perf_counter() - started)
+            raise
         except Exception as error:  # noqa: BLE001 - the boundary round foreign code: every failure becomes a value
             return self._failed(tool_name, error, time.perf_counter() - started)
         duration = time.perf_counter() - started

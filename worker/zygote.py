@@ -151,7 +151,7 @@ def _kill_group(pid: int, signum: int) -> None:
 
 
 def main() -> None:
-    """Starts from an exec: argument 1 is the worker's pid, argument 2 the limits as JSON."""
+    """Starts from an exec: argument 1 is the worker's pid, argument 2 what sandboxes get, as JSON."""
     linux.die_with_parent(int(sys.argv[1]))
     control = socket.socket(fileno=0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the supervisor; the worker tells us when to end
@@ -167,7 +167,10 @@ def main() -> None:
     control.send(json.dumps({"op": "ready", "notes": notes}).encode())
     gc.collect()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
-    Zygote(control, registry, sandbox.SandboxLimits(**json.loads(sys.argv[2]))).serve()
+    given = json.loads(sys.argv[2])
+    limits = sandbox.SandboxLimits(linux.address_space() + given["memory_mb"] * 1024 * 1024, given["folder"])
+    Zygote(control, registry, limits).serve()
+    os._exit(0)  # libraries that complain at the interpreter's end have nothing to tell anybody here
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from shared import events, runs
 from shared.database import Database
-from shared.events import Event, EventType, StoredEvent, append
+from shared.event_types import EventType
+from shared.events import Event, StoredEvent, append
 from shared.models import Run, RunEvent
 from shared.outcomes import Completed, Lost
 from shared.services import Services

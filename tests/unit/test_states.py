@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from shared.errors import IllegalTransitionError
-from shared.events import SANDBOX_TYPES, TERMINAL, EventType
+from shared.event_types import SANDBOX_TYPES, EventType
+from shared.events import TERMINAL
 from shared.outcomes import Cancelled, Completed, Failed, TimedOut
 from shared.states import ENDS, LIVE, TRANSITIONS, ExecutionState, check_transition
 
