@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import structlog.testing
 
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError, InvalidContextError, UnknownAgentError
@@ -100,18 +99,21 @@ def test_a_scope_cleans_up_whatever_happens_in_it(factory: AgentInstanceFactory,
     assert factory.active_runs == []
 
 
-def test_callbacks_run_in_reverse_order_and_survive_each_others_errors(factory: AgentInstanceFactory) -> None:
+def test_callbacks_run_in_reverse_order_and_survive_each_others_errors(
+    factory: AgentInstanceFactory, caplog: pytest.LogCaptureFixture
+) -> None:
     context = a_context()
     notes: list[str] = []
-    with structlog.testing.capture_logs() as logs, factory.user_execution_scope(context):
+    with factory.user_execution_scope(context):
         for note, error in (("first", None), ("second", ValueError("a")), ("third", OSError("b")), ("fourth", None)):
             factory.add_cleanup(context, noting(notes, note, error))
     assert notes == ["fourth", "third", "second", "first"]
     assert factory.counters["cleanup_errors"] == 2
     assert factory.run_history[-1].cleanup_errors == 2
-    assert [(entry["run_id"], entry["correlation_id"]) for entry in logs] == [
-        (context.run_id, context.correlation_id)
-    ] * 2
+    assert len(caplog.records) == 2
+    assert all(
+        id_ in record.getMessage() for record in caplog.records for id_ in (context.run_id, context.correlation_id)
+    )
 
 
 def test_an_interrupt_in_a_callback_is_passed_on_after_the_others_have_run(factory: AgentInstanceFactory) -> None:
@@ -127,7 +129,7 @@ def test_an_interrupt_in_a_callback_is_passed_on_after_the_others_have_run(facto
 
 def test_a_callback_that_raises_hides_no_error_of_the_body(factory: AgentInstanceFactory) -> None:
     context = a_context()
-    with structlog.testing.capture_logs(), pytest.raises(LookupError), factory.user_execution_scope(context):
+    with pytest.raises(LookupError), factory.user_execution_scope(context):
         factory.add_cleanup(context, noting([], "", ValueError("of the clean-up")))
         raise LookupError
 
