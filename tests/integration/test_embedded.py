@@ -108,7 +108,7 @@ def test_no_secret_shows_in_processes_logs_or_reprs(data_dir: Path) -> None:
         shown = repr((postgres, redis_, secrets, postgres._process and postgres._process.spec))
         for process in family(postgres.pid or 0) + family(redis_.pid or 0):
             with contextlib.suppress(psutil.NoSuchProcess):  # a session that has just ended
-                shown += repr(process.cmdline()) + repr(process.environ())
+                shown += " ".join(process.cmdline()) + repr(process.environ())
     for log in (data_dir / "log").iterdir():
         shown += log.read_text()
     assert "cluster_name=lanewise" in shown
