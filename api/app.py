@@ -10,7 +10,7 @@ from flask import Flask, Response, g, request
 from api import problems
 from api.gateway import routes as gateway
 from api.operations import Operation
-from api.resources import agents, documents, docs, health, me, metrics, runs, threads, tickets
+from api.resources import agents, docs, documents, health, me, metrics, runs, threads, tickets
 from api.state import EXTENSION, Api, api
 from shared.ids import new_id
 from shared.settings import Settings

@@ -51,11 +51,15 @@ control_socket_disable = True
 def post_fork(_server: Any, _worker: Any) -> None:
     """Makes psycopg2 cooperative: it waits in gevent's loop, and never for ever."""
     from psycogreen.gevent import gevent_wait_callback  # noqa: PLC0415 - not in the main process
-    from psycopg2 import extensions  # noqa: PLC0415
+    from psycopg2 import OperationalError, extensions  # noqa: PLC0415
 
     def wait(connection: Any) -> None:
         connecting = connection.status == extensions.STATUS_SETUP
-        gevent_wait_callback(connection, timeout=CONNECT_TIMEOUT_S if connecting else QUERY_TIMEOUT_S)
+        timeout_s = CONNECT_TIMEOUT_S if connecting else QUERY_TIMEOUT_S
+        try:
+            gevent_wait_callback(connection, timeout=timeout_s)
+        except TimeoutError:  # psycopg2 closes the connection then
+            raise OperationalError(f"the server did not answer within {timeout_s} s") from None
 
     extensions.set_wait_callback(wait)
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import structlog
 from flask import Flask, Response, g
-from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException
 
-from shared.database import is_outage
 from shared.errors import (
     BadRequestError,
     ConflictError,
@@ -37,7 +35,6 @@ _BY_STATUS: dict[int, type[LanewiseError]] = {
         TooLargeError, UnsupportedMediaTypeError, QuotaError, UnavailableError,
     )
 }  # fmt: skip
-_OUTAGE = "the database is away; try again shortly"
 
 
 def install(app: Flask) -> None:
@@ -53,10 +50,6 @@ def as_lanewise_error(error: Exception) -> LanewiseError:
     if isinstance(error, UnavailableError):
         log.warning("a store is away", error=str(error.__cause__ or error))
         return error
-    # A wait on the database's socket that reached its bound surfaces as TimeoutError, outside the driver's own errors.
-    if isinstance(error, TimeoutError) or (isinstance(error, DBAPIError) and is_outage(error)):
-        log.warning("a store is away", error=str(error))
-        return UnavailableError(_OUTAGE, retry_after_s=2)
     log.error("a request failed", exc_info=error)
     return LanewiseError("something went wrong on our side; the correlation id finds it in our logs")
 

@@ -75,4 +75,4 @@ class Api:
 
 def api() -> Api:
     """Returns the state of the present request's process."""
-    return cast(Api, current_app.extensions[EXTENSION])
+    return cast("Api", current_app.extensions[EXTENSION])

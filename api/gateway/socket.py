@@ -74,7 +74,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             super().__init__(environ, receive_bytes=RECEIVE_BYTES, thread_class=_NoThread)
         except (ProtocolError, HandshakeError) as error:
             raise BadRequestError(f"not a WebSocket handshake: {error}") from None
-        self._sock = cast(socket.socket, self.sock)
+        self._sock = cast("socket.socket", self.sock)
         self._sock.settimeout(WRITE_DEADLINE_S)
 
     def messages(self, deadline: float | None = None) -> Iterator[str]:

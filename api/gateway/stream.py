@@ -251,7 +251,7 @@ def sign_in(hello: Hello, bearer: Identity | None, tickets: Tickets) -> Identity
         return bearer
     try:
         identity = tickets.use(hello.ticket)
-    except Exception as error:  # noqa: BLE001 - becomes a close code
+    except Exception as error:
         raise close_for(as_lanewise_error(error)) from error
     if bearer is not None and bearer.user_id != identity.user_id:
         raise StreamClosedError(CloseCode.UNAUTHORIZED, "token and ticket are not of the same user")
