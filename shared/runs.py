@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, and_, func, insert, null, select, text, update
+from sqlalchemy import ColumnElement, DateTime, Row, and_, func, insert, null, select, text, update
 from sqlalchemy.orm import Session
 
 from shared import audit
@@ -150,8 +150,11 @@ def finish(
         the stored events, or None when the attempt was superseded or the run has ended: nothing is written then.
     """
     if isinstance(outcome, Lost):
+        present = _lock(session, run)
+        if present is None:
+            return None
         lost = run.lost_attempts + outcome.counted
-        if lost < run.max_attempts and not _cancel_requested(session, run):
+        if lost < run.max_attempts and present.cancel_requested_at is None:
             return _requeue(session, run, outcome, actor, pending)
         outcome = Cancelled() if lost < run.max_attempts else _last_attempt_lost(run, outcome)
     return end(session, run, outcome, actor, pending)
@@ -233,17 +236,16 @@ def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
-def _cancel_requested(session: Session, run: Run) -> bool:
-    query = select(Run.cancel_requested_at).where(Run.user_id == run.user_id, Run.id == run.id)
-    return session.scalar(query.with_for_update()) is not None
+def _lock(session: Session, run: Run) -> Row[datetime | None] | None:
+    """Holds the run until the end of the transaction; None if it has gone on without this attempt."""
+    query = select(Run.cancel_requested_at).where(*_is(run.user_id, run.id, run.attempt, run.status))
+    return session.execute(query.with_for_update()).one_or_none()
 
 
-def _requeue(session: Session, run: Run, lost: Lost, actor: str, pending: Sequence[Event]) -> list[StoredEvent] | None:
+def _requeue(session: Session, run: Run, lost: Lost, actor: str, pending: Sequence[Event]) -> list[StoredEvent]:
     check_transition(ExecutionState(run.status), ExecutionState.QUEUED)
     data = {"reason": lost.type, "message": lost.message, "attempt": run.attempt}
     stored = append(session, [*pending, _event(run, EventType.RUN_RECOVERING, data)])
-    if not stored:
-        return None
     _change(
         session,
         run,

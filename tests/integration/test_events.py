@@ -14,12 +14,12 @@ import sqlalchemy as sa
 
 from shared import events, runs
 from shared.database import Database
-from shared.event_types import EventType
+from shared.event_types import SANDBOX_TYPES, EventType
 from shared.events import Event, StoredEvent, append
 from shared.models import Run, RunEvent
 from shared.outcomes import Completed, Lost
 from shared.services import Services
-from tests.services import in_parallel, start_run, submit_run
+from tests.services import grant_run, in_parallel, start_run, submit_run
 
 USERS = ("alice", "bob", "carol")
 
@@ -115,17 +115,24 @@ class TestFence:
         with database.user_session("bob") as session:
             assert append(session, [event(run)]) == []
 
-    @pytest.mark.parametrize("outcome", [Completed({}), Lost("sandbox_died", "it died")])
-    def test_an_attempt_that_is_over_stores_nothing(
-        self, services: Services, run: Run, outcome: Completed | Lost
-    ) -> None:
+    @pytest.mark.parametrize("then", ["completed", "parked", "granted", "running"])
+    def test_an_attempt_that_is_over_stores_nothing(self, services: Services, run: Run, then: str) -> None:
+        """Not even while no other attempt has begun yet."""
+        outcome = Completed({}) if then == "completed" else Lost("worker_lost", "it went silent")
         with services.database.user_session(run.user_id) as session:
             assert runs.finish(session, run, outcome, "leader")
-        if isinstance(outcome, Lost):
+        if then == "granted":
+            grant_run(services, run)
+        elif then == "running":
             start_run(services, run)
         before = in_log(services.database, run)
-        assert store(services.database, event(run)) == []
+        for kind in SANDBOX_TYPES:
+            assert store(services.database, event(run, kind)) == []
         assert in_log(services.database, run) == before
+
+    def test_what_is_said_of_a_queued_run_is_stored(self, services: Services) -> None:
+        run = submit_run(services)
+        assert len(store(services.database, event(run, EventType.RUN_POSITION, position=2))) == 1
 
 
 class TestProgress:

@@ -3,7 +3,8 @@
 --
 -- events   JSON array of {n, user_id, run_id, attempt, type, agent, data}, n ascending in the order of emission.
 -- Answers  one row per event that was stored: n, seq, run_seq, at. An event of a superseded attempt, or of a run that has
---          ended, is not stored: the update of its run finds no row. That is the fence.
+--          ended, is not stored. Neither is, of a run that is queued again, what its last attempt still has to say: no
+--          other attempt has begun yet, but that one is over. That is the fence.
 --
 -- Locks are taken in one order everywhere: runs by id, then streams by user. The stream's row is locked until the commit,
 -- so that for one user the order of numbers is the order of commits, and a reader never sees a gap that fills later.
@@ -17,27 +18,29 @@ BEGIN
         SELECT * FROM jsonb_to_recordset(events)
             AS e (n integer, user_id text, run_id text, attempt integer, type text, agent text, data jsonb)
     ), locked AS MATERIALIZED (
-        SELECT r.user_id, r.id FROM runs r
+        SELECT r.user_id, r.id, r.attempt, r.status FROM runs r
         WHERE (r.user_id, r.id) IN (SELECT user_id, run_id FROM batch)
         ORDER BY r.id FOR UPDATE
+    ), valid AS MATERIALIZED (
+        SELECT b.* FROM batch b JOIN locked l ON l.user_id = b.user_id AND l.id = b.run_id AND l.attempt = b.attempt
+        WHERE l.status = 'running' OR l.status = 'queued' AND starts_with(b.type, 'run_')
     ), per_run AS (
-        SELECT b.user_id, b.run_id, b.attempt, count(*) AS events,
-            (array_agg(b.data ORDER BY b.n DESC) FILTER (WHERE b.type = 'agent_progress'))[1] AS progress
-        FROM batch b JOIN locked l ON l.user_id = b.user_id AND l.id = b.run_id
-        GROUP BY b.user_id, b.run_id, b.attempt
+        SELECT user_id, run_id, count(*) AS events,
+            (array_agg(data ORDER BY n DESC) FILTER (WHERE type = 'agent_progress'))[1] AS progress
+        FROM valid GROUP BY user_id, run_id
     ), run AS (
         UPDATE runs r SET
             last_run_seq = r.last_run_seq + p.events,
             progress = coalesce((p.progress ->> 'fraction')::double precision, r.progress),
             progress_note = coalesce(p.progress ->> 'note', r.progress_note)
         FROM per_run p
-        WHERE r.user_id = p.user_id AND r.id = p.run_id AND r.attempt = p.attempt AND r.status IN ('queued', 'running')
-        RETURNING r.user_id, r.id, r.attempt, r.thread_id, r.correlation_id, r.last_run_seq - p.events AS before
+        WHERE r.user_id = p.user_id AND r.id = p.run_id
+        RETURNING r.user_id, r.id, r.thread_id, r.correlation_id, r.last_run_seq - p.events AS before
     ), accepted AS (
-        SELECT b.*, run.thread_id, run.correlation_id,
-            run.before + row_number() OVER (PARTITION BY b.user_id, b.run_id ORDER BY b.n) AS run_seq,
-            row_number() OVER (PARTITION BY b.user_id ORDER BY b.n) AS place
-        FROM batch b JOIN run ON run.user_id = b.user_id AND run.id = b.run_id AND run.attempt = b.attempt
+        SELECT v.*, run.thread_id, run.correlation_id,
+            run.before + row_number() OVER (PARTITION BY v.user_id, v.run_id ORDER BY v.n) AS run_seq,
+            row_number() OVER (PARTITION BY v.user_id ORDER BY v.n) AS place
+        FROM valid v JOIN run ON run.user_id = v.user_id AND run.id = v.run_id
     ), stream AS (
         INSERT INTO user_streams AS s (user_id, head)
         SELECT user_id, count(*) FROM accepted GROUP BY user_id ORDER BY user_id
