@@ -54,7 +54,7 @@ def number_axis(low: float, high: float, count: int, *, tight: bool = False, who
         high: the largest value, finite.
         count: how many ticks at most, about.
         tight: end at the values instead of at the next ticks outside.
-        whole: no ticks between whole numbers.
+        whole: the values are whole numbers, and ticks are too.
     """
     if high - low <= max(abs(low), abs(high), 1e-290) * 1e-12:  # too close for ticks that differ
         margin = abs(low) / 2 or 1.0

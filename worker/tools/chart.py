@@ -22,10 +22,12 @@ _RIGHT = 24
 _BAR_STEP = 26
 _MAX_LABEL_CHARS = 28
 _DOTS_UP_TO = 40
+# As a document of its own (`:root`) the chart follows the reader's colour scheme; inside a page it takes the page's
+# text colour, and `--lw-mark` if the page sets it.
 _STYLE = (
-    ".lw-chart{color:#1f2937;--lw-mark:#2563eb}"
-    "@media (prefers-color-scheme:dark){.lw-chart{color:#e5e7eb;--lw-mark:#60a5fa}}"
-    ".lw-chart .lw-fill{fill:var(--lw-mark)}.lw-chart .lw-line{stroke:var(--lw-mark)}"
+    ".lw-chart:root{color:#1f2937;--lw-mark:#2563eb}"
+    "@media (prefers-color-scheme:dark){.lw-chart:root{color:#e5e7eb;--lw-mark:#60a5fa}}"
+    ".lw-chart .lw-fill{fill:var(--lw-mark,#3b82f6)}.lw-chart .lw-line{stroke:var(--lw-mark,#3b82f6)}"
 )
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
+import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from shared.context import UserExecutionContext
@@ -197,19 +198,17 @@ class DataHelperTool(Tool):
         if relation == "data":
             table = self._tables.tables[0]
             return suits_table(self._profiled(), table.columns, table.rows)
-        result = self._tables.read(relation, max_rows=0)
+        result = self._tables.read(relation)
         return suits_result(result.columns, result.row_count)
 
     def _document(self, name: str) -> Source:
-        from sqlalchemy import text  # noqa: PLC0415 - only a run with a document pays for the import
-
         self._progress("open", 0, f"reading {name}")
         with self.scope.db() as session:
             row = session.execute(
-                text("SELECT content, content_type FROM documents WHERE name = :name"), {"name": name}
+                sa.text("SELECT content, content_type FROM documents WHERE name = :name"), {"name": name}
             ).one_or_none()
             if row is None:
-                names = session.execute(text("SELECT name FROM documents ORDER BY name LIMIT 1000")).scalars().all()
+                names = session.execute(sa.text("SELECT name FROM documents ORDER BY name LIMIT 1000")).scalars().all()
                 raise ToolError(_no_document(name, names))
         return Source(name, bytes(row.content), format_of(name, row.content_type))
 

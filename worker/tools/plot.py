@@ -119,7 +119,7 @@ class _Data:
     title: str | None
 
     def rows(self, sql: str, limit: int) -> list[list[Any]]:
-        return self.tables.read(f"({sql})", max_rows=limit).rows
+        return self.tables.rows(f"({sql})", max_rows=limit)
 
     @property
     def place(self) -> str:

@@ -31,7 +31,6 @@ MAX_BYTES = 256 * 1024
 _CONFIG: dict[str, Any] = {
     "threads": 1,
     "async_threads": 0,
-    "memory_limit": f"{MEMORY_LIMIT_MB}MB",
     "temp_directory": "",
     "max_temp_directory_size": "0B",
     "autoinstall_known_extensions": False,
@@ -39,7 +38,7 @@ _CONFIG: dict[str, Any] = {
     "allow_community_extensions": False,
     "allow_persistent_secrets": False,
     "python_enable_replacements": False,
-    "secret_directory": "",
+    "secret_directory": "none",
 }
 _LOCK = (
     "SET enable_external_access = false",
@@ -74,14 +73,22 @@ class Tables:
     Args:
         sources: what to load, the main table first.
         time_limit_s: seconds for loading each table and for each query.
+        memory_limit_mb: for all tables and what a query needs.
 
     Raises:
         TableError: a source that is no table, or larger than the limits.
     """
 
-    def __init__(self, sources: Sequence[Source], *, time_limit_s: float = TIME_LIMIT_S) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        time_limit_s: float = TIME_LIMIT_S,
+        memory_limit_mb: int = MEMORY_LIMIT_MB,
+    ) -> None:
         self._time_limit_s = time_limit_s
-        self._connection = duckdb.connect(":memory:", config=_CONFIG)
+        self._memory_limit_mb = memory_limit_mb
+        self._connection = duckdb.connect(":memory:", config={**_CONFIG, "memory_limit": f"{memory_limit_mb}MB"})
         self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.execute(f"SET max_execution_time = {max(1, round(time_limit_s * 1000))}")
         self._names = {"data", "result"}
@@ -104,13 +111,8 @@ class Tables:
             )
         return self.read("result")
 
-    def read(self, relation: str, *, max_rows: int = MAX_ROWS, max_chars: int = MAX_CELL_CHARS) -> Result:
-        """Returns the first rows of a relation, at most `max_rows` and about 256 KiB of them.
-
-        Args:
-            relation: trusted SQL: a quoted table name or a query in parentheses.
-            max_rows: how many rows to give back.
-            max_chars: where to cut a cell.
+    def read(self, relation: str) -> Result:
+        """Returns the first rows of a relation (trusted SQL) and how many there are.
 
         Raises:
             QueryError: more than 256 columns, or past a limit.
@@ -118,17 +120,32 @@ class Tables:
         columns = self.columns(relation)
         if len(columns) > MAX_COLUMNS:
             raise QueryError(f"the result has {len(columns)} columns; the limit is {MAX_COLUMNS}")
+        rows = self.rows(relation)
+        count = self.rows(f"(SELECT count(*) FROM {relation})")[0][0]
+        return Result(columns, rows, count if count <= MAX_RESULT_ROWS else None, truncated=len(rows) < count)
+
+    def rows(self, relation: str, *, max_rows: int = MAX_ROWS, max_chars: int = MAX_CELL_CHARS) -> list[list[Any]]:
+        """Returns the first rows of a relation as JSON values, at most about 256 KiB of them.
+
+        Args:
+            relation: trusted SQL: a quoted table name or a query in parentheses.
+            max_rows: how many rows to give back.
+            max_chars: where to cut a cell.
+
+        Raises:
+            QueryError: past a limit.
+        """
+        columns = self.columns(relation)
+        rows: list[list[Any]] = []
+        size = 0
         with self._errors():
-            count = self._connection.execute(f"SELECT count(*) FROM {relation}").fetchall()[0][0]
-            rows: list[list[Any]] = []
-            size = 0
             self._connection.execute(f"SELECT {select_json(columns, max_chars)} FROM {relation} LIMIT {max_rows}")
             while row := self._connection.fetchone():
                 size += len(row[0].encode())
                 if size > MAX_BYTES:
                     break
                 rows.append(to_values(row[0], columns))
-        return Result(columns, rows, count if count <= MAX_RESULT_ROWS else None, truncated=len(rows) < count)
+        return rows
 
     def columns(self, relation: str) -> tuple[Column, ...]:
         """Returns the columns of a relation (trusted SQL)."""
@@ -172,7 +189,7 @@ class Tables:
                 )
 
     def _errors(self, wrong: type[LanewiseError] = QueryError, what: str = "the query") -> Any:
-        return duckdb_errors(wrong, what, time_limit_s=self._time_limit_s, memory_limit_mb=MEMORY_LIMIT_MB)
+        return duckdb_errors(wrong, what, time_limit_s=self._time_limit_s, memory_limit_mb=self._memory_limit_mb)
 
 
 def _identifier(stem: str, taken: set[str]) -> str:

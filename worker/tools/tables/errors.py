@@ -37,7 +37,7 @@ def duckdb_errors(
     except duckdb.InterruptException:
         raise wrong(f"{what} took longer than {time_limit_s:g} s") from None
     except (duckdb.OutOfMemoryException, MemoryError):
-        raise wrong(f"{what} needs more than {memory_limit_mb} MB of memory") from None
+        raise wrong(f"{what} needs more memory than it may use, at most {memory_limit_mb} MB") from None
     except duckdb.PermissionException:
         raise wrong(f"{what} reaches for a file or the network; only the given tables can be read") from None
     except duckdb.Error as error:

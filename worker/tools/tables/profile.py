@@ -36,7 +36,7 @@ def _profile(tables: Tables, table: Table, column: Column) -> dict[str, Any]:
         selected += [f"min({name})", f"max({name})"]
     if column.numeric:
         selected += [f"avg({name})"]
-    values = tables.read(f"(SELECT {', '.join(selected)} FROM {relation})", max_chars=_MAX_VALUE_CHARS).rows[0]
+    values = tables.rows(f"(SELECT {', '.join(selected)} FROM {relation})", max_chars=_MAX_VALUE_CHARS)[0]
     nulls, found = values[0], min(values[1], table.rows - values[0])
     entry = {"column": column.name, "type": column.short_type, "nulls": nulls, "distinct": found}
     entry |= dict(zip(("min", "max", "mean"), values[2:], strict=False))
@@ -45,10 +45,10 @@ def _profile(tables: Tables, table: Table, column: Column) -> dict[str, Any]:
     if not exact:
         entry["distinct_estimated"] = True
     if not column.nested and 0 < found <= _MAX_TOP_DISTINCT and found < table.rows - nulls:
-        top = tables.read(
+        top = tables.rows(
             f"(SELECT {name}, count(*) FROM {relation} WHERE {name} IS NOT NULL "
             f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {TOP_VALUES})",
             max_chars=_MAX_VALUE_CHARS,
         )
-        entry["top"] = [{"value": value, "count": count} for value, count in top.rows]
+        entry["top"] = [{"value": value, "count": count} for value, count in top]
     return entry

@@ -71,14 +71,15 @@ def quote(name: str) -> str:
 
 def select_json(columns: Sequence[Column], max_chars: int = MAX_CELL_CHARS) -> str:
     """Returns the SQL expression of one row as a JSON array; cells longer than `max_chars` are cut and end in `…`."""
-    return f"json_array({', '.join(_cell(quote(column.name), max_chars) for column in columns)})::VARCHAR"
+    # Glued as text: json_array() would read the cells again, as doubles.
+    return f"'[' || concat_ws(',', {', '.join(_cell(quote(column.name), max_chars) for column in columns)}) || ']'"
 
 
 def _cell(column: str, max_chars: int) -> str:
     text = f"{column}::VARCHAR"
     return (
-        f"CASE WHEN length({text}) > {max_chars} THEN to_json(left({text}, {max_chars}) || '…') "
-        f"ELSE to_json({column}) END"
+        f"coalesce((CASE WHEN length({text}) > {max_chars} THEN to_json(left({text}, {max_chars}) || '…') "
+        f"ELSE to_json({column}) END)::VARCHAR, 'null')"
     )
 
 
@@ -86,7 +87,7 @@ def to_values(row: str, columns: Sequence[Column]) -> list[Any]:
     """Returns the JSON values of one row.
 
     What JSON cannot carry is null (NaN, infinities); what a double cannot hold exactly is text (64-bit numbers, long
-    decimals); times are ISO 8601; U+0000, which the store refuses, is U+FFFD; very deep values are JSON text.
+    decimals); times are ISO 8601; very deep values are JSON text.
     """
     cells = json.loads(row, parse_int=_integer, parse_float=_decimal, parse_constant=lambda _: None)
     return [_tidy(cell, column) for cell, column in zip(cells, columns, strict=True)]
@@ -105,15 +106,9 @@ def _decimal(text: str) -> float | str | None:
 
 
 def _tidy(cell: Any, column: Column) -> Any:
-    if isinstance(cell, str):
-        if column.type.startswith("TIMESTAMP"):
-            return cell.replace(" ", "T", 1).replace("+00", "+00:00")
-        return cell.replace("\0", "\ufffd")
-    if isinstance(cell, dict | list):
-        text = json.dumps(cell, ensure_ascii=False)
-        clean = json.loads(text.replace("\\u0000", "\ufffd")) if "\\u0000" in text else cell
-        return clean if _depth(clean) <= MAX_NESTING else text
-    return cell
+    if isinstance(cell, str) and column.type.startswith("TIMESTAMP"):
+        return cell.replace(" ", "T", 1).replace("+00", "+00:00")
+    return json.dumps(cell, ensure_ascii=False) if _depth(cell) > MAX_NESTING else cell
 
 
 def _depth(value: Any) -> int:
