@@ -46,6 +46,27 @@ def test_the_user_is_stated_for_one_transaction_only(settings: Settings) -> None
 def test_a_session_is_refused_for_nobody(database: Database, user_id: str) -> None:
     with pytest.raises(InvalidContextError), database.user_session(user_id):
         pytest.fail("a session was opened")
+    with pytest.raises(InvalidContextError):
+        database.once(user_id)
+
+
+def test_a_single_statement_is_a_transaction_of_its_user(settings: Settings) -> None:
+    single = Database(settings.database_url.get_secret_value(), pool_size=1, overflow=0)
+    insert = sa.text("INSERT INTO threads (user_id, id, metadata) VALUES (:user, :id, '{}') RETURNING id")
+    try:
+        for user_id in ("alice", "bob"):
+            assert [row.id for row in single.once(user_id).execute(insert, {"user": user_id, "id": "t:%1"})] == ["t:%1"]
+        assert [row.user_id for row in single.once("bob").execute(sa.text("SELECT user_id FROM threads"), {})] == [
+            "bob"
+        ]
+        assert len(single.once_for_all().execute(sa.text("SELECT user_id FROM threads"), {})) == 2
+        with pytest.raises(sa.exc.ProgrammingError, match="row-level security"):
+            single.once("alice").execute(insert, {"user": "bob", "id": "t2"})
+        with single._engine.begin() as connection:  # the same connection, and nobody is stated any more
+            assert connection.scalar(sa.text("SELECT count(*) FROM threads")) == 0
+        assert _threads(single, "bob") == ["t:%1"]
+    finally:
+        single.close()
 
 
 def test_no_connection_left_is_an_outage(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
