@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from shared import audit, runs
@@ -84,5 +84,5 @@ def remove_deleted_threads(session: Session, limit: int = 100) -> int:
     return len(gone)
 
 
-def _run_ids(user_id: str, thread_id: str):  # type: ignore[no-untyped-def]
+def _run_ids(user_id: str, thread_id: str) -> Select[str]:
     return select(Run.id).where(Run.user_id == user_id, Run.thread_id == thread_id)

@@ -24,10 +24,12 @@ from shared.outcomes import Lost
 from shared.redis import RedisError
 from shared.services import Services
 from shared.states import ExecutionState
+from shared.threads import remove_deleted_threads
 from worker import metrics
 
 log = structlog.get_logger(__name__)
 
+PAUSE_S = 2.0  # a tick that comes so much later than planned follows an outage
 MAX_REPAIRS = 500  # of each kind in a tick; the next tick goes on
 _TAKE_LEASE = load_sql("take_lease")
 
@@ -48,25 +50,29 @@ class Leader(Loop):
         self._lease_s = services.settings.lease_s
         self._database = services.database
         self._ticked_at: float | None = None
-        self._leading_since: float | None = None
+        self._quiet_until = 0.0
         self._empty_queues: set[str] = set()
 
     def tick(self) -> None:
-        """One sweep."""
-        if not self._lead():
-            self._leading_since = None
-            return
+        """One sweep.
+
+        Raises:
+            UnavailableError: Postgres is away.
+        """
+        leading = self._lead()
         now = time.monotonic()
-        interrupted = self._ticked_at is not None and now - self._ticked_at > self._lease_s
-        if self._leading_since is None or interrupted:
-            self._leading_since = now
-        self._ticked_at = now
-        # After an outage of Postgres nobody's heartbeat is fresh: everybody gets one lease of time to beat again.
-        if now - self._leading_since >= (self._lease_s if interrupted else 0):
-            self.recover_dead_workers()
-        self.keep_granted()
-        self.send_again()
-        self.admit_parked()
+        if self._ticked_at is not None and now - self._ticked_at > self._interval_s + PAUSE_S:
+            # Postgres was away, or this process stood still: all heartbeats may be old. Everybody gets one lease.
+            self._quiet_until = now + self._lease_s
+        if leading:
+            if now >= self._quiet_until:
+                self.recover_dead_workers()
+            self.keep_granted()
+            self.send_again()
+            self.admit_parked()
+            with self._database.system_session() as session:
+                remove_deleted_threads(session)
+        self._ticked_at = time.monotonic()
 
     def recover_dead_workers(self) -> int:
         """Ends the attempts of workers that gave no sign of life for a lease; returns how many."""

@@ -27,6 +27,8 @@ from worker.zygote_client import ZygoteClient
 
 log = structlog.get_logger(__name__)
 
+HAND_BACK_S = 10.0
+
 
 class WorkerNode:
     """The parts of a worker and their order.
@@ -112,6 +114,8 @@ class WorkerNode:
         log.info("draining", runs=len(self.live), drain_s=self.services.settings.drain_s)
         if not self._closing.wait(self.services.settings.drain_s):
             self.hand_back_all()
+        if not self._closing.wait(HAND_BACK_S):
+            self._closing.set()  # a store is away: what cannot be written is left to recovery
 
     def _announce(self) -> None:
         worker = {

@@ -80,8 +80,7 @@ class Runner:
             live = LiveRun(run)
             self._live[run.id] = live
             try:
-                outcome = self._supervise(live)
-                recorded = self._record(live, outcome)
+                recorded = self._supervise_and_record(live)
             finally:
                 self._live.pop(run.id, None)
                 live.close()
@@ -125,16 +124,17 @@ class Runner:
             runs.park(session, message)
         return False
 
-    def _supervise(self, live: LiveRun) -> Outcome:
+    def _supervise_and_record(self, live: LiveRun) -> bool:
+        """Returns whether this attempt's end is known to be written. The sandbox is gone when this returns."""
         run = live.run
         if run.cancel_requested_at is not None:
-            return Cancelled()
+            return self._record(live, Cancelled())
         if live.remaining_s <= 0:
-            return TimedOut(run.time_limit_s)
+            return self._record(live, TimedOut(run.time_limit_s))
         try:
             sandbox = self._zygote.fork(live.wake)
         except UnavailableError as error:
-            return Lost("zygote_died", error.message, counted=False)
+            return self._record(live, Lost("zygote_died", error.message, counted=False))
         supervisor = Supervisor(
             live,
             sandbox,
@@ -143,9 +143,11 @@ class Runner:
             answer_call=lambda method, parameters: calls.answer(self._services, run, method, parameters),
             grace_s=self._services.settings.cancel_grace_s,
         )
-        outcome = supervisor.run(self._start_frame(live))
-        metrics.SANDBOX_CPU_SECONDS.inc(sandbox.cpu_s)
-        return outcome
+        try:
+            return self._record(live, supervisor.run(self._start_frame(live)))
+        finally:
+            supervisor.close()
+            metrics.SANDBOX_CPU_SECONDS.inc(sandbox.cpu_s)
 
     def _start_frame(self, live: LiveRun) -> dict[str, Any]:
         run, settings = live.run, self._services.settings
@@ -167,9 +169,11 @@ class Runner:
             whether this attempt is known to have written it.
         """
         run = live.run
-        pending = self._writer.take(run.id, timeout_s=5)
         recorded = False
         give_up = time.monotonic() + RECORD_FOR_S
+        pending = self._writer.take(
+            run.id, give_up=lambda: live.superseded or self._is_closing() or time.monotonic() > give_up
+        )
         while not live.superseded:
             try:
                 stored = self._finish(run, outcome, pending)

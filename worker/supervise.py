@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 KILL_AFTER_TERM_S = 0.5
 EXIT_WAIT_S = 2.0
+EXIT_AFTER_RESULT_S = 0.2
 SEND_TIMEOUT_S = 5.0
 READ_BYTES = 65_536
 MAX_OUTPUT_BYTES = 1024 * 1024
@@ -68,7 +69,7 @@ class Supervisor:
         self._poll.register(live.wake_fd, select.POLLIN)
 
     def run(self, start: dict[str, Any]) -> Outcome:
-        """Sends the start frame and returns how the attempt ended. The sandbox is gone when this returns."""
+        """Sends the start frame and returns how the attempt ended; `close` follows when that is recorded."""
         self._sandbox.sock.settimeout(SEND_TIMEOUT_S)
         try:
             self._send(start)
@@ -77,9 +78,14 @@ class Supervisor:
             outcome = Failed("sandbox_protocol", f"the sandbox broke the protocol: {error.message}")
         except OSError:
             outcome = self._death()
-        finally:
-            self._end_sandbox()
         return self._live.must_stop or self._verdict(outcome)
+
+    def close(self) -> None:
+        """Makes sure that the sandbox is gone: an honest one has exited by itself after its result."""
+        self._sandbox.sock.close()
+        if self._live.must_stop is not None or not self._sandbox.exited.wait(EXIT_AFTER_RESULT_S):
+            self._kill(signal.SIGKILL)
+            self._sandbox.exited.wait(EXIT_WAIT_S)
 
     def _watch(self) -> Outcome:
         while True:
@@ -194,11 +200,6 @@ class Supervisor:
         if isinstance(outcome, Failed | Lost) and self._live.asked_to_end is not None:
             return self._live.asked_to_end
         return outcome
-
-    def _end_sandbox(self) -> None:
-        self._sandbox.sock.close()
-        if not self._sandbox.exited.wait(0.1):  # an honest one has exited by itself
-            self._kill(signal.SIGKILL)
 
     def _log_trace(self, frame: dict[str, Any]) -> None:
         if frame.get("trace"):

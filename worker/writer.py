@@ -11,6 +11,7 @@ import structlog
 from shared.errors import UnavailableError
 from shared.events import Event, append
 from shared.services import Services
+from worker import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,8 @@ class EventWriter:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def put(self, event: Event, timeout_s: float) -> bool:
         """Queues an event; False if the queue stayed full for `timeout_s` seconds (so the agent has to wait)."""
@@ -56,13 +58,14 @@ class EventWriter:
             self._changed.notify_all()
             return True
 
-    def take(self, run_id: str, timeout_s: float) -> list[Event]:
+    def take(self, run_id: str, give_up: Callable[[], bool]) -> list[Event]:
         """Takes a run's events that are not being written yet out of the queue, for the transaction that ends the run.
 
-        Waits, at most `timeout_s` seconds, until those being written are stored.
+        Waits until those being written are stored, or `give_up` says that it has been long enough.
         """
         with self._changed:
-            self._changed.wait_for(lambda: all(event.run_id != run_id for event in self._writing), timeout_s)
+            while any(event.run_id == run_id for event in self._writing) and not give_up():
+                self._changed.wait(RETRY_S)
             taken = [event for event in self._queue if event.run_id == run_id]
             if taken:
                 self._queue = deque(event for event in self._queue if event.run_id != run_id)
@@ -100,6 +103,8 @@ class EventWriter:
 
     def _write(self, batch: list[Event]) -> None:
         stored = append(self._services.database.once_for_all(), batch)
+        metrics.EVENT_BATCHES.inc()
+        metrics.EVENTS_WRITTEN.inc(len(stored))
         self._services.publish(stored)
         if len(stored) < len(batch):
             kept = {item.event.run_id for item in stored}
