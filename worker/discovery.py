@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 import traceback
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +16,7 @@ from worker.registry import AgentClassRegistry
 
 GROUP = "lanewise.agents"
 OURS = "lanewise"
+THREAD_END_S = 0.5
 
 
 def load_agents(names: Iterable[str]) -> tuple[AgentClassRegistry, list[str]]:
@@ -74,11 +76,11 @@ def _import(name: str) -> ModuleType:
     threads = linux.threads()
     try:
         module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise _MissingModuleError(f"cannot import {name}: {_where(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) or isinstance(error.__cause__, ModuleNotFoundError):
+            raise _MissingModuleError(f"cannot import {name}: {_where(error)}") from error
         raise ConfigurationError(f"cannot import {name}: {_where(error)}") from error
-    if linux.threads() > threads:
+    if not _fall_to(threads):
         raise ConfigurationError(
             f"importing {name} left a thread running, which a forked sandbox would not have: start it in execute() "
             f"instead (for numpy and its kind set OPENBLAS_NUM_THREADS=1)"
@@ -86,7 +88,17 @@ def _import(name: str) -> ModuleType:
     return module
 
 
-def _where(error: Exception) -> str:
+def _fall_to(threads: int) -> bool:
+    """Waits a moment for threads that are just ending: a joined one is still counted by the kernel for some time."""
+    deadline = time.monotonic() + THREAD_END_S
+    while linux.threads() > threads:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _where(error: BaseException) -> str:
     place = ""
     if isinstance(error, SyntaxError):
         place = f" ({error.filename}, line {error.lineno})"
