@@ -54,6 +54,11 @@ class Column:
         return self.type.startswith(("DATE", "TIMESTAMP"))
 
     @property
+    def short(self) -> bool:
+        """Whether no value of this type is long."""
+        return self.temporal or self.type == "BOOLEAN" or (self.numeric and self.type != "BIGNUM")
+
+    @property
     def categorical(self) -> bool:
         """Whether it holds words or truth values."""
         return self.type in {"VARCHAR", "BOOLEAN"} or self.type.startswith("ENUM(")
@@ -72,15 +77,16 @@ def quote(name: str) -> str:
 def select_json(columns: Sequence[Column], max_chars: int = MAX_CELL_CHARS) -> str:
     """Returns the SQL expression of one row as a JSON array; cells longer than `max_chars` are cut and end in `…`."""
     # Glued as text: json_array() would read the cells again, as doubles.
-    return f"'[' || concat_ws(',', {', '.join(_cell(quote(column.name), max_chars) for column in columns)}) || ']'"
+    return f"'[' || concat_ws(',', {', '.join(_cell(column, max_chars) for column in columns)}) || ']'"
 
 
-def _cell(column: str, max_chars: int) -> str:
-    text = f"{column}::VARCHAR"
-    return (
-        f"coalesce((CASE WHEN length({text}) > {max_chars} THEN to_json(left({text}, {max_chars}) || '…') "
-        f"ELSE to_json({column}) END)::VARCHAR, 'null')"
-    )
+def _cell(column: Column, max_chars: int) -> str:
+    name = quote(column.name)
+    json_text = f"coalesce(to_json({name})::VARCHAR, 'null')"
+    if column.short:
+        return json_text
+    cut = f"to_json(left({name}::VARCHAR, {max_chars}) || '…')::VARCHAR"
+    return f"CASE WHEN length({name}::VARCHAR) > {max_chars} THEN {cut} ELSE {json_text} END"
 
 
 def to_values(row: str, columns: Sequence[Column]) -> list[Any]:
