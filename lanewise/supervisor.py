@@ -7,6 +7,7 @@ them, `wait` for what they must do first, `run` until a signal asks to stop; lea
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import signal
 import socket
@@ -22,7 +23,7 @@ FIRST_BACKOFF_S = 0.5
 LAST_BACKOFF_S = 30.0
 STEADY_S = 60.0  # who ran that long starts again with the first back-off
 MOST_FAILURES_AT_START = 3
-HASTE_S = 10.0  # what the second signal leaves of a child's time to stop
+HASTE_S = 10.0  # what is left of a child's time to stop after a second signal, and before `run`
 TICK_S = 1.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -162,7 +163,8 @@ class Supervisor:
 
     def _stop_together(self, children: list[Child]) -> None:
         now = time.monotonic()
-        deadlines = {child.spec.name: now + child.spec.stop_timeout_s for child in children}
+        patience_s = math.inf if self._started else HASTE_S  # nobody has been served yet: nothing to drain
+        deadlines = {child.spec.name: now + min(child.spec.stop_timeout_s, patience_s) for child in children}
         for child in children:
             child.process.signal(child.spec.stop_signal)
         while running := [child for child in children if child.process.exit_code is None]:

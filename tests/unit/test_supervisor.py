@@ -123,12 +123,24 @@ def test_a_second_signal_hastens(shell: Shell, tmp_path: Path) -> None:
     with Supervisor(lambda _: None) as supervisor:
         supervisor.start(shell("slow", script, stop_timeout_s=60, hasten_signal=signal.SIGINT), stage=0)
         supervisor.wait((tmp_path / "up").exists, 10, lambda: "not up")
+        supervisor._started = True
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(StopRequested):
             supervisor.wait(lambda: False, 10, lambda: "")
         started = time.monotonic()
     assert time.monotonic() - started < 5
     assert lines(tmp_path / "second") == ["again"]
+
+
+def test_what_is_stopped_before_it_served_anybody_gets_no_time_to_drain(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HASTE_S", 0.2)
+    with Supervisor(lambda _: None) as supervisor:
+        supervisor.start(shell("deaf", f"trap '' TERM; echo up > up; {LOOP}", stop_timeout_s=60), stage=0)
+        supervisor.wait((tmp_path / "up").exists, 10, lambda: "not up")
+        started = time.monotonic()
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
