@@ -1,0 +1,211 @@
+"""Admission: the oldest first, never more than the limit, each once, and nothing lost while Redis is away."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import structlog.testing
+from pydantic import SecretStr
+
+from lanewise.embedded import EmbeddedRedis
+from lanewise.ports import free_port
+from shared import runs
+from shared.context import UserExecutionContext
+from shared.messages import TASK_NAME, RunMessage
+from shared.models import Run, UserLimit
+from shared.outcomes import Completed
+from shared.services import Services
+from tests.services import OpenServices, Servers, an_agent, in_parallel, submit_run
+from tests.steps import finish, stored
+
+
+def in_broker(services: Services, queue: str = "default") -> list[dict[str, Any]]:
+    """Returns the broker's messages, oldest first."""
+    url = services.settings.effective_broker_url
+    with closing(redis.Redis.from_url(url, decode_responses=True)) as client:
+        raw = client.lrange(f"lw:{services.settings.deployment}:broker:{queue}", 0, -1)
+    return [json.loads(text) for text in reversed(raw)]
+
+
+def sent(services: Services) -> list[str]:
+    """Returns the task ids in the broker, oldest first."""
+    return [message["headers"]["id"] for message in in_broker(services)]
+
+
+def tasks(made: list[Run]) -> list[str]:
+    return [f"{run.id}:1" for run in made]
+
+
+def submit_many(services: Services, count: int, user_id: str = "alice") -> list[Run]:
+    return [submit_run(services, user_id) for _ in range(count)]
+
+
+def work(services: Services, run: Run) -> bool:
+    """Claims and completes a granted run as a worker does; False if somebody else was faster."""
+    message = RunMessage(UserExecutionContext.from_dict(run.context), 0)
+    claimed = runs.claim(services.database.once(run.user_id), message, "w", [run.agent])
+    return claimed is not None and finish(services.database, claimed[0], Completed(1)) is not None
+
+
+def test_the_oldest_runs_are_sent_up_to_the_limit(services: Services) -> None:
+    made = submit_many(services, 5)
+    assert services.dispatcher.admit("alice") == 3
+    assert sent(services) == tasks(made[:3])
+    assert services.slots.held("alice") == [run.id for run in made[:3]]
+    assert services.dispatcher.admit("alice") == 0
+    assert sent(services) == tasks(made[:3])
+
+
+def test_what_is_sent_is_signed_and_holds_no_input(services: Services) -> None:
+    run = submit_run(services, run_input={"text": "canary"}, metadata={"m": "canary"})
+    services.dispatcher.admit("alice")
+    (message,) = in_broker(services)
+    args, kwargs, _options = json.loads(b64decode(message["body"]))
+    assert (message["headers"]["task"], message["headers"]["argsrepr"], kwargs) == (TASK_NAME, "(signed)", {})
+    decoded = RunMessage.decode(args[0], services.signer)
+    assert (decoded.context.to_dict(), decoded.attempt) == (run.context, 0)
+    assert "canary" not in f"{message} {args} {services.signer.verify(args[0])}"
+
+
+def test_a_run_goes_to_its_agents_queue(services: Services) -> None:
+    run = submit_run(services, agent=an_agent(queue="special"))
+    services.dispatcher.admit("alice")
+    assert sent(services) == []
+    assert [message["headers"]["id"] for message in in_broker(services, "special")] == tasks([run])
+
+
+def test_a_limit_of_the_users_own_counts(services: Services) -> None:
+    with services.database.system_session() as session:
+        session.add_all([UserLimit(user_id="alice", concurrent_runs=1), UserLimit(user_id="bob", queued_runs=5)])
+    for user_id in ("alice", "bob", "carol"):
+        submit_many(services, 4, user_id)
+    assert [services.dispatcher.admit(user_id) for user_id in ("alice", "bob", "carol")] == [1, 3, 3]
+
+
+def test_a_release_starts_the_next_and_none_overtakes(services: Services) -> None:
+    made = submit_many(services, 5)
+    services.dispatcher.admit("alice")
+    made.append(submit_run(services))
+    assert work(services, made[1])
+    services.dispatcher.release("alice", made[1].id)
+    assert sent(services) == tasks(made[:4])
+    for run in (made[0], made[2]):
+        assert work(services, run)
+        services.dispatcher.release("alice", run.id)
+    assert sent(services) == tasks(made)
+
+
+def test_a_cancelled_run_is_passed_over_and_frees_its_slot(services: Services) -> None:
+    made = submit_many(services, 5)
+    services.dispatcher.admit("alice")
+    for run in (made[0], made[3]):
+        with services.database.user_session("alice") as session:
+            assert runs.request_cancel(session, "alice", run.id)
+    services.dispatcher.release("alice", made[0].id)
+    assert sent(services) == tasks([*made[:3], made[4]])
+    assert set(services.slots.held("alice")) == {made[1].id, made[2].id, made[4].id}
+
+
+def test_a_slot_taken_for_a_run_that_ended_meanwhile_is_given_back(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = submit_many(services, 2)
+    acquire = services.slots.acquire
+
+    def acquire_while_one_is_cancelled(user_id: str, run_ids: list[str], limit: int) -> list[str]:
+        with services.database.user_session("alice") as session:
+            runs.request_cancel(session, "alice", made[0].id)
+        return acquire(user_id, run_ids, limit)
+
+    monkeypatch.setattr(services.slots, "acquire", acquire_while_one_is_cancelled)
+    assert services.dispatcher.admit("alice") == 1
+    assert sent(services) == tasks(made[1:])
+    assert services.slots.held("alice") == [made[1].id]
+
+
+def test_many_admissions_at_once_send_each_run_once(services: Services) -> None:
+    made = submit_many(services, 10)
+    counts: list[int] = []
+    in_parallel(8, lambda _: counts.append(services.dispatcher.admit("alice")))
+    assert sum(counts) == 3
+    assert sorted(sent(services)) == sorted(tasks(made[:3]))
+    assert set(services.slots.held("alice")) == {run.id for run in made[:3]}
+
+
+def test_admissions_and_ends_at_once_run_everything_once(services: Services) -> None:
+    made = {run.id: run for run in submit_many(services, 20)}
+    deadline = time.monotonic() + 60
+
+    def live(_number: int) -> None:
+        while time.monotonic() < deadline:
+            services.dispatcher.admit("alice")
+            held = services.slots.held("alice")
+            assert len(held) <= 3
+            for run_id in held:
+                if work(services, made[run_id]):
+                    services.dispatcher.release("alice", run_id)
+            if not held and all(stored(services.database, run).finished_at for run in made.values()):
+                return
+
+    in_parallel(4, live)
+    assert sorted(sent(services)) == sorted(tasks(list(made.values())))
+    assert services.slots.held("alice") == []
+    assert {stored(services.database, run).status for run in made.values()} == {"completed"}
+
+
+class TestRedisAway:
+    @pytest.fixture
+    def own_redis(self, servers: Servers) -> Iterator[EmbeddedRedis]:
+        """A Redis of this test's own, which it may stop."""
+        assert servers
+        with tempfile.TemporaryDirectory(prefix="lanewise-test-") as folder, EmbeddedRedis(Path(folder)) as server:
+            yield server
+
+    def test_runs_stay_parked_and_are_admitted_when_it_is_back(
+        self, open_services: OpenServices, own_redis: EmbeddedRedis
+    ) -> None:
+        services = open_services(redis_url=SecretStr(own_redis.url))
+        made = submit_many(services, 4)
+        own_redis.stop()
+        before = time.monotonic()
+        with structlog.testing.capture_logs() as logs:
+            assert services.dispatcher.admit("alice") == 0
+            services.dispatcher.release("alice", made[0].id)
+        assert time.monotonic() - before < 5
+        assert [entry["log_level"] for entry in logs] == ["warning"] * 2
+        assert {stored(services.database, run).granted_at for run in made} == {None}
+        own_redis.start()
+        assert services.dispatcher.admit("alice") == 3
+        assert sent(services) == tasks(made[:3])
+
+    def test_a_redis_that_hangs_is_waited_for_within_a_bound(
+        self, open_services: OpenServices, redis_client: redis.Redis
+    ) -> None:
+        services = open_services()
+        submit_many(services, 1)
+        redis_client.client_pause(2500)
+        before = time.monotonic()
+        with structlog.testing.capture_logs():
+            assert services.dispatcher.admit("alice") == 0
+        assert 1 < time.monotonic() - before < 5
+        redis_client.client_unpause()
+
+    def test_with_the_broker_away_a_granted_run_waits_for_the_leader(self, open_services: OpenServices) -> None:
+        services = open_services(broker_url=SecretStr(f"redis://127.0.0.1:{free_port()}/1"))
+        (run,) = submit_many(services, 1)
+        before = time.monotonic()
+        with structlog.testing.capture_logs() as logs:
+            assert services.dispatcher.admit("alice") == 1
+        assert time.monotonic() - before < 10
+        assert logs[0]["run_id"] == run.id
+        assert stored(services.database, run).granted_at is not None
+        assert services.slots.held("alice") == [run.id]
