@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ class RunView:
         label: what to call it, e.g. its agent.
         lane: whose it is, where runs of several users are shown together.
         began_at: of its running, monotonic; None before.
+        ran_s: of its running as the service measured it; None before its end.
     """
 
     id: str
@@ -42,7 +44,9 @@ class RunView:
     note: str = ""
     began_at: float | None = None
     ended_at: float | None = None
+    ran_s: float | None = None
     made_at: float = field(default_factory=time.monotonic)
+    _started: datetime | None = field(default=None, repr=False)
     _said: str = field(default="", repr=False)
 
     @classmethod
@@ -63,6 +67,8 @@ class RunView:
     @property
     def elapsed_s(self) -> float:
         """Seconds since it began to run, up to its end; before that, since it was queued."""
+        if self.ran_s is not None:
+            return self.ran_s
         return (self.ended_at or time.monotonic()) - (self.began_at or self.made_at)
 
     def apply(self, event: Mapping[str, Any]) -> None:
@@ -71,13 +77,18 @@ class RunView:
         if kind in LAST_TYPES:
             self.status = kind.removeprefix("run_")
             self.ended_at = time.monotonic()
+            if self._started:
+                self.ran_s = (datetime.fromisoformat(event["at"]) - self._started).total_seconds()
             self.fraction = 1.0 if kind == "run_completed" else self.fraction
             self.note = render.event(event)
         elif kind == "run_started":
             self.status, self.note = "running", ""
             self.began_at = self.began_at or time.monotonic()
-        elif kind in ("run_recovering", "run_queued", "run_position"):
-            self.status, self.note = "queued", render.event(event) or "waiting"
+            self._started = self._started or datetime.fromisoformat(event["at"])
+        elif kind == "run_queued":
+            self.note = self.note or "waiting"
+        elif kind in ("run_recovering", "run_position"):
+            self.status, self.note = "queued", render.event(event)
         elif kind == "agent_progress":
             self.fraction, self.note = float(data["fraction"]), render.line(data["note"])
         elif kind == "agent_thinking":
@@ -134,7 +145,7 @@ class Board:
         if lanes:
             grid.add_column(no_wrap=True, style="bold")
         grid.add_column(width=1)
-        grid.add_column(no_wrap=True, max_width=34 if wide else 22, overflow="ellipsis")
+        grid.add_column(no_wrap=True, max_width=34 if wide else 24, overflow="ellipsis")
         grid.add_column(width=24 if wide else 12)
         grid.add_column(no_wrap=True, justify="right", width=8)
         grid.add_column(no_wrap=True, ratio=1, overflow="ellipsis")

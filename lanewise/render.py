@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.box import ROUNDED
 from rich.console import Group, RenderableType
 from rich.json import JSON
 from rich.markdown import Markdown
@@ -30,6 +31,7 @@ REASONS = {
     "redis_unavailable": "Redis is away",
     "no_worker": "no worker has this agent",
 }
+_LEADING = ("name", "column", "type")
 MAX_ROWS = 30
 MAX_CELL = 60
 MAX_TEXT = 2_000
@@ -90,8 +92,8 @@ def event(item: Mapping[str, Any]) -> str:
         return f"{float(data.get('fraction', 0)):.0%} {line(data.get('note', ''))}".strip()
     if kind == "run_position":
         return queue(data)
-    words = (data.get("text"), data.get("tool"), error.get("message"), data.get("message"), data.get("reason"))
-    return line(" ".join(clean(word) for word in words if word), 200)
+    said = error.get("message") or data.get("message") or data.get("reason") or data.get("text")
+    return line(" ".join(clean(word) for word in (data.get("tool"), said) if word), 200)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", total: int | None = None) -> Table:
@@ -105,7 +107,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str =
     """
     all_rows = [list(row) for row in rows]
     shown = all_rows[:MAX_ROWS]
-    made = Table(title=line(title) or None, title_justify="left", header_style="bold", border_style="dim")
+    made = Table(title=line(title) or None, title_justify="left", box=ROUNDED, border_style="dim", header_style="bold")
     for place, name in enumerate(columns):
         cells = [row[place] for row in shown if place < len(row) and row[place] is not None]
         numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
@@ -126,7 +128,7 @@ def value(output: Any, title: str = "") -> RenderableType:
         names = [column["name"] if isinstance(column, dict) else column for column in output["columns"]]
         return table([clean(name) for name in names], output["rows"], title=title, total=output.get("row_count"))
     if _is_records(output):
-        names = list(dict.fromkeys(key for record in output for key in record))
+        names = sorted({key: None for record in output for key in record}, key=_heading)
         return table(names, ([record.get(name) for name in names] for record in output), title=title)
     if isinstance(output, dict) and any(_is_special(part) for part in output.values()):
         return Group(*_parts(output))
@@ -176,7 +178,7 @@ def _parts(output: Json) -> list[RenderableType]:
     parts: list[RenderableType] = [facts(short)] if short else []
     for name, part in output.items():
         if part and (isinstance(part, dict | list) or _is_special(part)):
-            parts += [Text(clean(name), "bold"), Padding(value(part), (0, 0, 0, 2))]
+            parts += [Text(clean(name), "bold"), Padding(value(part), (0, 0, 0, 2), expand=False)]
     return parts
 
 
@@ -199,6 +201,11 @@ def _is_special(part: Any) -> bool:
     if isinstance(part, dict):
         return _is_result(part) or any(_is_special(item) for item in part.values())
     return _is_records(part)
+
+
+def _heading(key: str) -> int:
+    """Puts what names a record first; the rest keeps its order."""
+    return _LEADING.index(key) if key in _LEADING else len(_LEADING)
 
 
 def _ordinal(place: int) -> str:

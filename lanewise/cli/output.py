@@ -123,7 +123,8 @@ class Output:
                 if board:
                     board.print("[dim]your runs, live; Ctrl-C ends the watching, not the runs[/]")
                 for event in _over_gaps(stream, views):
-                    view = views.setdefault(event["run_id"], RunView(event["run_id"], render.line(event["agent"])))
+                    label = f"{render.line(event['agent'], 16)} {event['run_id'][-8:]}"
+                    view = views.setdefault(event["run_id"], RunView(event["run_id"], label))
                     view.apply(event)
                     self._tell(event, view, board, self._out)
         return OK
@@ -136,7 +137,7 @@ class Output:
             console.print(_event_line(event))
         else:
             for line in view.lines(event):
-                board.print(Text(f"  {line}", "dim"))
+                board.print(Text(f"  {view.label}  {line}" if console is self._out else f"  {line}", "dim"))
 
     def _board(self, views: Mapping[str, RunView], console: Console) -> contextlib.AbstractContextManager[Board | None]:
         if self._as_json or not console.is_terminal:
@@ -170,6 +171,8 @@ def _event_line(event: Event) -> Text:
 
 def _live_runs(snapshot: Any) -> dict[str, RunView]:
     views = [RunView.of(run) for run in reversed((snapshot or {}).get("runs", []))]
+    for view in views:
+        view.label = f"{view.label} {view.id[-8:]}"
     return {view.id: view for view in views if not view.ended}
 
 

@@ -1,0 +1,1 @@
+"""`make demo`: a first look at the real thing, and what it proves."""
