@@ -39,16 +39,18 @@ class Stores:
         secret_key = os.environ.get("LANEWISE_SECRET_KEY") or (secrets.secret_key if postgres else "")
         if not secret_key:
             raise ConfigurationError("with a database URL, LANEWISE_SECRET_KEY must be in the environment")
-        if postgres:
-            service, run = secrets.service_password, secrets.run_password
-        else:  # the same on every machine that starts a fleet on this database
+        roles, service, run = "", secrets.service_password, secrets.run_password
+        if not postgres:
+            # The same on every machine that starts a fleet on this database; and other names than those of a fleet with
+            # another key, for roles belong to a whole server.
             newest = secret_key.split(",")[0].strip()
             service, run = (derive_key(newest, purpose).hex() for purpose in ("role:service", "role:run"))
+            roles = f"_{derive_key(newest, 'role').hex()[:8]}"
         redis_url = redis_url or (redis.url if redis else "")
         self.values = {
             "secret_key": secret_key,
-            "database_url": _as_role(self._admin_url, SERVICE, service),
-            "run_database_url": _as_role(self._admin_url, RUN, run),
+            "database_url": _as_role(self._admin_url, SERVICE + roles, service),
+            "run_database_url": _as_role(self._admin_url, RUN + roles, run),
             "redis_url": redis_url,
             "broker_url": next_redis_database(redis_url),
         }
