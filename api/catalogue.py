@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import threading
 import time
@@ -110,4 +111,5 @@ def _field(error: ValidationError) -> str:
 
 
 def _missing(error: ValidationError) -> str:
-    return next(name for name in error.validator_value if name not in error.instance)
+    """Returns the name of the missing property, which jsonschema tells in the message only."""
+    return str(ast.literal_eval(error.message.removesuffix(" is a required property")))

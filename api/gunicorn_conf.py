@@ -66,9 +66,9 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Drains at SIGTERM: sockets and waiting requests are sent home, so that gunicorn has nobody left to wait for."""
-    import gevent  # noqa: PLC0415 - not in the main process
+    import gevent  # type: ignore[import-untyped] # noqa: PLC0415 - not in the main process
 
-    from api.app import EXTENSION  # noqa: PLC0415
+    from api.state import EXTENSION  # noqa: PLC0415
     from api.wsgi import app  # noqa: PLC0415
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -80,7 +80,7 @@ def post_worker_init(worker: Any) -> None:
 
 def worker_exit(_server: Any, _worker: Any) -> None:
     """Closes what is open."""
-    from api.app import EXTENSION  # noqa: PLC0415
+    from api.state import EXTENSION  # noqa: PLC0415
     from api.wsgi import app  # noqa: PLC0415
 
     app.extensions[EXTENSION].close()

@@ -5,26 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
 from api.catalogue import AgentCatalogue
-from api.idempotency import Key
 from api.ids import known_id
 from api.metrics import Metrics
 from api.models import RunSubmission
-from shared import limits, runs
+from shared import models, runs
+from shared.acceptance import IdempotencyKey, Refused, accept
 from shared.context import UserExecutionContext
-from shared.errors import InvalidError, LanewiseError, NotFoundError, QuotaError
+from shared.errors import ConflictError, InvalidError, KeyReusedError, LanewiseError, NotFoundError, QuotaError
 from shared.events import StoredEvent
 from shared.ids import new_id
 from shared.jsonvalue import check_json
-from shared.models import Agent, Run, Thread
+from shared.models import Agent
 from shared.queueing import queue_view, queue_views
 from shared.services import Services
-from shared.states import ExecutionState
 from shared.tokens import Identity
 
+OTHER_BODY = "this Idempotency-Key was used with another body"
 MAX_INPUT_BYTES = 256 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 QUOTA_RETRY_AFTER_S = 5
@@ -50,7 +49,7 @@ class Submissions:
         self,
         identity: Identity,
         request: RunSubmission,
-        key: Key | None,
+        key: IdempotencyKey | None,
         correlation_id: str,
         connection_id: str | None = None,
     ) -> dict[str, Any]:
@@ -79,24 +78,39 @@ class Submissions:
                 return view  # accepted when the agent was there
             raise
         context = _context(user_id, request.thread_id, correlation_id, connection_id)
-        with self._services.database.user_session(user_id) as session:
-            if key is not None and (bound := key.reserve(session, user_id, context.run_id)) != context.run_id:
-                return self._view(session, user_id, bound)
-            parked = self._check_quota(session, user_id)
-            if request.thread_id is not None:
-                _hold_thread(session, user_id, context.thread_id)
-            run, stored = runs.create(
-                session,
-                context,
-                agent,
-                request.input,
-                metadata=request.metadata,
-                time_limit_s=time_limit_s,
-                new_thread=request.thread_id is None,
-            )
+        answer = accept(
+            self._services.database.once(user_id),
+            context,
+            agent,
+            request.input,
+            metadata=request.metadata,
+            time_limit_s=time_limit_s,
+            new_thread=request.thread_id is None,
+            quota=self._services.settings.user_queued_runs,
+            key=key,
+        )
+        if isinstance(answer, Refused):
+            return self._refuse(user_id, answer)
         self._metrics.submissions.labels("websocket" if connection_id else "rest").inc()
-        position = max(0, parked + 1 - self._start(user_id, stored))
-        return runs.run_view(run, queue_view(position, "user_limit" if position else "fleet_busy"))
+        position = max(0, answer.parked + 1 - self._start(user_id, answer.stored))
+        return runs.run_view(answer.run, queue_view(position, "user_limit" if position else "fleet_busy"))
+
+    def _earlier(self, user_id: str, key: IdempotencyKey) -> dict[str, Any] | None:
+        """Returns the run that the key made before, None if it made none.
+
+        Raises:
+            KeyReusedError: with another body.
+        """
+        query = select(models.IdempotencyKey.run_id, models.IdempotencyKey.fingerprint).where(
+            models.IdempotencyKey.user_id == user_id, models.IdempotencyKey.key == key.value
+        )
+        with self._services.database.user_session(user_id) as session:
+            row = session.execute(query).first()
+        if row is None:
+            return None
+        if row.fingerprint != key.fingerprint:
+            raise KeyReusedError(OTHER_BODY)
+        return self._view(user_id, row.run_id)
 
     def _check(self, request: RunSubmission) -> tuple[Agent, float]:
         check_json(request.input, "input", MAX_INPUT_BYTES)
@@ -109,16 +123,19 @@ class Submissions:
             raise InvalidError(f"time_limit_s {message}", errors=[{"field": "time_limit_s", "message": message}])
         return agent, request.time_limit_s or min(agent.time_limit_s, most)
 
-    def _check_quota(self, session: Session, user_id: str) -> int:
-        """Returns how many runs of the user are parked."""
-        queued = select(func.count(), func.count(Run.granted_at)).where(
-            Run.user_id == user_id, Run.status == ExecutionState.QUEUED
-        )
-        total, granted = session.execute(queued).one()
-        most = limits.queued_runs(session, user_id, self._services.settings)
-        if total >= most:
-            raise QuotaError(f"{total} runs are queued; the limit is {most}", retry_after_s=QUOTA_RETRY_AFTER_S)
-        return int(total - granted)
+    def _refuse(self, user_id: str, answer: Refused) -> dict[str, Any]:
+        match answer:
+            case Refused("earlier", run_id=str(run_id)):
+                return self._view(user_id, run_id)
+            case Refused("other_body"):
+                raise KeyReusedError(OTHER_BODY)
+            case Refused("in_flight"):
+                raise ConflictError("a request with this Idempotency-Key is being handled; try again", retry_after_s=1)
+            case Refused("quota"):
+                problem = f"{answer.queued} runs are queued; the limit is {answer.quota}"
+                raise QuotaError(problem, retry_after_s=QUOTA_RETRY_AFTER_S)
+            case _:
+                raise NotFoundError("no such thread")
 
     def _start(self, user_id: str, stored: list[StoredEvent]) -> int:
         """Publishes and admits; the run is accepted whatever happens here, for the leader's sweep admits it too."""
@@ -131,16 +148,12 @@ class Submissions:
             log.exception("admission failed and is left to the sweep")
         return 0
 
-    def _earlier(self, user_id: str, key: Key) -> dict[str, Any] | None:
+    def _view(self, user_id: str, run_id: str) -> dict[str, Any]:
         with self._services.database.user_session(user_id) as session:
-            bound = key.find(session, user_id)
-            return None if bound is None else self._view(session, user_id, bound)
-
-    def _view(self, session: Session, user_id: str, run_id: str) -> dict[str, Any]:
-        run = runs.find(session, user_id, run_id)
-        if run is None:
-            raise NotFoundError("the run of this Idempotency-Key was deleted")
-        return runs.run_view(run, queue_views(session, user_id, [run], self._catalogue.all()).get(run_id))
+            run = runs.find(session, user_id, run_id)
+            if run is None:
+                raise NotFoundError("the run of this Idempotency-Key was deleted")
+            return runs.run_view(run, queue_views(session, user_id, [run], self._catalogue.all()).get(run_id))
 
 
 def _context(
@@ -152,10 +165,3 @@ def _context(
     return UserExecutionContext.from_websocket_request(
         user_id, thread, new_id(), connection_id=connection_id, correlation_id=correlation_id
     )
-
-
-def _hold_thread(session: Session, user_id: str, thread_id: str) -> None:
-    """Makes sure of the thread until the commit: whoever deletes it meanwhile will see the new run and cancel it."""
-    query = select(Thread.id).where(Thread.user_id == user_id, Thread.id == thread_id, Thread.deleted_at.is_(None))
-    if session.scalar(query.with_for_update(read=True)) is None:
-        raise NotFoundError("no such thread")

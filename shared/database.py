@@ -84,6 +84,7 @@ class Database:
                 "tcp_user_timeout": 20_000,
             },
         )
+        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same pool
 
     @contextmanager
     def user_session(self, user_id: str) -> Iterator[Session]:
@@ -127,10 +128,6 @@ class Database:
                 yield session
         except (DBAPIError, PoolTimeoutError) as error:
             raise _outage(error) from error
-
-    @property
-    def _autocommit(self) -> sa.Engine:
-        return self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same pool
 
     def close(self) -> None:
         """Closes the pooled connections."""

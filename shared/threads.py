@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from shared import audit, runs
@@ -70,9 +70,10 @@ def remove_deleted_threads(session: Session, limit: int = 100) -> int:
     query = select(Thread.user_id, Thread.id).where(Thread.deleted_at.is_not(None), ~live).limit(limit)
     gone = session.execute(query.with_for_update(skip_locked=True)).all()
     for user_id, thread_id in gone:
+        run_ids = select(Run.id).where(Run.user_id == user_id, Run.thread_id == thread_id)
         session.execute(
             update(RunEvent)
-            .where(RunEvent.user_id == user_id, RunEvent.run_id.in_(_run_ids(user_id, thread_id)))
+            .where(RunEvent.user_id == user_id, RunEvent.run_id.in_(run_ids))
             .values(data={})
             .execution_options(synchronize_session=False)
         )
@@ -82,7 +83,3 @@ def remove_deleted_threads(session: Session, limit: int = 100) -> int:
             .execution_options(synchronize_session=False)
         )
     return len(gone)
-
-
-def _run_ids(user_id: str, thread_id: str) -> Select[str]:
-    return select(Run.id).where(Run.user_id == user_id, Run.thread_id == thread_id)

@@ -144,7 +144,7 @@ class Channel:
 
     def _deliver(self, views: Sequence[dict[str, Any]]) -> bool:
         expected = (self._last or 0) + 1
-        fresh = []
+        fresh: list[Delivery] = []
         for view in views:
             if view["seq"] == expected + len(fresh):
                 fresh.append(Delivery(view))

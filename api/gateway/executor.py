@@ -7,7 +7,7 @@ from typing import Any
 from api.cancellation import cancel
 from api.catalogue import AgentCatalogue
 from api.gateway.protocol import bad_message
-from api.idempotency import Key
+from api.idempotency import make_key
 from api.models import RunCancellation, RunSubmission
 from api.operations import check
 from api.submission import Submissions
@@ -46,7 +46,7 @@ class ConnectionExecutor:
             case "run.submit":
                 request = check(RunSubmission, body)
                 asked = request_data.get("idempotency_key")
-                key = None if asked is None else Key.of(asked, body)
+                key = None if asked is None else make_key(asked, body)
                 return self._submissions.submit(self._identity, request, key, new_id(), connection_id)
             case "run.cancel":
                 run_id = check(RunCancellation, body).run_id

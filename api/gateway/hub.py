@@ -1,7 +1,7 @@
 """The streams that this process follows: a channel for each user who is listened for.
 
-Redis is a shortcut: what comes over it is delivered only if it follows the last number delivered. Anything else (a gap, a
-lost connection, a head in Postgres that is higher than ours) is repaired by reading the log, which has everything.
+Redis is a shortcut: what comes over it is delivered only if it follows the last number delivered. Anything else (a gap,
+a lost connection, a head in Postgres that is higher than ours) is repaired by reading the log, which has everything.
 """
 
 from __future__ import annotations

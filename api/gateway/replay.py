@@ -57,11 +57,13 @@ class Replay:
         with self._database.user_session(self._user_id) as session:
             head = self._locked_head(session)
             reason = None if after is None else self._obstacle(session, after, head)
+            welcome: dict[str, Any]
             if after is not None and reason is None:
                 welcome = {"head": head, "recovered": True, "reason": None, "replay": head - after, "snapshot": None}
                 return Opening(after, welcome)
-            welcome = {"head": head, "recovered": after is None, "reason": reason, "replay": 0}
-            return Opening(head, {**welcome, "snapshot": {"runs": self._snapshot(session)}})
+            snapshot = {"runs": self._snapshot(session)}
+            welcome = {"head": head, "recovered": after is None, "reason": reason, "replay": 0, "snapshot": snapshot}
+            return Opening(head, welcome)
 
     def read(self, after: int) -> list[dict[str, Any]]:
         """Returns the next page of events."""

@@ -19,6 +19,7 @@ class Upgraded(Response):
     """Tells gunicorn that the connection was used up and is to be closed."""
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Ends the request without an answer."""
         raise StopIteration
 
 

@@ -1,9 +1,9 @@
 """One WebSocket on the server's side, made safe for many readers of one stream.
 
 simple-websocket's own `send` may write half a frame under gevent and may not be called by two greenlets; it accepts
-compression (which costs three times the memory and makes frames stateful), buffers what comes in without limit and reads
-in a thread of its own. Here one lock guards all writing, each write has a deadline, nothing is compressed, and the
-request's own greenlet reads: it takes no more from the network than it can handle.
+compression (which costs three times the memory and makes frames stateful), buffers what comes in without limit and
+reads in a thread of its own. Here one lock guards all writing, each write has a deadline, nothing is compressed, and
+the request's own greenlet reads: it takes no more from the network than it can handle.
 """
 
 from __future__ import annotations

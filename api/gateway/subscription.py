@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import redis
 import structlog
@@ -86,7 +87,7 @@ class Subscription:
         if self._connection is None:
             return
         try:
-            self._connection.send_command(*command, check_health=False)
+            self._connection.send_command(*command, check_health=False)  # type: ignore[no-untyped-call]
         except RedisError:
             self._broken = True  # the reader begins again, with all names
 
@@ -105,7 +106,7 @@ class Subscription:
     def _listen(self) -> None:
         connection = _new_connection(self._url)
         try:
-            connection.connect()
+            connection.connect()  # type: ignore[no-untyped-call]
             with self._lock:
                 self._connection, self._broken = connection, False
                 names = sorted(self._names)
@@ -116,7 +117,7 @@ class Subscription:
         finally:
             with self._lock:
                 self._connection = None
-            connection.disconnect()
+            connection.disconnect()  # type: ignore[no-untyped-call]
 
     def _read(self, connection: redis.Connection) -> None:
         heard = pinged = time.monotonic()
@@ -154,4 +155,4 @@ def _new_connection(url: str) -> redis.Connection:
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
     )
-    return pool.make_connection()
+    return cast("redis.Connection", pool.make_connection())

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from flask import Blueprint, Response, request
-from sqlalchemy import delete, func, literal_column, select
+from sqlalchemy import ColumnElement, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import defer
 
@@ -63,7 +63,7 @@ def put(identity: Identity, name: str) -> Response:
         index_elements=["user_id", "name"], set_={**replaced, "updated_at": func.now()}
     )
     # A row version that no transaction has updated was inserted.
-    is_new = literal_column("(xmax = 0)")
+    is_new: ColumnElement[bool] = literal_column("(xmax = 0)")
     columns = (_WHOLE.name, _WHOLE.content_type, _WHOLE.size, _WHOLE.sha256, _WHOLE.created_at, _WHOLE.updated_at)
     with api().services.database.user_session(identity.user_id) as session:
         row = session.execute(statement.returning(*columns, is_new.label("is_new"))).one()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response, g, request
 from sqlalchemy import Select, select
 
 from api.cancellation import cancel
-from api.idempotency import Key
+from api.idempotency import make_key
 from api.ids import known_id
 from api.models import Events, EventsQuery, Run, Runs, RunsQuery, RunSubmission, WaitQuery
 from api.operations import json_response, operation
@@ -33,7 +35,7 @@ bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
 def submit(identity: Identity, body: RunSubmission) -> Response:
     """Accepted means stored: whatever happens from here on, the run reaches its end."""
     asked = request.headers.get("Idempotency-Key")
-    key = None if asked is None else Key.of(asked, body.model_dump(exclude_unset=True))
+    key = None if asked is None else make_key(asked, body.model_dump(exclude_unset=True))
     view = api().submissions.submit(identity, body, key, g.correlation_id)
     return json_response(view, 202, {"Location": f"/v1/runs/{view['id']}"})
 
@@ -95,7 +97,7 @@ def list_events(identity: Identity, run_id: str, query: EventsQuery) -> Response
     return json_response({"items": items, "next_cursor": str(items[-1]["run_seq"]) if more else None})
 
 
-def _filtered(user_id: str, query: RunsQuery) -> Select[tuple[models.Run]]:
+def _filtered(user_id: str, query: RunsQuery) -> Select[Any]:
     own = select(models.Run).where(models.Run.user_id == user_id)
     if query.status is not None:
         own = own.where(models.Run.status == query.status)

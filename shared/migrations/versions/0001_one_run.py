@@ -162,7 +162,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
 GRANT SELECT, INSERT ON audit_log TO lanewise_service;
 GRANT SELECT ON alembic_version TO lanewise_service; -- readiness compares it with what the code needs
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA lanewise FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION append_events, claim_run, end_run TO lanewise_service;
+GRANT EXECUTE ON FUNCTION append_events, accept_run, claim_run, end_run TO lanewise_service;
 GRANT SELECT ON documents TO lanewise_run;
 CREATE POLICY run ON documents FOR SELECT TO lanewise_run USING (user_id = (SELECT run_user()));
 """
@@ -171,7 +171,7 @@ CREATE POLICY run ON documents FOR SELECT TO lanewise_run USING (user_id = (SELE
 def upgrade() -> None:
     """Makes everything."""
     op.execute(TABLES)
-    for name in ("run_user", "append_events", "claim_run", "end_run"):
+    for name in ("run_user", "append_events", "accept_run", "claim_run", "end_run"):
         op.execute((files("shared.migrations") / "sql" / f"{name}.sql").read_text())
     for table in USER_TABLES:
         op.execute(POLICY.format(table=table))

@@ -1,14 +1,10 @@
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
-import pytest
-import redis
-from websockets.exceptions import ConnectionClosed
-
-from shared.redis import Keys
-from shared.services import Services
-from tests.integration.api.conftest import FakeWorker, Server, Stream
+from tests.api_process import FakeWorker, Server
 
 
 def _submit(server: Server, body: dict[str, Any], user_id: str = "alice") -> str:
@@ -43,11 +39,10 @@ def test_replay_then_live_then_reconnect_shows_each_event_once_in_order(
 
 def test_a_wait_ends_with_its_run(server: Server, worker: FakeWorker, body: dict[str, Any]) -> None:
     run = worker.start("alice", _submit(server, body))
-    import threading, time
-
     with server.client() as client:
         timer = threading.Timer(0.5, worker.finish, [run])
         timer.start()
         began = time.monotonic()
         view = client.get(f"/v1/runs/{run.id}/wait?timeout_s=20").json()
-        assert view["status"] == "completed" and 0.4 < time.monotonic() - began < 2
+        assert view["status"] == "completed"
+        assert 0.4 < time.monotonic() - began < 2

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import httpx
 
-from tests.integration.api.conftest import FakeWorker
+from tests.api_process import FakeWorker
 
 
 def test_ready_with_everything_there(anonymous: httpx.Client, worker: FakeWorker) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from tests.integration.api.conftest import FakeWorker
+from tests.api_process import FakeWorker
 
 
 def test_a_submission_is_stored_and_answered_with_its_run(
