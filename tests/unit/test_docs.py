@@ -1,0 +1,102 @@
+"""The docs say what the code does: every setting with its default, every limit with its value."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+import api.gateway.protocol
+import api.gateway.socket
+import api.gateway.stream
+import api.gateway.tickets
+import api.idempotency
+import api.operations
+import api.resources.documents
+import api.submission
+import api.waiting
+import shared.context
+import shared.event_types
+import shared.frames
+import shared.jsonvalue
+import worker.calls
+import worker.core
+import worker.supervise
+from shared.settings import COMMAND_NAMES, PREFIX, Settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+SETTING_COLUMNS = 4  # a table of commands' variables, with fewer, follows under the same heading
+UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
+LIMITS: dict[str, float] = {
+    "input of a run": api.submission.MAX_INPUT_BYTES,
+    "metadata of a run": api.submission.MAX_METADATA_BYTES,
+    "JSON body of a request": api.operations.MAX_JSON_BYTES,
+    "nesting of JSON": shared.jsonvalue.MAX_NESTING,
+    "document": api.resources.documents.MAX_BYTES,
+    "`Idempotency-Key`": api.idempotency.MAX_KEY_LENGTH,
+    "user, thread and other ids of a context": shared.context.MAX_ID_LENGTH,
+    "requests that wait for the end of a run, per api process": api.waiting.MAX_WAITERS,
+    "WebSocket connections of a user, per api process": api.gateway.protocol.MAX_SOCKETS_PER_USER,
+    "time until the first frame of a WebSocket": api.gateway.protocol.HELLO_TIMEOUT_S,
+    "age of a WebSocket ticket": api.gateway.tickets.TTL_S,
+    "frame from a WebSocket client": api.gateway.protocol.MAX_MESSAGE_BYTES,
+    f"frames a second from a WebSocket client, above a burst of {api.gateway.socket.BURST:g}": (
+        api.gateway.socket.RATE_PER_S
+    ),
+    "frames that wait for a slow WebSocket client": api.gateway.stream.MAX_QUEUED_FRAMES,
+    "bytes that wait for a slow WebSocket client": api.gateway.stream.MAX_QUEUED_BYTES,
+    "output of a run": worker.core.MAX_OUTPUT_BYTES,
+    "data of an event": shared.event_types.MAX_DATA_BYTES,
+    "frame between a worker and a sandbox": shared.frames.MAX_FRAME_BYTES,
+    "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
+}
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Returns the cells of the table rows below a line of the page, until the next heading."""
+    text = PAGE.read_text().split(f"\n{heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def default_in_words(default: Any) -> str:
+    if default is PydanticUndefined:
+        return "required"
+    if default is None:
+        return "unset"
+    if isinstance(default, tuple):
+        return ",".join(f"`{item}`" for item in default) or "none"
+    if isinstance(default, SecretStr):
+        return f"`{default.get_secret_value()}`"
+    return f"`{default}`" if isinstance(default, str) else f"{default:g}" if default < 10_000 else str(default)
+
+
+def test_every_setting_stands_in_its_table_with_its_default() -> None:
+    documented = {cells[0].strip("`"): cells[1] for cells in rows("## Settings") if len(cells) == SETTING_COLUMNS}
+    documented.pop("setting", None)
+    actual = {PREFIX + name.upper(): default_in_words(field.default) for name, field in Settings.model_fields.items()}
+    assert documented == actual
+
+
+def test_every_variable_of_the_commands_is_listed() -> None:
+    assert {name.strip("`").removeprefix(PREFIX) for name, *_ in rows("Read by commands only:")} == COMMAND_NAMES
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_limit_has_the_value_of_the_code(name: str) -> None:
+    (value,) = [value for limit, value, _answer in rows("## Limits") if limit == name]
+    number, unit = value.split()
+    assert float(number) * UNITS.get(unit, 1) == LIMITS[name]
+
+
+def test_limits_without_a_constant_are_settings_or_the_runs_own() -> None:
+    others = [value for limit, value, _answer in rows("## Limits") if limit not in LIMITS]
+    assert all(re.fullmatch(r"`LANEWISE_\w+`|its `\w+`", value) for value in others)
+
+
+def test_both_sides_of_the_sandbox_agree_on_the_output() -> None:
+    assert worker.core.MAX_OUTPUT_BYTES == worker.supervise.MAX_OUTPUT_BYTES
