@@ -1,0 +1,64 @@
+"""The agents that the benchmarks run: as little as possible, so that what is measured is Lanewise."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pydantic import BaseModel
+
+from shared.context import UserExecutionContext as Context
+from worker.authoring import Agent, AgentRun, Tool
+
+
+class Nothing(Tool):
+    """Does nothing."""
+
+    name = "nothing"
+
+    def run(self, context: Context, parameters: Any) -> None:
+        """Returns None."""
+        del context, parameters
+
+
+class Noop(Agent):
+    """Returns at once: five events, a small result."""
+
+    name = "bench_noop"
+    tools = (Nothing,)
+
+    async def execute(self, context: Context, run: AgentRun) -> dict[str, Any]:
+        """Returns a small result."""
+        del context, run
+        return {"ok": True}
+
+
+class Wait(Agent):
+    """Says that it waits, and waits: what most agents do most of the time."""
+
+    name = "bench_wait"
+
+    async def execute(self, context: Context, run: AgentRun) -> None:
+        """Waits until it is ended from outside."""
+        del context
+        run.emit.thinking("waiting")
+        await asyncio.sleep(300)
+
+
+class ChattyInput(BaseModel):
+    """How many events."""
+
+    events: int
+
+
+class Chatty(Agent):
+    """Streams tokens as fast as they are taken."""
+
+    name = "bench_chatty"
+    Input = ChattyInput
+
+    async def execute(self, context: Context, run: AgentRun) -> None:
+        """Emits the events that were asked for."""
+        del context
+        for number in range(run.input.events):
+            run.emit.token(f"token {number} ")

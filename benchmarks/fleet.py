@@ -1,0 +1,176 @@
+"""A fleet of the benchmarks' own, what its processes cost, and the programs that put load on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from lanewise.ports import free_port
+from lanewise.process import StartError, wait_until
+from lanewise.secrets import load_secrets
+from shared.settings import jwt_keys
+from shared.tokens import make_token
+
+ROOT = Path(__file__).parents[1]
+START_S = 90.0
+STOP_S = 40.0
+LOAD_S = 90.0
+KINDS = ("api", "worker", "zygote", "sandboxes", "postgres", "redis")
+
+
+def child_environment(**values: str) -> dict[str, str]:
+    """Returns our environment for a child that shall find the benchmarks."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **values}
+
+
+class Fleet:
+    """`lanewise up` with one api and one worker, in a folder that vanishes with it.
+
+    Args:
+        slots: runs at once; also how many one user may have in progress.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lanewise-bench-")))
+            self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        ready, said = self._folder / "ready", self._folder / "said"
+        options = ("--slots", str(self.slots), "--port", str(free_port()), "--no-flower")
+        with ready.open("wb") as stdout, said.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lanewise.cli", "up", "--data-dir", str(self._folder / "data"), *options],
+                stdout=stdout,
+                stderr=stderr,
+                cwd=ROOT,
+                env=child_environment(
+                    LANEWISE_AGENTS="benchmarks.agents", LANEWISE_USER_CONCURRENT_RUNS=str(self.slots)
+                ),
+            )
+        self._stack.callback(self._stop)
+        wait_until(lambda: bool(ready.read_text()) or self._process.poll() is not None, START_S)
+        if not ready.read_text():
+            raise StartError(f"the fleet did not start:\n{said.read_text()[-2000:]}")
+        self.url = ready.read_text().split()[1]
+
+    def _stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # its children end with it
+            self._process.wait()
+
+    def token(self, user_id: str) -> str:
+        """Returns a bearer token."""
+        return make_token(jwt_keys((load_secrets(self._folder / "data").secret_key,))[0], user_id)
+
+    @cached_property
+    def redis_url(self) -> str:
+        """The URL of the fleet's Redis: what its worker was given."""
+        return next(process for process, kind in self._processes() if kind == "worker").environ()["LANEWISE_REDIS_URL"]
+
+    def cpu_s(self) -> dict[str, float]:
+        """Returns the processor time so far by kind of process, ended children included."""
+        used: dict[str, float] = defaultdict(float)
+        for process, kind in self._processes():
+            times = process.cpu_times()
+            used[kind] += times.user + times.system
+            used["sandboxes" if kind == "zygote" else kind] += times.children_user + times.children_system
+        return used
+
+    def pss_mib(self) -> dict[str, float]:
+        """Returns the memory by kind of process, shared pages divided among those who share them."""
+        used: dict[str, float] = defaultdict(float)
+        for process, kind in self._processes():
+            used[kind] += pss_mib(process.pid)
+        return used
+
+    def _processes(self) -> list[tuple[psutil.Process, str]]:
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        return [(process, _kind(process)) for process in children]
+
+
+def _kind(process: psutil.Process) -> str:
+    command = " ".join(process.cmdline())
+    if "worker.zygote" in command:  # a sandbox has the command line of the zygote that it was forked from
+        parent = process.parent()
+        return "sandboxes" if parent and "worker.zygote" in " ".join(parent.cmdline()) else "zygote"
+    for mark, kind in (("gunicorn", "api"), ("celery", "worker"), ("postgres", "postgres"), ("redis-server", "redis")):
+        if mark in command:
+            return kind
+    return "other"
+
+
+def pss_mib(pid: int) -> float:
+    """Returns the proportional set size of a process."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
+
+
+def put_load(kind: str, env: dict[str, str] | None = None, **parameters: Any) -> dict[str, Any]:
+    """Runs `benchmarks.load` in a process of its own and returns what it measured; see there.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or was not done after 90 seconds.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load", kind],
+        input=json.dumps(parameters).encode(),
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=env or child_environment(),
+        timeout=LOAD_S,
+        check=True,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+class Lab:
+    """What the benchmarks share: how thorough to be, and a fleet that is started when the first of them needs it.
+
+    Args:
+        quick: fewer repetitions.
+    """
+
+    SLOTS = 8
+
+    def __init__(self, *, quick: bool) -> None:
+        self.quick = quick
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The fleet."""
+        return self._stack.enter_context(Fleet(self.SLOTS))
+
+    def tokens(self, users: int) -> list[str]:
+        """Returns the tokens of some users."""
+        return [self.fleet.token(f"bench-{number}") for number in range(users)]
