@@ -120,7 +120,10 @@ def test_constructors_say_where_it_came_from() -> None:
 
 
 @pytest.mark.parametrize("name", ID_FIELDS + OPTIONAL_FIELDS)
-@pytest.mark.parametrize("placeholder", sorted(PLACEHOLDERS))
+@pytest.mark.parametrize(
+    "placeholder",
+    ["", "none", "null", "nil", "undefined", "default", "system", "anonymous", "unknown", "placeholder", "n/a", "*"],
+)
 def test_every_placeholder_is_refused_in_every_id(name: str, placeholder: str) -> None:
     assert refused_field(**{name: placeholder, "depth": int(name == "parent_request_id")}) == name
     assert refused_field(**{name: f" {placeholder.upper()} ", "depth": int(name == "parent_request_id")}) == name
