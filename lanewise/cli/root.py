@@ -56,8 +56,8 @@ class Root(click.Group):
 def _fail(error: LanewiseError) -> NoReturn:
     from lanewise.render import clean  # noqa: PLC0415 - see the package
 
-    details = [f"{clean(item.get('field', ''))}: {clean(item.get('message', ''))}" for item in error.errors]
-    details = [detail for detail in details if detail not in error.message]
+    fields = [(clean(item.get("field", "")), clean(item.get("message", ""))) for item in error.errors]
+    details = [f"{field}: {message}" for field, message in fields if message not in error.message]
     message = "\n  ".join([clean(error.message), *details])
     raise CommandError(message + _cure(error), _exit_code(error)) from error
 

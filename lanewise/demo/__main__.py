@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ def main() -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the fleet in order then, too
     began = time.monotonic()
     console.print("[bold]Lanewise[/] runs agents for many users at once, each user in a lane of their own.")
     console.print("[dim]All of this happens now, on this machine, in real processes.[/]\n")
@@ -47,8 +49,8 @@ def main() -> int:
         stopped, whole = (render.span(time.monotonic() - since) for since in (stopping, began))
         console.print(f"[dim]stopped everything in {stopped}; the whole demo took {whole}[/]")
         report.next_steps(console)
-    except LanewiseError as error:
-        Console(stderr=True, highlight=False).print(f"\nthe demo failed: {error.message}", style="red", markup=False)
+    except (LanewiseError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"\nthe demo failed: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("\ninterrupted; everything was stopped")
@@ -188,7 +190,7 @@ def _kinds() -> dict[str, object]:
 
 def _countries() -> dict[str, object]:
     sql = (
-        "SELECT coalesce(country, '?') AS country, count(*) AS certificates, max(valid_until) AS last_until "
+        "SELECT coalesce(country, '?') AS country, count(*) AS certificates "
         "FROM data GROUP BY ALL ORDER BY certificates DESC"
     )
     chart = {"kind": "bar", "x": "country", "y": "certificates", "title": "Trusted root certificates, by country"}
@@ -206,7 +208,7 @@ def _mistake() -> dict[str, object]:
 
 def _docs() -> dict[str, object]:
     sql = (
-        "SELECT file, count(*) AS lines, sum(words) AS words, count(*) FILTER (kind = 'heading') AS headings "
+        "SELECT file, sum(words) AS words, count(*) FILTER (kind = 'heading') AS headings "
         "FROM data GROUP BY file ORDER BY words DESC"
     )
     return {"document": "docs.csv", "sql": sql}
