@@ -32,12 +32,17 @@ def test_embedded_stores_come_up_migrated_again_and_again(tmp_path: Path) -> Non
 
 
 def test_given_stores_are_migrated_and_nothing_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LANEWISE_SECRET_KEY", "k" * 32)
     data_dir = tmp_path / "data"
-    # Servers of its own: this sets the passwords of the roles, which all databases of a server share.
+    # Servers of its own: this makes roles, which all databases of a server share.
     with EmbeddedPostgres(tmp_path) as postgres, EmbeddedRedis(tmp_path) as redis, Supervisor(print) as supervisor:
-        stores = Stores(data_dir, ensure_secrets(data_dir), postgres.admin_url, redis.url)
-        stores.start(supervisor, stage=0)
-        assert not supervisor._children
-        assert user_of(stores.values["database_url"]) == "lanewise_service"
+        urls = []
+        for key in ("k" * 32, "l" * 32):  # a second fleet on the server must not lock the first one out
+            monkeypatch.setenv("LANEWISE_SECRET_KEY", key)
+            stores = Stores(data_dir, ensure_secrets(data_dir), postgres.admin_url, redis.url)
+            stores.start(supervisor, stage=0)
+            assert not supervisor._children
+            urls.append(stores.values["database_url"])
+        users = [user_of(url) for url in urls]
+    assert len(set(users)) == 2
+    assert all(user.startswith("lanewise_service_") for user in users)
     assert {path.name for path in data_dir.iterdir()} == {"secrets.json", ".gitignore"}
