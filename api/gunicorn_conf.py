@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from types import FrameType
 from typing import Any
 
 from gunicorn.glogging import Logger
@@ -13,7 +11,7 @@ from shared import logs
 from shared.errors import ConfigurationError
 from shared.settings import get_settings
 
-KEEPALIVE_S = 5
+KEEPALIVE_S = 75  # longer than a load balancer keeps its idle connections, so that it never sends into a closed one
 # A wait on Postgres ends at the server after statement_timeout (30 s); this is for a server that is no longer there.
 QUERY_TIMEOUT_S = 40
 CONNECT_TIMEOUT_S = 5
@@ -36,7 +34,7 @@ class JsonLogger(Logger):  # type: ignore[misc] # published without types
 
 
 wsgi_app = "api.wsgi:app"
-worker_class = "gevent"
+worker_class = "api.gunicorn_worker.Worker"
 workers = 1
 worker_connections = 20_000
 backlog = 2048
@@ -62,20 +60,6 @@ def post_fork(_server: Any, _worker: Any) -> None:
             raise OperationalError(f"the server did not answer within {timeout_s} s") from None
 
     extensions.set_wait_callback(wait)
-
-
-def post_worker_init(worker: Any) -> None:
-    """Drains at SIGTERM: sockets and waiting requests are sent home, so that gunicorn has nobody left to wait for."""
-    import gevent  # type: ignore[import-untyped] # noqa: PLC0415 - not in the main process
-
-    from api.state import EXTENSION  # noqa: PLC0415
-    from api.wsgi import app  # noqa: PLC0415
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        gevent.spawn(app.extensions[EXTENSION].drain)
-        worker.handle_exit(number, frame)
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:

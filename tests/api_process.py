@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from lanewise.ports import free_port
@@ -130,6 +131,13 @@ class Server:
         ) as socket:
             yield socket
 
+    def submit(self, user_id: str, **body: Any) -> str:
+        """Submits a run of `echo` by REST; returns its id."""
+        with self.client(user_id) as client:
+            answer = client.post("/v1/runs", json={"agent": "echo", "input": {"text": "hello"}, **body})
+        assert answer.status_code == httpx.codes.ACCEPTED, answer.text
+        return str(answer.json()["id"])
+
     @contextmanager
     def stream(self, user_id: str = "alice", after: int | None = 0) -> Iterator[Stream]:
         """Opens a WebSocket and says hello."""
@@ -155,6 +163,15 @@ class Stream:
 
     def send(self, **frame: Any) -> None:
         self.socket.send(json.dumps(frame))
+
+    def closed_with(self, timeout_s: float = 10) -> int:
+        """Reads until the server closes; returns the close code."""
+        try:
+            while True:
+                self.receive(timeout_s)
+        except ConnectionClosed as error:
+            assert error.rcvd is not None, "cut without a close frame"
+            return error.rcvd.code
 
     def receive(self, timeout_s: float = 10) -> dict[str, Any]:
         frame: dict[str, Any] = json.loads(self.socket.recv(timeout=timeout_s))
@@ -200,6 +217,7 @@ def run_server(settings: Settings, token: Callable[..., str], log: Path, **env: 
         "REDIS_URL": settings.redis_url.get_secret_value(),
         "SECRET_KEY": ",".join(settings.secrets),
         "DEPLOYMENT": settings.deployment,
+        "LEASE_S": str(settings.lease_s),
         "DRAIN_S": "5",
         **env,
     }

@@ -66,8 +66,11 @@ class Subscription:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, within about a second."""
+        """Ends the thread."""
         self._stopping.set()
+        with self._lock:
+            if self._connection is not None:
+                self._connection.disconnect()  # type: ignore[no-untyped-call]
         if self._thread is not None:
             self._thread.join(2 * SOCKET_TIMEOUT_S)
 
@@ -96,10 +99,10 @@ class Subscription:
             try:
                 self._listen()
             except (RedisError, OSError) as error:
-                log.warning("the event subscription was lost", error=str(error))
+                if not self._stopping.is_set():
+                    log.warning("the event subscription was lost", error=str(error))
             except Exception:
                 log.exception("the event subscription failed")
-            self._connection = None
             self._on_gap()
             self._stopping.wait(RECONNECT_S)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from flask import Flask
 
 from api.app import create_app
@@ -18,6 +21,7 @@ from shared.services import Services
 from shared.settings import Settings
 from shared.tokens import make_token
 from tests.api_process import FakeWorker, Server, run_server
+from tests.services import Servers, superuser_engine
 
 
 @pytest.fixture
@@ -79,6 +83,37 @@ def server(settings: Settings, token: Callable[..., str], tmp_path: Path, redis_
     with run_server(settings, token, log) as running:
         yield running
     assert '"level": "error"' not in log.read_text(), log.read_text()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A real api process with its stores and what stands in for a worker; tests that share it have users of their own."""
+
+    server: Server
+    services: Services
+    worker: FakeWorker
+    superuser: sa.Connection
+
+
+@pytest.fixture(scope="module")
+def fleet(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """One api process for all tests of a module. Its log must hold no error at the end."""
+    log = tmp_path_factory.mktemp("api") / "api.log"
+    with ExitStack() as stack:
+        name = stack.enter_context(servers.new_database())
+        settings = servers.settings(name, lease_s=300)
+        services = stack.enter_context(closing(Services.open(settings)))
+        superuser = stack.enter_context(superuser_engine(servers.url(name)).connect())
+        make = partial(make_token, settings.jwt_keys[0])
+        server = stack.enter_context(run_server(settings, make, log))
+        yield Fleet(server, services, FakeWorker(services), superuser)
+    assert '"level": "error"' not in log.read_text(), log.read_text()
+
+
+@pytest.fixture
+def user() -> str:
+    """A user whom no other test knows."""
+    return f"user-{new_id()}"
 
 
 @pytest.fixture

@@ -1,48 +1,516 @@
+"""The event stream: every event once, in order, over every kind of interruption."""
+
 from __future__ import annotations
 
+import json
+import os
+import socket
 import threading
 import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any
 
-from tests.api_process import FakeWorker, Server
+import httpx
+import pytest
+import sqlalchemy as sa
+from websockets.sync.client import ClientConnection
+
+from api.gateway.protocol import MAX_MESSAGE_BYTES, MAX_SOCKETS_PER_USER
+from lanewise.embedded import EmbeddedRedis
+from shared.services import Services
+from tests.api_process import FakeWorker, Server, Stream, run_server
+from tests.integration.api.conftest import Fleet
+from tests.services import Servers
 
 
-def _submit(server: Server, body: dict[str, Any], user_id: str = "alice") -> str:
-    with server.client(user_id) as client:
-        answer = client.post("/v1/runs", json=body)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
+def _hello(socket: ClientConnection, **frame: Any) -> None:
+    socket.send(json.dumps({"t": "hello", "v": 1, **frame}))
 
 
-def test_replay_then_live_then_reconnect_shows_each_event_once_in_order(
-    server: Server, worker: FakeWorker, body: dict[str, Any]
-) -> None:
-    run_id = _submit(server, body)
-    run = worker.start("alice", run_id)
-    worker.say(run, *"abc")
-    with server.stream(after=0) as stream:
-        assert (stream.welcome["replay"], stream.welcome["head"], stream.welcome["recovered"]) == (5, 5, True)
-        stream.until_live()
-        assert stream.live_at == 5
-        worker.say(run, *"de")
-        stream.until_seq(7)
-    worker.say(run, *"fg")
-    with server.stream(after=7) as again:
-        worker.finish(run)
-        again.until_seq(10)
-    assert stream.numbers + again.numbers == list(range(1, 11))
-    assert [event["run_seq"] for event in (*stream.events, *again.events)] == list(range(1, 11))
-    assert again.events[-1]["type"] == "run_completed"
-    with server.client() as client:
-        assert client.get(f"/v1/runs/{run_id}/events").json()["items"] == stream.events + again.events
+def _metric(server: Server, name: str) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
-def test_a_wait_ends_with_its_run(server: Server, worker: FakeWorker, body: dict[str, Any]) -> None:
-    run = worker.start("alice", _submit(server, body))
-    with server.client() as client:
-        timer = threading.Timer(0.5, worker.finish, [run])
-        timer.start()
-        began = time.monotonic()
-        view = client.get(f"/v1/runs/{run.id}/wait?timeout_s=20").json()
+def _close_code(socket: ClientConnection, timeout_s: float = 10) -> int:
+    deadline = time.monotonic() + timeout_s
+    while socket.close_code is None:
+        assert time.monotonic() < deadline, "not closed"
+        try:
+            socket.recv(timeout=0.2)
+        except TimeoutError:
+            continue
+        except Exception:
+            break
+    assert socket.close_code is not None
+    return socket.close_code
+
+
+class TestReplay:
+    def test_replay_then_live_then_reconnect_shows_each_event_once_in_order(self, fleet: Fleet, user: str) -> None:
+        run_id = fleet.server.submit(user)
+        run = fleet.worker.start(user, run_id)
+        fleet.worker.say(run, *"abc")
+        with fleet.server.stream(user, after=0) as stream:
+            assert (stream.welcome["replay"], stream.welcome["head"], stream.welcome["recovered"]) == (5, 5, True)
+            stream.until_live()
+            assert stream.live_at == 5
+            fleet.worker.say(run, *"de")
+            stream.until_seq(7)
+        fleet.worker.say(run, *"fg")
+        with fleet.server.stream(user, after=7) as again:
+            fleet.worker.finish(run)
+            again.until_seq(10)
+        assert stream.numbers + again.numbers == list(range(1, 11))
+        assert [event["run_seq"] for event in (*stream.events, *again.events)] == list(range(1, 11))
+        assert again.events[-1]["type"] == "run_completed"
+        with fleet.server.client(user) as client:
+            assert client.get(f"/v1/runs/{run_id}/events").json()["items"] == stream.events + again.events
+
+    def test_a_long_replay_while_events_come_in(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        for _ in range(12):
+            fleet.worker.say(run, *["x"] * 100)
+        with fleet.server.socket(user) as connection:
+            _hello(connection, after=0)
+            for _ in range(10):
+                fleet.worker.say(run, *["y"] * 10)
+            numbers = []
+            while not numbers or numbers[-1] < 1302:
+                frame = json.loads(connection.recv(timeout=10))
+                numbers += [frame["seq"]] if frame["t"] == "event" else []
+        assert numbers == list(range(1, 1303))
+
+    def test_without_a_cursor_there_is_a_snapshot_as_of_the_head(self, fleet: Fleet, user: str) -> None:
+        ended = fleet.worker.start(user, fleet.server.submit(user))
+        fleet.worker.finish(ended)
+        live = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.stream(user, after=None) as stream:
+            assert (stream.welcome["head"], stream.welcome["replay"]) == (5, 0)
+            runs = {run["id"]: run["status"] for run in stream.welcome["snapshot"]["runs"]}
+            assert runs == {ended.id: "completed", live.id: "running"}
+            fleet.worker.say(live, "next")
+            assert stream.until_seq(6).numbers == [6]
+
+    def test_a_cursor_above_the_head_is_told(self, fleet: Fleet, user: str) -> None:
+        fleet.server.submit(user)
+        with fleet.server.stream(user, after=7) as stream:
+            assert (stream.welcome["recovered"], stream.welcome["reason"]) == (False, "ahead")
+            assert stream.welcome["head"] == 1
+            assert len(stream.welcome["snapshot"]["runs"]) == 1
+            assert stream.until_live().events == []
+
+    def test_a_cursor_before_the_log_is_told_and_never_replayed_in_part(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        fleet.worker.say(run, *"abc")
+        fleet.superuser.execute(
+            sa.text("DELETE FROM lanewise.run_events WHERE user_id = :user AND seq <= 3"), {"user": user}
+        )
+        with fleet.server.stream(user, after=2) as stream:
+            assert (stream.welcome["recovered"], stream.welcome["reason"]) == (False, "trimmed")
+            assert stream.until_live().events == []
+        with fleet.server.stream(user, after=3) as stream:
+            assert stream.welcome["recovered"]
+            assert stream.until_live().numbers == [4, 5]
+
+    def test_someone_new_has_an_empty_stream(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.stream(user, after=0) as stream:
+            assert stream.until_live().live_at == 0
+            fleet.server.submit(user)
+            assert stream.until_seq(1).events[0]["type"] == "run_queued"
+
+
+class TestLoss:
+    def test_a_lost_publish_is_repaired_by_the_next(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            fleet.worker.say(run, "lost", "too", publish=False)
+            fleet.worker.say(run, "heard")
+            stream.until_seq(5)
+        assert stream.numbers == [1, 2, 3, 4, 5]
+
+    def test_the_last_publish_before_a_silence_is_found_by_comparing_heads(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            fleet.worker.finish(run, publish=False)
+            stream.until_seq(3, timeout_s=6)
+        assert stream.events[-1]["type"] == "run_completed"
+
+    def test_doubled_and_old_messages_change_nothing(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        channel = fleet.services.keys.events(user)
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            for message in (json.dumps(stream.events), json.dumps(stream.events[::-1]), "[]", "{", "null", '[{"seq":9}]'):
+                fleet.services.redis.publish(channel, message)
+            fleet.worker.say(run, "next")
+            stream.until_seq(3)
+        assert stream.numbers == [1, 2, 3]
+
+    def test_a_number_above_the_log_is_not_believed(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            forged = {**stream.events[0], "seq": 1000, "data": {"forged": True}}
+            fleet.services.redis.publish(fleet.services.keys.events(user), json.dumps([forged]))
+            fleet.worker.say(run, "next")
+            stream.until_seq(3)
+        assert stream.numbers == [1, 2, 3]
+
+    def test_a_killed_subscription_loses_nothing(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            for number in range(5):
+                fleet.services.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                fleet.worker.say(run, f"while it is away {number}")
+                stream.until_seq(3 + number, timeout_s=6)
+        assert stream.numbers == list(range(1, 8))
+
+    def test_redis_away_and_back_loses_nothing(
+        self, servers: Servers, database_name: str, token: Callable[..., str], tmp_path: Path
+    ) -> None:
+        with ExitStack() as stack:
+            redis = stack.enter_context(EmbeddedRedis(tmp_path / "data"))
+            settings = servers.settings(database_name, redis_url=redis.url)
+            services = stack.enter_context(closing(Services.open(settings)))
+            worker = FakeWorker(services)
+            server = stack.enter_context(run_server(settings, token, tmp_path / "api.log"))
+            run = worker.start("alice", server.submit("alice"))
+            stream = stack.enter_context(server.stream("alice")).until_live()
+            redis.stop()
+            worker.say(run, "away")
+            stream.until_seq(3, timeout_s=6)
+            second = server.submit("alice")  # accepted all the same
+            stream.until_seq(4, timeout_s=6)
+            redis.start()
+            worker.say(run, "back")
+            worker.finish(run)
+            stream.until_seq(6, timeout_s=6)
+            assert stream.numbers == [1, 2, 3, 4, 5, 6]
+            assert stream.events[3]["run_id"] == second
+
+
+class TestSeveralSockets:
+    def test_all_sockets_of_a_user_see_the_same_and_no_other_user_does(self, fleet: Fleet, user: str) -> None:
+        with ExitStack() as stack:
+            own = [stack.enter_context(fleet.server.stream(user)).until_live() for _ in range(3)]
+            other = stack.enter_context(fleet.server.stream(f"{user}-2")).until_live()
+            run = fleet.worker.start(user, fleet.server.submit(user))
+            fleet.worker.say(run, *"abc")
+            assert all(stream.until_seq(5).events == own[0].events for stream in own)
+            with pytest.raises(TimeoutError):
+                other.receive(timeout_s=0.3)
+
+    def test_the_oldest_socket_makes_room(self, fleet: Fleet, user: str) -> None:
+        with ExitStack() as stack:
+            first = stack.enter_context(fleet.server.stream(user)).until_live()
+            for _ in range(MAX_SOCKETS_PER_USER):
+                raw = stack.enter_context(_raw_stream(fleet.server, user))
+            assert first.closed_with() == 4409
+            fleet.server.submit(user)
+            assert b"run_queued" in raw.recv(4096)
+
+
+class TestSignIn:
+    def test_a_ticket_signs_in_once(self, fleet: Fleet, user: str) -> None:
+        ticket = _ticket(fleet.server, user)
+        with fleet.server.socket(None) as connection:
+            _hello(connection, ticket=ticket, after=0)
+            assert json.loads(connection.recv(timeout=5))["t"] == "welcome"
+        with fleet.server.socket(None) as connection:
+            _hello(connection, ticket=ticket, after=0)
+            assert _close_code(connection) == 4401
+
+    @pytest.mark.parametrize("ticket", [None, "", "x", "a.b.c", "ü" * 2000])
+    def test_without_a_good_ticket_or_token_nothing_is_shown(self, fleet: Fleet, ticket: str | None) -> None:
+        with fleet.server.socket(None) as connection:
+            _hello(connection, ticket=ticket, after=0)
+            assert _close_code(connection) == 4401
+
+    @pytest.mark.parametrize("header", ["Bearer x", "Basic abc", "Bearer"])
+    def test_a_bad_token_is_refused(self, fleet: Fleet, header: str) -> None:
+        with fleet.server.socket(None, additional_headers={"Authorization": header}) as connection:
+            assert _close_code(connection) == 4401
+
+    def test_a_ticket_of_another_user_does_not_help_a_token(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.socket(user) as connection:
+            _hello(connection, ticket=_ticket(fleet.server, f"{user}-2"), after=0)
+            assert _close_code(connection) == 4401
+
+    def test_a_connection_ends_with_its_token_unless_prolonged(self, fleet: Fleet, user: str) -> None:
+        header = {"Authorization": f"Bearer {fleet.server.token(user, ttl_s=2)}"}
+        with ExitStack() as stack:
+            short, long = (
+                Stream(stack.enter_context(fleet.server.socket(None, additional_headers=header))) for _ in range(2)
+            )
+            long.send(t="auth", ref="a", ticket=_ticket(fleet.server, user))
+            assert long.answer("a")["t"] == "ack"
+            assert short.closed_with() == 4401
+            fleet.server.submit(user)
+            assert long.until_seq(1).numbers == [1]
+            long.send(t="auth", ref="b", ticket=_ticket(fleet.server, f"{user}-2"))
+            assert long.answer("b")["problem"]["code"] == "unauthorized"
+
+    def test_the_scope_is_needed(self, fleet: Fleet, user: str) -> None:
+        header = {"Authorization": f"Bearer {fleet.server.token(user, scopes=('other',))}"}
+        with fleet.server.socket(None, additional_headers=header) as connection:
+            _hello(connection, after=0)
+            assert _close_code(connection) == 4403
+
+    @pytest.mark.parametrize(
+        ("origin", "welcome"),
+        [("https://evil.example", False), ("null", False), ("http://{host}.evil.example", False), ("http://{host}", True)],
+    )
+    def test_pages_of_other_sites_are_refused(self, fleet: Fleet, user: str, origin: str, *, welcome: bool) -> None:
+        origin = origin.format(host=fleet.server.url.removeprefix("http://"))
+        with fleet.server.socket(user, origin=origin) as connection:
+            if welcome:
+                assert Stream(connection).welcome["head"] == 0
+            else:
+                assert _close_code(connection) == 4403
+
+
+class TestMisuse:
+    def test_who_says_nothing_is_sent_away(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.socket(user) as connection:
+            assert _close_code(connection) == 4428
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "", "{", "[]", "null", "NaN", '"hello"', "[" * 5000, b"\x00\xff", '{"t":"pong"}', '{"t":"hello"}',
+            '{"t":"hello","v":2,"after":0}', '{"t":"hello","v":1,"after":-1}', '{"t":"hello","v":1,"after":"0"}',
+            '{"t":"hello","v":1,"after":1.5}', '{"t":"hello","v":1,"after":true}', '{"t":"hello","v":1,"ticket":7}',
+            '{"t":"hello","v":1,"after":1' + "0" * 5000 + "}",
+        ],
+    )  # fmt: skip
+    def test_what_is_no_hello_ends_the_connection(self, fleet: Fleet, user: str, message: str | bytes) -> None:
+        with fleet.server.socket(user) as connection:
+            connection.send(message)
+            assert _close_code(connection) == 4400
+
+    def test_a_cursor_beyond_all_numbers_is_just_ahead(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.stream(user, after=10**30) as stream:
+            assert stream.welcome["reason"] == "ahead"
+
+    @pytest.mark.parametrize("message", ["{", '{"t":"nope"}', '{"t":7}', '{"t":"pong","ref":7}', b"binary"])
+    def test_a_bad_frame_ends_a_live_connection(self, fleet: Fleet, user: str, message: str | bytes) -> None:
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            stream.socket.send(message)
+            assert stream.closed_with() == 4400
+
+    def test_a_message_above_the_limit(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            stream.socket.send("x" * (MAX_MESSAGE_BYTES + 1))
+            assert stream.closed_with() == 1009
+
+    def test_endless_fragments(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+
+            def fragments() -> Iterator[str]:
+                while stream.socket.close_code is None:
+                    yield "x" * 1000
+
+            try:
+                stream.socket.send(fragments())
+            except Exception:  # it was closed in the middle of it
+                assert stream.socket.close_code in {1009, 4429}
+            assert stream.closed_with() in {1009, 4429}
+
+    def test_a_flood(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            try:
+                for _ in range(20_000):
+                    stream.socket.send('{"t":"pong"}')
+            except Exception:
+                assert stream.socket.close_code == 4429
+            assert stream.closed_with() == 4429
+
+    def test_a_handshake_that_is_none(self, fleet: Fleet) -> None:
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        for headers in ({}, upgrade, {**upgrade, "Sec-WebSocket-Version": "8", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}):
+            answer = httpx.get(f"{fleet.server.url}/v1/stream", headers=headers)
+            assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+
+
+class TestSlowReaders:
+    def test_a_slow_reader_gets_whole_frames(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.stream(user) as stream:
+            stream.until_live()
+            text = "x" * 50_000
+            for _ in range(8):
+                fleet.worker.say(run, *[text] * 10)  # more than the network's buffers hold
+                time.sleep(0.05)
+            while stream.events[-1]["seq"] < 82:
+                stream.receive()
+                time.sleep(0.005)
+        assert stream.numbers == list(range(1, 83))
+        assert all(event["data"]["text"] == text for event in stream.events[2:])
+
+    def test_who_does_not_read_is_sent_away_and_can_resume(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with _raw_stream(fleet.server, user) as raw:
+            for _ in range(30):
+                fleet.worker.say(run, *["x" * 60_000] * 10)
+            received = _read_all(raw)
+        assert received[-60:].find((4408).to_bytes(2)) >= 0
+        with fleet.server.stream(user, after=100) as stream:
+            assert stream.until_seq(302).numbers == list(range(101, 303))
+
+
+class TestRequests:
+    def test_submit_and_cancel_as_over_rest(self, fleet: Fleet, user: str) -> None:
+        with fleet.server.stream(user) as stream, fleet.server.client(user) as client:
+            stream.send(t="run.submit", ref="1", agent="echo", input={"text": "hello"}, metadata={"m": 1})
+            run = stream.answer("1")["run"]
+            assert (run["status"], run["input"], run["metadata"]) == ("queued", {"text": "hello"}, {"m": 1})
+            assert client.get(f"/v1/runs/{run['id']}").json()["id"] == run["id"]
+            stream.send(t="run.cancel", ref="2", run_id=run["id"])
+            assert stream.answer("2")["run"]["status"] == "cancelled"
+            assert [event["type"] for event in stream.until_seq(2).events] == ["run_queued", "run_cancelled"]
+
+    def test_a_key_is_one_run_over_both_ways(self, fleet: Fleet, user: str) -> None:
+        body = {"agent": "echo", "input": {"text": "hello"}}
+        with fleet.server.stream(user) as stream, fleet.server.client(user) as client:
+            stream.send(t="run.submit", ref="1", idempotency_key="k", **body)
+            run = stream.answer("1")["run"]
+            again = client.post("/v1/runs", json=body, headers={"Idempotency-Key": "k"})
+            assert (again.status_code, again.json()["id"]) == (202, run["id"])
+            stream.send(t="run.submit", ref="2", idempotency_key="k", agent="echo", input={"text": "other"})
+            assert stream.answer("2")["problem"]["code"] == "idempotency_key_reused"
+
+    @pytest.mark.parametrize(
+        ("frame", "code"),
+        [
+            ({"t": "run.submit", "agent": "nobody", "input": {}}, "unknown_agent"),
+            ({"t": "run.submit", "agent": "echo", "input": {}}, "invalid"),
+            ({"t": "run.submit", "agent": "echo", "input": {"text": "x"}, "user_id": "mallory"}, "invalid"),
+            ({"t": "run.submit", "agent": "echo", "input": {"text": "\0"}}, "invalid"),
+            ({"t": "run.submit", "agent": "echo", "input": {"text": "x" * 300_000}}, "too_large"),
+            ({"t": "run.submit", "agent": "echo", "input": {"text": "x"}, "thread_id": "0" * 32}, "not_found"),
+            ({"t": "run.submit", "agent": "echo", "input": {"text": "x"}, "idempotency_key": 7}, "invalid"),
+            ({"t": "run.submit"}, "invalid"),
+            ({"t": "run.cancel", "run_id": "0" * 32}, "not_found"),
+            ({"t": "run.cancel", "run_id": "\0"}, "not_found"),
+            ({"t": "run.cancel"}, "invalid"),
+            ({"t": "auth"}, "unauthorized"),
+        ],
+    )
+    def test_what_is_refused_is_answered_and_the_connection_stays(
+        self, fleet: Fleet, user: str, frame: dict[str, Any], code: str
+    ) -> None:
+        with fleet.server.stream(user) as stream:
+            stream.send(**frame, ref="x")
+            answer = stream.answer("x")
+            assert (answer["t"], answer["problem"]["code"]) == ("error", code), answer
+            fleet.server.submit(user)
+            stream.until_seq(1)
+
+    def test_a_run_of_another_user_cannot_be_cancelled(self, fleet: Fleet, user: str) -> None:
+        run_id = fleet.server.submit(f"{user}-2")
+        with fleet.server.stream(user) as stream:
+            stream.send(t="run.cancel", ref="x", run_id=run_id)
+            assert stream.answer("x")["problem"]["code"] == "not_found"
+
+
+class TestWait:
+    def test_it_ends_with_the_run(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.client(user) as client:
+            timer = threading.Timer(0.3, fleet.worker.finish, [run])
+            timer.start()
+            began = time.monotonic()
+            view = client.get(f"/v1/runs/{run.id}/wait?timeout_s=20").json()
+            timer.join()
         assert view["status"] == "completed"
-        assert 0.4 < time.monotonic() - began < 2
+        assert 0.2 < time.monotonic() - began < 4  # before it looks again by itself
+
+    def test_it_ends_with_the_run_though_nothing_is_published(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        with fleet.server.client(user) as client:
+            timer = threading.Timer(0.3, fleet.worker.finish, [run], {"publish": False})
+            timer.start()
+            view = client.get(f"/v1/runs/{run.id}/wait?timeout_s=20").json()
+            timer.join()
+        assert view["status"] == "completed"
+
+    def test_it_ends_after_its_time(self, fleet: Fleet, user: str) -> None:
+        run_id = fleet.server.submit(user)
+        with fleet.server.client(user) as client:
+            began = time.monotonic()
+            assert client.get(f"/v1/runs/{run_id}/wait?timeout_s=0.4").json()["status"] == "queued"
+            assert 0.4 <= time.monotonic() - began < 4
+
+
+class TestDrain:
+    def test_everybody_is_sent_home(self, server: Server, worker: FakeWorker) -> None:
+        run_id = server.submit("alice")
+        with server.stream("alice") as stream, server.client("alice") as client:
+            stream.until_live()
+            answers: list[httpx.Response] = []
+            waiting = threading.Thread(
+                target=lambda: answers.append(client.get(f"/v1/runs/{run_id}/wait?timeout_s=30"))
+            )
+            waiting.start()
+            while _metric(server, 'lanewise_http_requests_total{method="GET",route="/v1/runs/<run_id>/wait"') == 0:
+                if _metric(server, "lanewise_channels") >= 1:
+                    break
+            time.sleep(0.3)
+            began = time.monotonic()
+            server.process.terminate()
+            bye = stream.receive()
+            assert bye["t"] == "bye"
+            assert 0 <= bye["retry_ms"] <= 10_000
+            assert stream.closed_with() == 1012
+            waiting.join(5)
+            assert answers[0].json()["status"] == "queued"
+            assert server.process.wait(8) == 0
+            assert time.monotonic() - began < 4  # though a connection was idle
+        assert worker
+
+
+def _ticket(server: Server, user_id: str) -> str:
+    with server.client(user_id) as client:
+        answer = client.post("/v1/tickets")
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["expires_in_s"] == 30
+        return str(answer.json()["ticket"])
+
+
+@contextmanager
+def _raw_stream(server: Server, user_id: str) -> Iterator[socket.socket]:
+    """A WebSocket client that reads nothing by itself; it has seen the `live` frame."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as raw:
+        raw.sendall(
+            f"GET /v1/stream HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {b64encode(os.urandom(16)).decode()}\r\n"
+            f"Authorization: Bearer {server.token(user_id)}\r\n\r\n".encode()
+        )
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += raw.recv(1)
+        assert received.startswith(b"HTTP/1.1 101"), received
+        body = b'{"t":"hello","v":1,"after":null}'
+        raw.sendall(bytes((0x81, 0x80 | len(body), 0, 0, 0, 0)) + body)  # masked with zeros
+        while b'"live"' not in received:
+            received += raw.recv(4096)
+        yield raw
+
+
+def _read_all(raw: socket.socket) -> bytes:
+    received = b""
+    while data := raw.recv(1 << 16):
+        received += data
+    return received
