@@ -25,6 +25,12 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
+def outlive_parent() -> None:
+    """Undoes `die_with_parent`, for a process that notices the end of its parent by itself and then has to tidy up."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
 def become_subreaper() -> None:
     """Makes this process the parent of its descendants' orphans, so that none of them escapes it."""
     if _libc is not None:

@@ -45,12 +45,12 @@ def confine(limits: SandboxLimits) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     folder = f"{limits.folder}/{os.getpid()}"
     os.mkdir(folder, mode=0o700)  # noqa: PTH102 - each module touched here is copied memory in every sandbox
     os.chdir(folder)
+    os.environ["HOME"] = os.environ["TMPDIR"] = folder
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.address_space, limits.address_space))
 

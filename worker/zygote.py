@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from worker.discovery import load_agents
 from worker.registry import AgentClassRegistry
 
 MAX_PACKET = 65_536
+END_TIMEOUT_S = 3.0
 
 
 class Zygote:
@@ -45,21 +47,21 @@ class Zygote:
         self._registry = registry
         self._limits = limits
         self._pids: dict[int, int] = {}  # pid -> id
+        self._wake, self._notify = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
         """Works until the worker closes the control socket; then ends every sandbox."""
-        wake, notify = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(notify, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._notify, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
-        poll.register(wake, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
         try:
             while True:
                 ready = {fd for fd, _ in poll.poll()}
-                if wake in ready:
+                if self._wake in ready:
                     with contextlib.suppress(BlockingIOError):
-                        os.read(wake, 4096)
+                        os.read(self._wake, 4096)
                     self._reap()
                 if self._control.fileno() in ready and not self._receive():
                     return
@@ -89,6 +91,9 @@ class Zygote:
     def _become_sandbox(self, parent: int, fd: int) -> None:
         try:
             linux.die_with_parent(parent)
+            signal.set_wakeup_fd(-1)
+            os.close(self._wake)  # whoever could read from it could hide the deaths of others
+            os.close(self._notify)
             self._control.close()
             sandbox.confine(self._limits)
             sandbox.run(socket.socket(fileno=fd), self._registry)
@@ -129,8 +134,13 @@ class Zygote:
             self._control.send(json.dumps(message).encode())
 
     def _end_all(self) -> None:
-        for pid in self._pids:
-            _kill_group(pid, signal.SIGKILL)
+        """Kills what is below us until nothing is: whoever loses its parent by that becomes our child in turn."""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while (pids := {*self._pids, *linux.children()}) and time.monotonic() < deadline:
+            for pid in pids:
+                _kill_group(pid, signal.SIGKILL)
+            self._reap()
+            time.sleep(0.002)
         shutil.rmtree(self._limits.folder, ignore_errors=True)
 
 
@@ -169,7 +179,9 @@ def main() -> None:
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
     given = json.loads(sys.argv[2])
     limits = sandbox.SandboxLimits(linux.address_space() + given["memory_mb"] * 1024 * 1024, given["folder"])
-    Zygote(control, registry, limits).serve()
+    zygote = Zygote(control, registry, limits)
+    linux.outlive_parent()  # from here on the end of the control socket tells: there may be sandboxes to end
+    zygote.serve()
     os._exit(0)  # libraries that complain at the interpreter's end have nothing to tell anybody here
 
 

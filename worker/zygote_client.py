@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 60.0
 RESTART_WAIT_S = 0.5
+KILL_TIMEOUT_S = 2.0
 # Besides LANEWISE_AGENTS and what LANEWISE_SANDBOX_ENV names: nothing else reaches zygote and sandboxes.
 PASSED_ENVIRONMENT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -46,6 +48,7 @@ class SandboxProcess:
     sock: socket.socket
     notify: Callable[[], None]
     pid: int | None = None
+    kill_by: float | None = None  # when a zygote that works has killed it
     exited: threading.Event = field(default_factory=threading.Event)
     reason: str = ""  # how it ended, for people
     zygote_died: bool = False
@@ -72,6 +75,7 @@ class ZygoteClient:
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._failure: str | None = None
+        self._imported = False
         self._thread = threading.Thread(target=self._keep, name="lanewise-zygote", daemon=True)
         self.agents: list[dict[str, Any]] = []
         self.restarts = 0
@@ -125,10 +129,23 @@ class ZygoteClient:
         return sandbox
 
     def kill(self, sandbox: SandboxProcess, signum: int = signal.SIGKILL) -> None:
-        """Signals the sandbox's whole process group, by way of the zygote, which knows whether it still lives."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._control is not None and not sandbox.exited.is_set():
-                self._control.send(json.dumps({"op": "kill", "id": sandbox.number, "signal": signum}).encode())
+        """Signals the sandbox's whole process group, by way of the zygote, which knows whether it still lives.
+
+        A zygote that has not killed it after two seconds stands still: it is ended itself, and started again.
+        """
+        request = json.dumps({"op": "kill", "id": sandbox.number, "signal": signum}).encode()
+        with self._lock:
+            if self._control is None or self._process is None or sandbox.exited.is_set():
+                return
+            now = time.monotonic()
+            if signum == signal.SIGKILL and sandbox.kill_by is None:
+                sandbox.kill_by = now + KILL_TIMEOUT_S
+            if sandbox.kill_by is not None and now > sandbox.kill_by:
+                log.error("the zygote does not kill: it is ended", pid=self._process.pid)
+                self._process.kill()
+                return
+            with contextlib.suppress(OSError):
+                self._control.send(request, socket.MSG_DONTWAIT)
 
     def _connected(self) -> socket.socket:
         if self._control is None:
@@ -175,7 +192,7 @@ class ZygoteClient:
                 case "agent":
                     agents.append(message)
                 case "ready":
-                    self.agents, self._failure = agents, None
+                    self.agents, self._failure, self._imported = agents, None, True
                     for note in message["notes"]:
                         log.warning(note)
                     self._ready.set()
@@ -192,10 +209,7 @@ class ZygoteClient:
             sandbox = self._sandboxes.pop(message["id"], None)
         if sandbox is None:
             return
-        if message["signal"]:
-            sandbox.reason = f"was killed by signal {message['signal']} ({signal.Signals(message['signal']).name})"
-        else:
-            sandbox.reason = f"exited with status {message['status']}"
+        sandbox.reason = _ending(-message["signal"] or message["status"])
         sandbox.cpu_s, sandbox.max_rss_kb = message["cpu_s"], message["max_rss_kb"]
         sandbox.exited.set()
         sandbox.notify()
@@ -221,5 +235,16 @@ class ZygoteClient:
                 self._process.kill()
                 self._process.wait(5)
         shutil.rmtree(folder, ignore_errors=True)
+        if not self._imported and self._failure is None and not self._stopping.is_set():
+            ending = _ending(self._process.returncode) if self._process else "was not there"
+            self._failure = f"the zygote ended while it imported the agents: it {ending}"
         if self._stopping.is_set() or self._failure is not None:
             self._ready.set()
+
+
+def _ending(code: int) -> str:
+    """Says how a process ended, from its exit code or, if negative, its signal."""
+    if code >= 0:
+        return f"exited with status {code}"
+    names = {int(known): known.name for known in signal.Signals}
+    return f"was killed by signal {-code} ({names.get(-code, 'real-time')})"
