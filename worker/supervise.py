@@ -29,6 +29,7 @@ SEND_TIMEOUT_S = 5.0
 READ_BYTES = 65_536
 MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_NAME = 64
+MAX_MESSAGE = 2000
 
 Calls = Callable[[str, dict[str, Any]], Any]
 
@@ -76,14 +77,24 @@ class Supervisor:
             outcome = self._watch()
         except LanewiseError as error:
             outcome = Failed("sandbox_protocol", f"the sandbox broke the protocol: {error.message}")
+            self._stop()
         except OSError:
             outcome = self._death()
-        return self._live.must_stop or self._verdict(outcome)
+        if self._live.must_stop is not None:
+            self._stop()  # first: nothing may go on beside the successor that the record allows
+            return self._live.must_stop
+        return self._verdict(outcome)
 
     def close(self) -> None:
         """Makes sure that the sandbox is gone: an honest one has exited by itself after its result."""
         self._sandbox.sock.close()
-        if self._live.must_stop is not None or not self._sandbox.exited.wait(EXIT_AFTER_RESULT_S):
+        if not self._sandbox.exited.wait(EXIT_AFTER_RESULT_S):
+            self._stop()
+
+    def _stop(self) -> None:
+        self._sandbox.sock.close()
+        self._kill(signal.SIGKILL)
+        if not self._sandbox.exited.wait(EXIT_WAIT_S):
             self._kill(signal.SIGKILL)
             self._sandbox.exited.wait(EXIT_WAIT_S)
 
@@ -114,29 +125,29 @@ class Supervisor:
                 self._answer(frame)
                 return None
             case "result":
-                output = clean_json(frame.get("output"))
-                check_json(output, "output", MAX_OUTPUT_BYTES)
-                return Completed(output)
+                return Completed(_checked(frame.get("output"), "output", MAX_OUTPUT_BYTES))
             case "cancelled":
                 return self._live.asked_to_end or Failed("cancelled", "the agent cancelled itself")
             case "error":
                 self._log_trace(frame)
-                return Failed(str(frame.get("type"))[:MAX_NAME], str(clean_json(frame.get("message")))[:2000])
+                return Failed(_text(frame, "type", MAX_NAME), _text(frame, "message", MAX_MESSAGE))
             case other:
                 raise FrameError(f"unknown frame {str(other)[:MAX_NAME]!r}")
 
     def _event(self, frame: dict[str, Any]) -> Event:
         kind, agent, data = frame.get("type"), frame.get("agent"), frame.get("data")
-        if kind not in SANDBOX_TYPES or not isinstance(agent, str) or len(agent) > MAX_NAME:
+        if (
+            not isinstance(kind, str)
+            or kind not in SANDBOX_TYPES
+            or not isinstance(agent, str)
+            or len(agent) > MAX_NAME
+        ):
             raise FrameError("an event of a type or agent that a sandbox may not send")
         if not isinstance(data, dict):
             raise FrameError("an event whose data is not an object")
-        try:
-            data = check_json(clean_json(data), "event data", MAX_DATA_BYTES)
-        except LanewiseError as error:
-            raise FrameError(error.message) from None
-        if kind == EventType.AGENT_PROGRESS and not isinstance(data.get("fraction"), int | float):
-            raise FrameError("progress without a fraction")
+        data = _checked(data, "event data", MAX_DATA_BYTES)
+        if kind == EventType.AGENT_PROGRESS:
+            _check_progress(data)
         run = self._live.run
         return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data)
 
@@ -183,7 +194,10 @@ class Supervisor:
             self._kill(signal.SIGTERM)
 
     def _send(self, frame: dict[str, Any]) -> None:
-        self._sandbox.sock.sendall(encode_frame(frame))
+        try:
+            self._sandbox.sock.sendall(encode_frame(frame))
+        except TimeoutError:
+            raise FrameError("it does not read what it is sent") from None
 
     def _death(self) -> Outcome:
         """Says why a sandbox ended without a result."""
@@ -204,3 +218,25 @@ class Supervisor:
     def _log_trace(self, frame: dict[str, Any]) -> None:
         if frame.get("trace"):
             log.info("an agent raised", agent=self._live.run.agent, trace=str(frame["trace"])[:8000])
+
+
+def _checked(value: Any, field: str, max_bytes: int) -> Any:
+    try:
+        return check_json(clean_json(value), field, max_bytes)
+    except RecursionError:
+        raise FrameError(f"{field} is nested too deeply") from None
+
+
+def _check_progress(data: dict[str, Any]) -> None:
+    fraction = data.get("fraction")
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
+        raise FrameError("progress without a fraction from 0 to 1")
+    if not isinstance(data.get("note", ""), str):
+        raise FrameError("progress with a note that is not text")
+
+
+def _text(frame: dict[str, Any], key: str, limit: int) -> str:
+    value = frame.get(key)
+    if not isinstance(value, str):
+        raise FrameError(f"a frame whose {key} is not text")
+    return str(clean_json(value[:limit]))
