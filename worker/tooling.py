@@ -211,6 +211,8 @@ def describe_error(error: BaseException) -> dict[str, str]:
         fields = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:10])
         return {"type": "invalid", "message": fields[:2000]}
     kind = error.code if isinstance(error, LanewiseError) else type(error).__name__
+    if isinstance(error, MemoryError):
+        return {"type": kind, "message": f"the run reached the memory limit of its sandbox {str(error)[:500]}".rstrip()}
     return {"type": kind, "message": (str(error) or type(error).__name__)[:2000]}
 
 
