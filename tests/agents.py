@@ -1,0 +1,295 @@
+"""Agents for tests: honest ones, slow ones, and some that do what an agent should not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ctypes
+import itertools
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from shared.context import UserExecutionContext
+from worker.authoring import Agent, AgentRun, Tool
+
+FOREVER_S = 600
+
+
+class Echo(Agent):
+    """Returns its input and whose run it is."""
+
+    name = "echo"
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        return {"input": run.input.model_dump(), "user_id": context.user_id, "depth": context.depth}
+
+
+class Numbers(BaseModel):
+    events: int
+    size: int = 1
+
+
+class Chatty(Agent):
+    """Emits numbered events, as fast as they go."""
+
+    name = "chatty"
+    Input = Numbers
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        for number in range(run.input.events):
+            run.emit.token(f"{number}:".ljust(run.input.size, "x"))
+        return {"count": run.emit.count}
+
+
+class Keep(Agent):
+    """Keeps a value for a while and reads it again."""
+
+    name = "keep"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        before = run.store.get("value")
+        run.store.set("value", given["value"], given.get("ttl_s", 60))
+        return {"before": before, "after": run.store.get("value")}
+
+
+class Wait(Agent):
+    """Waits, so that a cancel can interrupt it; says when it has begun."""
+
+    name = "wait"
+    max_attempts: ClassVar[int] = 1
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        await asyncio.sleep(run.input.model_dump().get("seconds", FOREVER_S))
+        return {"waited": True}
+
+
+class Recover(Wait):
+    """Waits like `wait`, and may lose attempts."""
+
+    name = "recover"
+    max_attempts = 3
+
+
+class Poll(Agent):
+    """Looks whether it is cancelled, as a plain agent should, and tidies up."""
+
+    name = "poll"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        while not run.cancelled:
+            time.sleep(0.01)
+        run.emit.token("tidied")
+        return {"cancelled": True}
+
+
+class Block(Agent):
+    """Blocks where nothing of Python's own can interrupt it."""
+
+    name = "block"
+    max_attempts = 1
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        if run.input.model_dump().get("how") == "busy":
+            return sum(itertools.repeat(1))  # a loop in C that never gives up the interpreter
+        time.sleep(FOREVER_S)
+        return None
+
+
+class Stubborn(Agent):
+    """Ignores SIGTERM and cancellation, and keeps the interpreter to itself."""
+
+    name = "stubborn"
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        run.emit.token("begun")
+        return sum(itertools.repeat(1))
+
+
+class Die(Agent):
+    """Ends its process: by a signal or with a status."""
+
+    name = "die"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        run.emit.token("begun")
+        if "status" in given:
+            os._exit(given["status"])
+        os.kill(os.getpid(), given["signal"])
+        time.sleep(FOREVER_S)
+
+
+class Fail(Agent):
+    """Raises."""
+
+    name = "fail"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        raise ValueError("no good")
+
+
+class Eat(Agent):
+    """Takes memory until there is none: at once, or bit by bit."""
+
+    name = "eat"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        if run.input.model_dump().get("how") == "at once":
+            return len(bytearray(1 << 40))
+        held = []
+        while True:
+            held.append(bytearray(1000))
+
+
+class Look(Agent):
+    """Says what its process can see."""
+
+    name = "look"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            stream.write("canary-of-a-print\n")
+            stream.flush()
+        os.write(1, b"canary-of-a-print\n")
+        folder = Path.cwd()
+        (folder / "own.txt").write_text("mine")
+        return {
+            "pid": os.getpid(), "environment": dict(os.environ), "folder": str(folder), "fds": _open_files(),
+            "files": [path.name for path in folder.iterdir()], "mode": folder.stat().st_mode & 0o777,
+            "core": resource.getrlimit(resource.RLIMIT_CORE), "memory": resource.getrlimit(resource.RLIMIT_AS)[0],
+            "group": os.getpgid(0), "session": os.getsid(0),
+        }  # fmt: skip
+
+
+def _open_files() -> dict[str, str]:
+    found = {}
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the listing itself
+            found[path.name] = str(path.readlink())
+    return found
+
+
+class Spawn(Agent):
+    """Leaves processes behind: one that ignores SIGTERM, one that left the session, one that left its parent too."""
+
+    name = "spawn"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        code = f"import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep({FOREVER_S})"
+        pids = [subprocess.Popen([sys.executable, "-c", code]).pid]
+        pids.append(subprocess.Popen([sys.executable, "-c", code], start_new_session=True).pid)
+        pids.append(_daemon())
+        run.emit.token(",".join(map(str, pids)))
+        if given.get("then") == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if given.get("then") == "wait":
+            time.sleep(FOREVER_S)
+        return pids
+
+
+def _daemon() -> int:
+    """Forks twice, so that the grandchild has neither our session nor us as its parent; returns its pid."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setsid()
+        if (grandchild := os.fork()) == 0:
+            time.sleep(FOREVER_S)
+        os.write(write, str(grandchild).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return int(os.read(read, 20))
+
+
+class Hostile(Agent):
+    """Writes what it is given to the runner, past everything that would check it."""
+
+    name = "hostile"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        run.emit.token("begun")
+        sock: socket.socket = run.emit._bridge._link._frames.sock  # type: ignore[attr-defined]
+        sock.sendall(base64.b64decode(given["bytes"]) * given.get("times", 1))
+        if given.get("then") == "close":
+            sock.shutdown(socket.SHUT_RDWR)
+        if given.get("then") == "return":
+            return {"returned": True}
+        time.sleep(FOREVER_S)
+        return None
+
+
+class Deaf(Agent):
+    """Calls and calls and never reads an answer."""
+
+    name = "deaf"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        link = run.emit._bridge._link  # type: ignore[attr-defined]
+        link._frames.receive = lambda: time.sleep(FOREVER_S)
+        for number in itertools.count():
+            link.send({"t": "call", "id": number, "method": "store.get", "params": {"key": "k" * 100}})
+
+
+class Segfault(Agent):
+    """Crashes in C."""
+
+    name = "segfault"
+    max_attempts = 1
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        return ctypes.string_at(0)
+
+
+class Shout(BaseModel):
+    text: str
+
+
+class Upper(Tool):
+    """Writes in capitals."""
+
+    name = "upper"
+    Parameters = Shout
+
+    async def run(self, context: UserExecutionContext, parameters: Shout) -> Any:
+        await asyncio.sleep(0)
+        return parameters.text.upper()
+
+
+class Secret(Tool):
+    """Needs a grant."""
+
+    name = "secret"
+    permission = "granted"
+
+    def run(self, context: UserExecutionContext, parameters: Any) -> Any:
+        return "told"
+
+
+class Tools(Agent):
+    """Calls its tools in both ways."""
+
+    name = "tools"
+    tools = (Upper, Secret)
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        awaited = await run.tools.dispatch_tool("upper", {"text": "a"}, context)
+        called = run.tools.call("upper", text="b")
+        secret = await run.tools.dispatch_tool("secret", {}, context)
+        return {"awaited": awaited.value, "called": called, "secret": secret.value, "error": secret.error}

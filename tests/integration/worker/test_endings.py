@@ -1,0 +1,313 @@
+"""Cancel, time limits, deaths: whatever ends, ends in time, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lanewise.process import wait_until
+from shared.errors import UnavailableError
+from shared.outcomes import Cancelled, Completed, Lost, TimedOut
+from tests.integration.worker.conftest import Begin
+from tests.sandboxes import REPOSITORY, Attempt, all_gone, descendants, gone, worker_environment
+from worker import zygote_client
+from worker.zygote_client import ZygoteClient
+
+GRACE_S = 0.3
+DRAINED = Lost("drained", "the worker was shut down", counted=False)
+
+
+def seconds_to_end(attempt: Attempt, since: float, within_s: float = 5) -> float:
+    """Waits until outcome and sandbox are there and gone; returns how long that took."""
+    pid = attempt.pid
+    attempt.outcome(within_s)
+    assert all_gone(pid)
+    return time.monotonic() - since
+
+
+# Cancel
+
+
+def test_an_async_agent_is_cancelled_at_once(begin: Begin) -> None:
+    attempt = begin("wait", grace_s=5)
+    attempt.wait_for()
+    now = time.monotonic()
+    attempt.live.cancel()
+    assert seconds_to_end(attempt, now) < 0.5
+    assert attempt.outcome() == Cancelled()
+    assert attempt.kinds[-1] == "agent_failed"
+
+
+def test_a_plain_agent_sees_it_and_tidies_up(begin: Begin) -> None:
+    attempt = begin("poll", grace_s=5)
+    attempt.wait_for()
+    now = time.monotonic()
+    attempt.live.cancel()
+    assert seconds_to_end(attempt, now) < 0.5
+    assert attempt.outcome() == Cancelled()
+    assert attempt.texts == ["begun", "tidied"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "run_input"), [("block", {"how": "sleep"}), ("block", {"how": "busy"}), ("stubborn", {})]
+)
+def test_what_does_not_listen_is_dead_within_grace_and_a_second(
+    begin: Begin, agent: str, run_input: dict[str, str]
+) -> None:
+    neighbour = begin("wait")
+    attempt = begin(agent, run_input, grace_s=GRACE_S)
+    neighbour.wait_for()
+    attempt.wait_for()
+    now = time.monotonic()
+    attempt.live.cancel()
+    taken = seconds_to_end(attempt, now)
+    assert GRACE_S <= taken < GRACE_S + 1
+    assert attempt.outcome() == Cancelled()
+    assert not neighbour.sandbox.exited.is_set()
+
+
+def test_a_run_that_was_faster_than_its_cancel_stays_completed(begin: Begin) -> None:
+    attempt = begin("echo")
+    outcome = attempt.outcome()
+    attempt.live.asked_to_end = Cancelled()
+    assert isinstance(outcome, Completed)
+    assert isinstance(attempt._supervisor._verdict(outcome), Completed)
+
+
+def test_whoever_dies_while_it_is_cancelled_is_cancelled(begin: Begin) -> None:
+    attempt = begin("block", grace_s=5)
+    attempt.wait_for()
+    attempt.live.cancel()
+    attempt.kill()
+    assert attempt.outcome(2) == Cancelled()
+
+
+# Time limits
+
+
+@pytest.mark.parametrize("agent", ["wait", "poll"])
+def test_an_agent_that_listens_is_timed_out_at_its_limit(begin: Begin, agent: str) -> None:
+    now = time.monotonic()
+    attempt = begin(agent, time_limit_s=0.3, grace_s=5)
+    assert 0.3 <= seconds_to_end(attempt, now) < 0.9
+    assert attempt.outcome() == TimedOut(0.3)
+
+
+def test_one_that_does_not_is_dead_within_grace_and_a_second(begin: Begin) -> None:
+    now = time.monotonic()
+    attempt = begin("block", {"how": "busy"}, time_limit_s=0.3, grace_s=GRACE_S)
+    assert 0.3 + GRACE_S <= seconds_to_end(attempt, now) < 0.3 + GRACE_S + 1
+    assert attempt.outcome() == TimedOut(0.3)
+
+
+def test_what_came_first_is_the_reason(begin: Begin) -> None:
+    attempt = begin("block", time_limit_s=0.4, grace_s=0.6)
+    attempt.wait_for()
+    attempt.live.cancel()
+    assert attempt.outcome(3) == Cancelled()
+
+
+def test_a_stopped_sandbox_meets_its_time_limit_too(begin: Begin) -> None:
+    attempt = begin("wait", time_limit_s=0.5, grace_s=GRACE_S)
+    attempt.wait_for()
+    attempt.kill(signal.SIGSTOP)
+    pid = attempt.pid
+    assert attempt.outcome(3) == TimedOut(0.5)
+    assert all_gone(pid)
+
+
+# Orders that end an attempt at once
+
+
+@pytest.mark.parametrize("agent", ["wait", "block", "stubborn"])
+def test_an_order_to_stop_leaves_nothing_running_beside_the_successor(begin: Begin, agent: str) -> None:
+    """When the supervisor says how it ended, so that this can be recorded, the sandbox is dead already."""
+    attempt = begin(agent, grace_s=30)
+    attempt.wait_for()
+    pid = attempt.pid
+    now = time.monotonic()
+    attempt.live.stop(DRAINED)
+    assert wait_until(lambda: attempt.ended_at is not None, 3)
+    assert attempt.dead_at_end
+    assert seconds_to_end(attempt, now) < 0.5
+    assert gone(pid)
+    assert attempt.outcome() == DRAINED
+
+
+def test_a_superseded_attempt_stops_at_once(begin: Begin) -> None:
+    attempt = begin("block", grace_s=30)
+    attempt.wait_for()
+    now = time.monotonic()
+    attempt.live.supersede()
+    assert seconds_to_end(attempt, now) < 0.5
+    outcome = attempt.outcome()
+    assert isinstance(outcome, Lost)
+    assert (outcome.type, outcome.counted, attempt.live.superseded) == ("superseded", False, True)
+
+
+# Deaths
+
+
+def test_the_death_of_a_sandbox_is_noticed_at_once_with_its_signal(begin: Begin) -> None:
+    neighbour, attempt = begin("wait"), begin("block")
+    neighbour.wait_for()
+    attempt.wait_for()
+    now = time.monotonic()
+    attempt.kill(signal.SIGKILL)
+    assert seconds_to_end(attempt, now) < 1
+    assert attempt.outcome() == Lost(
+        "sandbox_died", "the sandbox was killed by signal 9 (SIGKILL) before it gave a result"
+    )
+    assert not neighbour.sandbox.exited.is_set()
+    assert isinstance(begin("echo").outcome(1), Completed)
+
+
+def test_the_death_of_the_zygote_ends_its_sandboxes_uncounted_and_the_next_fork_works(
+    begin: Begin, own_zygote: ZygoteClient
+) -> None:
+    attempts = [begin(agent, zygote=own_zygote) for agent in ("wait", "block")]
+    for attempt in attempts:
+        attempt.wait_for()
+    pids = [attempt.pid for attempt in attempts]
+    assert own_zygote.pid is not None
+    os.kill(own_zygote.pid, signal.SIGKILL)
+    for attempt in attempts:
+        outcome = attempt.outcome(1.5)
+        assert isinstance(outcome, Lost)
+        assert (outcome.type, outcome.counted) == ("zygote_died", False)
+    assert all_gone(*pids)
+    assert isinstance(again(begin, own_zygote).outcome(), Completed)
+    assert own_zygote.restarts == 1
+
+
+def again(begin: Begin, zygote: ZygoteClient) -> Attempt:
+    """Begins another run as soon as there is a zygote, as a run that is queued again does."""
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return begin("echo", zygote=zygote)
+        except UnavailableError:
+            assert time.monotonic() < deadline
+
+
+# Descendants
+
+
+@pytest.mark.parametrize("then", ["return", "die"])
+def test_what_a_run_started_is_gone_after_it(begin: Begin, then: str) -> None:
+    attempt = begin("spawn", {"then": then})
+    outcome = attempt.outcome()
+    assert isinstance(outcome, Completed if then == "return" else Lost)
+    pids = [int(pid) for pid in attempt.texts[0].split(",")]
+    assert len(set(pids)) == 3
+    assert all_gone(*pids)
+
+
+def test_what_a_run_started_is_gone_after_its_cancel(begin: Begin) -> None:
+    attempt = begin("spawn", {"then": "wait"}, grace_s=GRACE_S)
+    pids = spawned(attempt)
+    attempt.live.cancel()
+    assert attempt.outcome(3) == Cancelled()
+    assert all_gone(*pids)
+
+
+def test_what_runs_started_is_gone_when_their_zygote_is_stopped(begin: Begin, own_zygote: ZygoteClient) -> None:
+    attempt = begin("spawn", {"then": "wait"}, zygote=own_zygote)
+    pids = spawned(attempt)
+    own_zygote.stop()
+    assert isinstance(attempt.outcome(), Lost)
+    assert all_gone(*pids)
+
+
+def spawned(attempt: Attempt) -> list[int]:
+    attempt.wait_for("")
+    pids = [int(pid) for pid in attempt.texts[0].split(",")]
+    assert not any(gone(pid) for pid in pids[:2])
+    return pids
+
+
+WORKER = """
+    import sys
+    from tests.sandboxes import Attempt
+    from worker.zygote_client import ZygoteClient
+
+    zygote = ZygoteClient(256)
+    zygote.start()
+    attempts = [Attempt(zygote, "stubborn", {}), Attempt(zygote, "spawn", {"then": "wait"})]
+    attempts[0].wait_for()
+    attempts[1].wait_for("")
+    print(zygote.pid, attempts[0].pid, attempts[1].pid, *attempts[1].texts[0].split(","), flush=True)
+    if sys.stdin.readline():
+        zygote.stop()
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def worker() -> Iterator[subprocess.Popen[str]]:
+    """A process that has what a worker has: a zygote, and sandboxes that do not want to end."""
+    with worker_environment():
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(WORKER)],
+            cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+    left = []
+    with process:
+        yield process
+        left = descendants(process.pid)
+        process.kill()
+    for pid in left:
+        psutil.Process(pid).kill()
+
+
+def below(worker: subprocess.Popen[str]) -> tuple[list[int], Path]:
+    """Returns the pids below a worker that is under way, and its zygote's folder."""
+    assert worker.stdout is not None
+    pids = [int(pid) for pid in worker.stdout.readline().split()]
+    assert len(pids) == 6
+    assert not any(map(gone, pids[:5]))
+    return pids, Path(psutil.Process(pids[0]).environ()["HOME"])
+
+
+def test_nothing_outlives_a_worker_that_is_killed(worker: subprocess.Popen[str]) -> None:
+    pids, folder = below(worker)
+    worker.kill()
+    assert all_gone(*pids)
+    assert wait_until(lambda: not folder.exists(), 2)
+
+
+def test_nothing_outlives_a_worker_that_stops_its_zygote(worker: subprocess.Popen[str]) -> None:
+    pids, folder = below(worker)
+    assert worker.stdin is not None
+    worker.stdin.write("stop\n")
+    worker.stdin.flush()
+    assert all_gone(*pids)
+    assert wait_until(lambda: not folder.exists(), 2)
+    assert worker.poll() is None
+
+
+def test_a_zygote_that_stands_still_is_replaced_when_a_deadline_comes(
+    begin: Begin, own_zygote: ZygoteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygote_client, "KILL_TIMEOUT_S", 0.5)
+    attempt = begin("block", zygote=own_zygote, time_limit_s=0.5, grace_s=GRACE_S)
+    neighbour = begin("wait", zygote=own_zygote)
+    attempt.wait_for()
+    neighbour.wait_for()
+    assert own_zygote.pid is not None
+    os.kill(own_zygote.pid, signal.SIGSTOP)
+    assert attempt.outcome(6) == TimedOut(0.5)
+    assert all_gone(attempt.pid, neighbour.pid)
+    outcome = neighbour.outcome()
+    assert isinstance(outcome, Lost)
+    assert not outcome.counted
+    assert isinstance(again(begin, own_zygote).outcome(), Completed)
