@@ -22,6 +22,7 @@ from worker.tooling import describe_error
 from worker.tracker import AgentExecutionTracker
 
 MAX_OUTPUT_BYTES = 1024 * 1024
+MAX_CAUSES = 5
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class AgentExecutionResult:
         state: completed, failed or cancelled.
         output: JSON, if completed.
         error: `{"type", "message"}` for the user, if failed.
-        trace: the traceback, for the operator's log only.
+        trace: where it came from, for the operator's log only.
         duration_s: seconds it took.
     """
 
@@ -91,7 +92,7 @@ class AgentExecutionCore:
             result = AgentExecutionResult(agent_name, ExecutionState.CANCELLED)
         except Exception as error:  # noqa: BLE001 - the boundary round foreign code: every failure becomes a value
             result = AgentExecutionResult(
-                agent_name, ExecutionState.FAILED, error=describe_error(error), trace=traceback.format_exc()
+                agent_name, ExecutionState.FAILED, error=describe_error(error), trace=describe_trace(error)
             )
         return self._report(result, context, emit, time.perf_counter() - started)
 
@@ -107,6 +108,18 @@ class AgentExecutionCore:
         return AgentExecutionResult(
             result.agent_name, result.state, result.output, result.error, result.trace, duration_s
         )
+
+
+def describe_trace(error: BaseException) -> str:
+    """Returns where an exception came from, its causes last; without messages, which may quote the user's data."""
+    parts = []
+    found: BaseException | None = error
+    while found is not None and len(parts) < MAX_CAUSES:
+        frames = traceback.extract_tb(found.__traceback__)
+        places = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+        parts.append("\n".join([type(found).__name__, *places]))
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    return "\n".join(parts)
 
 
 async def _execute(agent: Agent, context: UserExecutionContext, run: AgentExecutionContext) -> Any:
