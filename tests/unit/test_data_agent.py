@@ -184,7 +184,7 @@ def test_progress_of_a_wide_table_is_not_a_flood(recorder: Recorder) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"inline": "a,b\n1\n"}, "inline: line 2 has 1 value, the first line names 2 columns"),
+        ({"inline": "a,b\n1\n"}, "inline: line 2 has 1 value, the first line 2 columns"),
         ({"inline": "$$$", "format": "parquet"}, "inline is not base64, which Parquet needs here"),
         ({"inline": SALES, "sql": "SELECT amout FROM data"}, 'Candidate bindings: "amount"'),
         ({"inline": SALES, "sql": "DROP TABLE data"}, "only reading statements"),

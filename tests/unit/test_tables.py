@@ -195,9 +195,10 @@ def test_objects_come_back_from_json_lines(objects: list[dict[str, Any]]) -> Non
     [
         ("csv", b"", "sales.csv is empty"),
         ("csv", b" \n\n", "sales.csv is empty"),
-        ("csv", b"a,b\n1,2\n3\n", "line 3 has 1 value, the first line names 2 columns"),
-        ("csv", b"a,b\n1,2,3\n", "line 2 has 3 values, the first line names 2 columns"),
+        ("csv", b"a,b\n1,2\n3\n", "line 3 has 1 value, the first line 2 columns"),
+        ("csv", b"a,b\n1,2,3\n", "line 2 has 3 values, the first line 2 columns"),
         ("csv", b'a,b\n1,"open\n', "line 2: unexpected end of data"),
+        ("csv", b'x\ny\rz\nu"', "its lines do not agree"),
         ("csv", b"a,b\n1,2\n\xff\xfe,3\n", "not UTF-8 text: byte 0xff in line 3"),
         ("csv", "a,b\n1,2\n".encode("utf-16"), "not UTF-8 text: byte 0xff in line 1"),
         ("csv", b"a\n" + b"x" * 2_000_001, "line 2 has 2,000,001 bytes; the limit is 2,000,000"),

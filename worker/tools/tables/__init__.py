@@ -1,11 +1,6 @@
-"""The user's tables: read, locked in, queried. Needs DuckDB (`pip install 'lanewise[data]'`)."""
+"""The user's tables: read, locked in, queried. Needs DuckDB, the extra `data`."""
 
 from __future__ import annotations
-
-try:
-    import duckdb as _duckdb  # noqa: F401 - told here, once, with what to do
-except ImportError as error:
-    raise ImportError("the data agent needs DuckDB: pip install 'lanewise[data]'") from error
 
 from worker.tools.tables.database import Result, Table, Tables
 from worker.tools.tables.errors import QueryError, TableError

@@ -58,4 +58,6 @@ def readable(message: str) -> str:
 
 def unreadable(message: str) -> str:
     """Returns the first line of DuckDB's message about a file, without the kind of error and the path."""
+    if "sniffing" in message:
+        return "its lines do not agree on how values are delimited and quoted"
     return re.sub(r"^[A-Z][\w ]*Error: |( in)? file ['\"]/dev/fd/\d+['\"],?|File '[^']*' ", "", message.splitlines()[0])

@@ -111,14 +111,14 @@ def explain(source: Source) -> str | None:
         width = len(next(rows, []))
         for row in rows:
             if row and len(row) != width:
-                return f"line {rows.line_num} has {_count(row)}, the first line names {width} columns"
+                return f"line {rows.line_num} has {_count(len(row), 'value')}, the first line {_count(width, 'column')}"
     except csv.Error as error:
         return f"line {rows.line_num}: {error}" if "field limit" not in str(error) else _explain_length(source.content)
     return _explain_length(source.content)
 
 
-def _count(row: list[str]) -> str:
-    return "1 value" if len(row) == 1 else f"{len(row)} values"
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _explain_length(content: bytes) -> str | None:
@@ -169,7 +169,8 @@ def _json(name: str, where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise TableError(f"{name}: {where} is not JSON: {error.msg} at character {error.pos + 1}") from None
+        problem = error.msg.removesuffix(" at")
+        raise TableError(f"{name}: {where} is not JSON: {problem} at character {error.pos + 1}") from None
     except RecursionError:
         raise TableError(f"{name}: {where} is nested too deeply") from None
 
