@@ -1,0 +1,7 @@
+"""Fixtures over whole fleets."""
+
+from __future__ import annotations
+
+from tests.fleet.fleet import fleet, user
+
+__all__ = ["fleet", "user"]
