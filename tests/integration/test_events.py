@@ -22,6 +22,7 @@ from shared.services import Services
 from tests.services import grant_run, in_parallel, start_run, submit_run
 
 USERS = ("alice", "bob", "carol")
+RUNS_EACH = 8
 
 
 def event(run: Run, kind: EventType = EventType.AGENT_THINKING, **data: Any) -> Event:
@@ -212,9 +213,13 @@ class Reader(threading.Thread):
 
 
 def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writers(services: Services) -> None:
-    """Eight writers with random batches over three users; readers never see a gap that fills later."""
+    """Eight writers with random batches over three users; readers never see a gap that fills later.
+
+    Many runs and small batches: writers meet at the users' streams without having met at a run, so that a writer which
+    took its locks in an order of its own would end in a deadlock.
+    """
     database = services.database
-    mine = {user_id: [start_run(services, submit_run(services, user_id)) for _ in range(3)] for user_id in USERS}
+    mine = {user_id: [start_run(services, submit_run(services, user_id)) for _ in range(RUNS_EACH)] for user_id in USERS}
     everything = [run for of_user in mine.values() for run in of_user]
     finished = threading.Event()
     readers = [Reader(database, user_id, finished) for user_id in USERS]
@@ -223,9 +228,9 @@ def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writer
 
     def write(number: int) -> None:
         choose = random.Random(number)
-        for n in range(25):
+        for n in range(40):
             if choose.random() < 0.5:  # the event writer of a worker, for all its runs
-                batch = [event(choose.choice(everything), by=[number, n, k]) for k in range(choose.randint(1, 12))]
+                batch = [event(choose.choice(everything), by=[number, n, k]) for k in range(choose.randint(2, 5))]
                 stored = store(database, *batch)
             else:  # a request of one user
                 of_user = mine[choose.choice(USERS)]
@@ -248,7 +253,7 @@ def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writer
 
     for reader, user_id in zip(readers, USERS, strict=True):
         assert reader.gaps == []
-        assert reader.last == written[user_id] + 6  # `run_queued` and `run_started` of three runs
+        assert reader.last == written[user_id] + 2 * RUNS_EACH  # `run_queued` and `run_started`
         assert reader.polls > 5
     for run in everything:
         log = in_log(database, run)
@@ -257,3 +262,26 @@ def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writer
         for number in range(8):
             own = [item["data"]["by"] for item in log if item["data"].get("by", [None])[0] == number]
             assert own == sorted(own)
+
+
+def test_no_event_follows_the_end_however_close_they_come(services: Services) -> None:
+    """Three writers for each run, and one that ends it in the middle of what they write."""
+    database = services.database
+    mine = [start_run(services, submit_run(services, user_id)) for user_id in USERS * 5]
+
+    def write(number: int) -> None:
+        for run in mine:
+            if number == 0:
+                while len(in_log(database, run)) < 5:
+                    pass
+                with database.user_session(run.user_id) as session:
+                    assert runs.finish(session, run, Completed({}), "worker:w")
+            else:
+                while store(database, event(run), event(run)):
+                    pass
+
+    in_parallel(4, write)
+    for run in mine:
+        log = in_log(database, run)
+        assert [item["run_seq"] for item in log] == list(range(1, len(log) + 1))
+        assert [item["type"] for item in log].index("run_completed") == len(log) - 1 >= 5
