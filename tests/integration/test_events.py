@@ -219,8 +219,8 @@ def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writer
     took its locks in an order of its own would end in a deadlock.
     """
     database = services.database
-    mine = {user_id: [start_run(services, submit_run(services, user_id)) for _ in range(RUNS_EACH)] for user_id in USERS}
-    everything = [run for of_user in mine.values() for run in of_user]
+    everything = [start_run(services, submit_run(services, user_id)) for user_id in USERS * RUNS_EACH]
+    mine = {user_id: [run for run in everything if run.user_id == user_id] for user_id in USERS}
     finished = threading.Event()
     readers = [Reader(database, user_id, finished) for user_id in USERS]
     written: dict[str, int] = defaultdict(int)
