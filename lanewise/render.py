@@ -63,7 +63,7 @@ def number(value: Any) -> str:
 
 def span(seconds: float) -> str:
     """Returns a duration: `840 ms`, `3.2 s`, `4 min 05 s`."""
-    if seconds < 1:
+    if seconds < 0.9995:  # noqa: PLR2004 - what rounds to less than a second
         return f"{seconds * 1000:.0f} ms"
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)} min {int(rest):02} s" if minutes else f"{seconds:.1f} s"

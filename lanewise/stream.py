@@ -177,14 +177,24 @@ class Stream(Iterator[Event]):
         return event
 
     def _read(self, timeout_s: float) -> dict[str, Any]:
-        if self._socket is None:
-            raise EOFError("closed")
-        frame: dict[str, Any] = json.loads(self._socket.recv(timeout=timeout_s))
+        frame: dict[str, Any] = json.loads(self._text(timeout_s))
         if frame["t"] == "bye":
             self._retry_s = min(float(frame["retry_ms"]) / 1000, MAX_RETRY_S)
         elif frame["t"] == "error":
             self._complaint = str(frame["problem"].get("detail", ""))
         return frame
+
+    def _text(self, timeout_s: float) -> str | bytes:
+        deadline = time.monotonic() + timeout_s
+        while (socket := self._socket) is not None:
+            try:
+                return socket.recv(timeout=max(0.0, min(CLOSE_TIMEOUT_S, deadline - time.monotonic())))
+            except TimeoutError:
+                if socket.protocol.close_rcvd is not None:
+                    socket.close()  # it said that it closes, but keeps its end open: the library would wait for ever
+                elif time.monotonic() >= deadline:
+                    raise
+        raise EOFError("closed")
 
     def _send(self, frame: dict[str, Any]) -> None:
         if self._socket is not None:

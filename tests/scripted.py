@@ -128,7 +128,7 @@ class Service:
             response = found if isinstance(found, Response) else found(request)
         except LostError:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-            return []
+            raise ConnectionError from None  # so that werkzeug writes nothing
         return response(environ, start_response)
 
     def _connect(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -144,7 +144,9 @@ class Service:
             pass
         except AssertionError as error:
             self.failures.append(error)
-        return []
+        with suppress(OSError):
+            connection.cut()
+        raise ConnectionError  # the connection has been used up: werkzeug writes nothing
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from lanewise import ApiError, Client, GapError, StreamClosedError, UnreachableError, retry
 from lanewise import stream as stream_module
-from tests.scripted import CUT, Connection, Service, answer, event, problem, says, serving, welcome
+from tests.scripted import CUT, WAIT_S, Connection, Service, answer, event, problem, says, serving, welcome
 
 LIVE = {"t": "live", "seq": 0}
 
@@ -78,6 +78,20 @@ def test_four_close_codes_end_it_with_an_error(service: Service, client: Client,
         assert caught.value.close_code == code
         assert list(stream) == []
     assert len(service.hellos) == 1
+
+
+def test_a_close_code_counts_also_if_the_connection_then_stays_open(service: Service, client: Client) -> None:
+    done = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.send(welcome(0))
+        connection.close(4403, "because")
+        done.wait(WAIT_S)
+
+    service.connections = [script]
+    with client.stream(0) as stream, pytest.raises(StreamClosedError, match="because"):
+        next(stream)
+    done.set()
 
 
 def test_the_problem_sent_before_the_close_is_what_the_error_says(service: Service, client: Client) -> None:
