@@ -157,7 +157,7 @@ class Supervisor:
             if self._live.must_stop is not None:
                 return self._live.must_stop
             self._apply_timers()
-            if self._sandbox.exited.is_set():
+            if self._live.asked_to_end is not None and self._sandbox.exited.is_set():
                 return self._death()
         return None
 
@@ -198,6 +198,8 @@ class Supervisor:
             self._sandbox.sock.sendall(encode_frame(frame))
         except TimeoutError:
             raise FrameError("it does not read what it is sent") from None
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended; what it said before that, maybe its result, is still to be read
 
     def _death(self) -> Outcome:
         """Says why a sandbox ended without a result."""
