@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 import pytest
 
+from shared.services import Services
+from tests.nodes import Node
 from tests.sandboxes import Attempt, a_zygote, worker_environment
+from tests.services import OpenServices
 from worker.zygote_client import ZygoteClient
 
 
@@ -44,3 +47,16 @@ def begin(zygote: ZygoteClient) -> Iterator[Begin]:
     yield begin
     for attempt in begun:
         attempt.end()
+
+
+@pytest.fixture
+def quick(open_services: OpenServices) -> Services:
+    """Stores, with short leases and graces."""
+    return open_services(lease_s=3, sweep_s=0.1, cancel_grace_s=0.3)
+
+
+@pytest.fixture
+def node(quick: Services, zygote: ZygoteClient) -> Iterator[Node]:
+    """A worker over these stores; none of its loops runs."""
+    with Node.start(quick, zygote) as running:
+        yield running

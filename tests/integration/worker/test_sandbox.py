@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import signal
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from lanewise.process import wait_until
 from shared.errors import ConfigurationError, UnavailableError
 from shared.events import Event
+from shared.frames import encode_frame
 from shared.outcomes import Completed, Failed, Lost
 from tests.integration.worker.conftest import Begin
 from tests.sandboxes import CANARIES, REPOSITORY, a_zygote, gone
@@ -74,6 +77,40 @@ def test_nothing_is_lost_while_the_log_is_behind(begin: Begin) -> None:
     assert [event.data["text"].split(":")[0] for event in kept if event.type == "agent_token"] == list(
         map(str, range(400))
     )
+
+
+def test_a_run_that_ended_while_the_log_was_behind_has_its_result(begin: Begin) -> None:
+    behind = threading.Event()
+    behind.set()
+    kept: list[Event] = []
+
+    def put(event: Event, timeout_s: float) -> bool:
+        del timeout_s
+        if behind.is_set():
+            time.sleep(0.01)
+            return False
+        kept.append(event)
+        return True
+
+    attempt = begin("chatty", {"events": 50}, put_event=put)  # so few that the sandbox does not have to wait
+    assert attempt.sandbox.exited.wait(5)
+    time.sleep(0.1)  # in which the supervisor could give it up
+    behind.clear()
+    assert completed(attempt.outcome()) == {"count": 50}
+    assert len(kept) == 52
+
+
+def test_a_result_counts_whatever_the_runner_still_had_to_say(begin: Begin) -> None:
+    """An agent that calls and does not wait for the answer: it has ended before the runner has answered."""
+    call = encode_frame({"t": "call", "id": 1, "method": "store.get", "params": {"key": "k"}})
+
+    def slow(method: str, parameters: object) -> None:
+        del method, parameters
+        time.sleep(0.05)
+
+    frames = base64.b64encode(call * 5).decode()
+    attempt = begin("hostile", {"bytes": frames, "then": "return"}, answer=slow)
+    assert completed(attempt.outcome()) == {"returned": True}
 
 
 def test_a_run_that_waits_for_the_log_can_be_cancelled(begin: Begin) -> None:
