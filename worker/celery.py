@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from types import FrameType
 from typing import Any
 
 import structlog
 from celery import signals
+from celery.exceptions import SecurityWarning
 
 from shared import logs
 from shared.broker import make_celery
@@ -23,6 +25,9 @@ try:
     settings = get_settings()
 except LanewiseError as problem:
     raise SystemExit(f"lanewise: {problem.message}") from None
+
+# Celery warns root of pickle, and we accept JSON only.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 app = make_celery(settings)
 node: WorkerNode | None = None
@@ -42,7 +47,8 @@ def _configure_logs(**_: Any) -> None:
 
 
 @signals.celeryd_init.connect
-def _choose_queues(options: dict[str, Any] | None = None, **_: Any) -> None:
+def _begin(instance: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
+    instance.quiet = True  # no banner: the log is JSON
     if options is not None and not options.get("queues"):
         options["queues"] = list(settings.queues)
 

@@ -112,7 +112,7 @@ class AgentExecutionCore:
 
 def describe_trace(error: BaseException) -> str:
     """Returns where an exception came from, its causes last; without messages, which may quote the user's data."""
-    parts = []
+    parts: list[str] = []
     found: BaseException | None = error
     while found is not None and len(parts) < MAX_CAUSES:
         frames = traceback.extract_tb(found.__traceback__)
