@@ -105,8 +105,8 @@ def test_given_stores_get_the_same_roles_on_every_machine(tmp_path: Path, monkey
     )
     assert here.values == there.values
     service, run = here.values["database_url"], here.values["run_database_url"]
-    assert service.startswith("postgresql://lanewise_service:")
-    assert run.startswith("postgresql://lanewise_run:")
+    assert service.startswith("postgresql://lanewise_service_")
+    assert run.startswith("postgresql://lanewise_run_")
     assert service.endswith("@db.example:6432/main?sslmode=require")
     assert "hush" not in service + run
     assert service.split(":")[2] != run.split(":")[2]
