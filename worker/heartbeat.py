@@ -134,9 +134,9 @@ class Control(Loop):
 
     def _handle(self, text: str) -> None:
         try:
-            run_id = json.loads(text)["cancel"]
+            run = self._live.get(json.loads(text)["cancel"])
         except (ValueError, KeyError, TypeError):
             log.warning("a control message is not understood")
             return
-        if (run := self._live.get(run_id)) is not None:
+        if run is not None:
             run.cancel()

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from amqp.exceptions import ChannelError
 from kombu.exceptions import OperationalError
 from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -183,9 +182,8 @@ class Leader(Loop):
         try:
             with self._services.celery.connection_or_acquire() as connection:
                 channel: Any = connection.default_channel
-                return int(channel.queue_declare(queue, passive=True).message_count)
-        except ChannelError:
-            return 0  # on Redis an empty queue is one that is not there
+                # Not `passive`: with our key prefix kombu looks for the queue under a wrong name and never finds it.
+                return int(channel.queue_declare(queue).message_count)
         except (OperationalError, RedisError, OSError) as error:
             log.warning("the length of a queue is not known: the broker is away", queue=queue, error=str(error))
             return None
