@@ -1,0 +1,285 @@
+"""The leader's repairs, each called directly."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from shared.models import Worker
+from shared.services import Services
+from tests.nodes import Node, age_worker, metric, take_messages
+from tests.services import OpenServices, an_agent, grant_run, in_parallel, start_run, submit_run
+from tests.steps import cancel, row
+from worker.leader import Leader
+
+
+@pytest.fixture
+def leader(node: Node) -> Leader:
+    return node.parts.leader
+
+
+@pytest.fixture
+def dead(node: Node, superuser: sa.Connection) -> str:
+    """The id of a worker that gave no sign of life for a lease."""
+    return add_worker(node, superuser, "dead", node.services.settings.lease_s + 1)
+
+
+def add_worker(node: Node, superuser: sa.Connection, worker_id: str, silent_s: float) -> str:
+    with node.services.database.system_session() as session:
+        session.add(Worker(id=worker_id, name=worker_id, agents=["echo"], queues=["default"], slots=1))
+    age_worker(superuser, worker_id, silent_s)
+    return worker_id
+
+
+def worker_ids(services: Services) -> set[str]:
+    with services.database.system_session() as session:
+        return set(session.scalars(sa.select(Worker.id)))
+
+
+# Dead workers
+
+
+def test_the_runs_of_a_dead_worker_go_on_elsewhere(node: Node, leader: Leader, dead: str) -> None:
+    run = start_run(node.services, node.submit("echo"), dead)
+    assert leader.recover_dead_workers() == 1
+    again = node.now(run)
+    assert (again.status, again.attempt, again.lost_attempts, again.worker_id) == ("queued", 1, 1, None)
+    event = node.log(run)[-1]
+    assert (event["type"], event["data"]["reason"]) == ("run_recovering", "worker_lost")
+    assert node.pump() == 1
+    assert node.wait(run).attempt == 2
+
+
+def test_a_worker_that_is_not_there_at_all_is_dead(node: Node, leader: Leader) -> None:
+    run = start_run(node.services, node.submit("echo"), "removed")
+    assert leader.recover_dead_workers() == 1
+    assert node.now(run).status == "queued"
+
+
+def test_who_gave_a_sign_of_life_within_the_lease_keeps_its_runs(
+    node: Node, leader: Leader, superuser: sa.Connection
+) -> None:
+    slow = add_worker(node, superuser, "slow", node.services.settings.lease_s - 1)
+    run = start_run(node.services, node.submit("echo"), slow)
+    assert leader.recover_dead_workers() == 0
+    assert node.now(run).status == "running"
+    assert slow in worker_ids(node.services)
+
+
+def test_the_last_attempt_of_a_dead_worker_fails_the_run_and_frees_its_slot(
+    node: Node, leader: Leader, dead: str
+) -> None:
+    run = start_run(node.services, node.submit("echo", max_attempts=1), dead)
+    node.services.slots.acquire("alice", [run.id], 1)
+    leader.recover_dead_workers()
+    ended = node.now(run)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert ended.error["type"] == "worker_lost"
+    assert node.slots() == []
+
+
+def test_what_was_to_be_cancelled_ends_cancelled(node: Node, leader: Leader, dead: str) -> None:
+    run = start_run(node.services, node.submit("echo"), dead)
+    cancel(node.services.database, run)
+    leader.recover_dead_workers()
+    assert node.now(run).status == "cancelled"
+
+
+def test_a_dead_workers_row_goes_when_its_runs_have_gone(node: Node, leader: Leader, dead: str) -> None:
+    start_run(node.services, node.submit("echo"), dead)
+    leader.recover_dead_workers()
+    assert dead in worker_ids(node.services)
+    assert leader.recover_dead_workers() == 0
+    assert worker_ids(node.services) == {node.id}
+
+
+# Two leaders
+
+
+@pytest.fixture
+def rivals(open_services: OpenServices) -> list[Leader]:
+    """Leaders of four more workers."""
+    return [Leader(open_services(lease_s=3, sweep_s=0.1), f"leader-{number}") for number in range(4)]
+
+
+def test_only_who_holds_the_lease_repairs_and_the_next_takes_it_over(
+    node: Node, leader: Leader, rivals: list[Leader], superuser: sa.Connection
+) -> None:
+    leader.tick()
+    run = node.submit("echo")
+    rivals[0].tick()
+    assert node.now(run).granted_at is None
+    leader.tick()
+    assert node.now(run).granted_at is not None
+    superuser.execute(sa.text("UPDATE lanewise.leases SET expires_at = now() - interval '1 s'"))
+    rivals[0].tick()
+    other = node.submit("echo", user_id="bob")
+    leader.tick()
+    assert node.now(other).granted_at is None
+    rivals[0].tick()
+    assert node.now(other).granted_at is not None
+
+
+def test_leaders_that_repair_at_once_change_nothing_wrong(
+    node: Node, rivals: list[Leader], dead: str, superuser: sa.Connection
+) -> None:
+    lost = [start_run(node.services, node.submit("echo", user_id=f"user-{n % 3}"), dead) for n in range(12)]
+    last = start_run(node.services, node.submit("echo", max_attempts=1), dead)
+    parked = [node.submit("echo", user_id="bob") for _ in range(5)]
+    granted = node.submit("echo", user_id="carol")
+    grant_run(node.services, granted)
+    superuser.execute(sa.text("UPDATE lanewise.runs SET sent_at = now() - interval '1 h' WHERE status = 'queued'"))
+
+    def repair(number: int) -> None:
+        rivals[number].recover_dead_workers()
+        rivals[number].keep_granted()
+        rivals[number].send_again()
+        rivals[number].admit_parked()
+
+    in_parallel(len(rivals), repair)
+    for run in lost:
+        assert (node.now(run).lost_attempts, node.now(run).attempt) == (1, 1)
+        assert node.kinds(run) == ["run_queued", "run_started", "run_recovering"]
+    assert node.now(last).status == "failed"
+    assert node.kinds(last) == ["run_queued", "run_started", "run_failed"]
+    limit = node.services.settings.user_concurrent_runs
+    for user_id in ("user-0", "user-1", "user-2", "bob"):
+        assert len(node.slots(user_id)) == limit
+    assert sum(node.now(run).granted_at is not None for run in parked) == limit
+    assert node.now(granted).sends == 2
+    for run in (*lost, *parked, granted):
+        node.pump()
+        node.wait(run, "completed")
+        assert node.kinds(run).count("run_completed") == 1
+
+
+def test_after_an_outage_everybody_gets_a_lease_of_time(node: Node, leader: Leader, dead: str) -> None:
+    leader.tick()
+    assert dead not in worker_ids(node.services)
+    run = start_run(node.services, node.submit("echo"), "silent")
+    assert leader._ticked_at is not None
+    leader._ticked_at -= 60  # the last tick was long ago: Postgres was away, or this process stood still
+    leader.tick()
+    assert node.now(run).status == "running"
+    leader._quiet_until = 0  # the lease is over
+    leader.tick()
+    assert node.now(run).status == "queued"
+
+
+# Lost messages
+
+
+def sweep(leader: Leader, times: int = 3) -> None:
+    """Ticks as often as it takes to see a queue empty for a whole sweep."""
+    interval_s = leader._services.settings.sweep_s
+    for _ in range(times):
+        leader.tick()
+        assert not leader._stopping.wait(interval_s)
+
+
+def test_a_message_that_got_lost_is_sent_again(node: Node, leader: Leader) -> None:
+    run = node.submit("echo")
+    node.services.dispatcher.admit("alice")
+    assert len(take_messages(node.services)) == 1  # and whoever had it died
+    sent = metric("lanewise_repaired_total", reason="message_lost")
+    sweep(leader)
+    assert node.now(run).sends >= 2
+    assert metric("lanewise_repaired_total", reason="message_lost") > sent
+    assert node.pump() >= 1
+    assert node.wait(run).status == "completed"
+    node.join()
+    assert node.kinds(run).count("run_started") == 1
+
+
+def test_what_waits_in_a_queue_is_not_sent_again(node: Node, leader: Leader) -> None:
+    run = node.submit("echo")
+    node.services.dispatcher.admit("alice")
+    sweep(leader)
+    assert node.now(run).sends == 1
+    assert len(take_messages(node.services)) == 1
+
+
+def test_the_wait_before_a_very_old_message_is_sent_again_doubles(
+    node: Node, leader: Leader, superuser: sa.Connection
+) -> None:
+    run, other = node.submit("echo"), node.submit("echo")
+    node.services.dispatcher.admit("alice")  # the other's message keeps the queue from being empty
+    lease_s = node.services.settings.lease_s
+
+    def sends_at_age(age_s: float) -> int:
+        superuser.execute(
+            sa.text("UPDATE lanewise.runs SET sent_at = now() - make_interval(secs => :age) WHERE id = :id"),
+            {"age": age_s, "id": run.id},
+        )
+        leader.send_again()
+        return node.now(run).sends
+
+    assert sends_at_age(4 * lease_s - 1) == 1
+    assert sends_at_age(4 * lease_s + 1) == 2
+    assert sends_at_age(4 * lease_s + 1) == 2
+    assert sends_at_age(8 * lease_s + 1) == 3
+    assert node.now(other).sends == 1
+
+
+def test_a_run_whose_agent_nobody_has_is_not_sent_again_until_somebody_has_it(node: Node, leader: Leader) -> None:
+    run = submit_run(node.services, agent=an_agent("elsewhere"))
+    node.services.dispatcher.admit("alice")
+    take_messages(node.services)
+    sweep(leader)
+    assert node.now(run).sends == 1
+    with node.services.database.system_session() as session:
+        session.add(an_agent("elsewhere"))
+        session.add(Worker(id="new", name="new", agents=["elsewhere"], queues=["default"], slots=1))
+    sweep(leader)
+    assert node.now(run).sends >= 2
+
+
+# Slots and parked runs
+
+
+def test_granted_runs_keep_their_slots_until_somebody_claims_them(
+    node: Node, leader: Leader, redis_client: redis.Redis
+) -> None:
+    run = node.submit("echo")
+    node.services.dispatcher.admit("alice")
+    redis_client.flushall()
+    assert node.slots() == []
+    leader.keep_granted()
+    assert node.slots() == [run.id]
+
+
+def test_parked_runs_are_admitted_whatever_should_have_done_it(node: Node, leader: Leader) -> None:
+    runs = [node.submit("echo", user_id=user_id) for user_id in ("alice", "bob") for _ in range(4)]
+    leader.tick()
+    limit = node.services.settings.user_concurrent_runs
+    assert [node.now(run).granted_at is not None for run in runs] == ([True] * limit + [False] * (4 - limit)) * 2
+    assert len(take_messages(node.services)) == 2 * limit
+
+
+def test_a_tick_on_a_healthy_fleet_changes_nothing(node: Node, leader: Leader) -> None:
+    running = node.begin("wait")
+    node.wait_for_text(running)
+    ended = node.wait(node.begin("echo", user_id="bob"))
+    before = [row(node.services.database, run) for run in (running, ended)]
+    sweep(leader, 2)
+    assert [row(node.services.database, run) for run in (running, ended)] == before
+    assert take_messages(node.services) == []
+
+
+def test_a_leader_without_redis_goes_on_repairing(
+    node: Node, leader: Leader, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run(node.services, node.submit("echo"), dead)
+
+    def away(*_: object, **__: object) -> None:
+        raise redis.ConnectionError("away")
+
+    for script in ("_renew", "_acquire"):
+        monkeypatch.setattr(node.services.slots, script, away)
+    leader.tick()
+    assert (node.now(run).status, node.now(run).granted_at) == ("queued", None)
+    monkeypatch.undo()
+    leader.tick()
+    assert node.now(run).granted_at is not None
