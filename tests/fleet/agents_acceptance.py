@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from lanewise import Agent, AgentRun, UserExecutionContext
+from tests.fleet.memory import readable
 
 POLL_S = 0.01
 BOUND_S = 60.0
@@ -110,7 +111,7 @@ class Refuse(Agent):
 
     def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         try:
-            raise KeyError("inner")
+            vars(self)["inner"]
         except KeyError as error:
             raise Refused(run.input.text) from error
 
@@ -169,7 +170,7 @@ class Spy(Agent):
             "environment": digests(Path("/proc/self/environ").read_bytes()),
             "store": digests(str(run.store.get("note")).encode()),
             "rows": digests(b" ".join(rows(run))),
-            "memory": digests(b" ".join(memory())),  # with what was read before
+            "memory": sorted({found for area in readable() for found in digests(area)}),  # with what was read before
         }
         run.emit.thinking(json.dumps(report))
         if places.error:
@@ -188,7 +189,7 @@ def meet(barrier: Path, *, run_id: str, runs: int) -> None:
     while len(list(barrier.iterdir())) < runs:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the other {runs} runs did not come")
-        time.sleep(POLL_S)
+        time.sleep(5 * POLL_S)  # thirty look at once
 
 
 def open_files() -> list[str]:
@@ -203,18 +204,6 @@ def open_files() -> list[str]:
 def digests(content: bytes) -> list[str]:
     """Names the canaries in a text without repeating them."""
     return sorted({hashlib.sha256(found).hexdigest() for found in CANARY.findall(content)})
-
-
-def memory() -> Iterator[bytes]:
-    """Yields the canaries in this process's memory: everything readable but the code of libraries."""
-    with Path("/proc/self/maps").open() as maps, Path("/proc/self/mem").open("rb", buffering=0) as content:
-        for line in maps.readlines():
-            area, rights, *_, path = (*line.split(maxsplit=5), "")[:6]
-            if rights[0] != "r" or path.startswith("[v") or ("w" not in rights and path.startswith("/")):
-                continue
-            start, end = (int(part, 16) for part in area.split("-"))
-            content.seek(start)
-            yield from CANARY.findall(content.read(end - start))
 
 
 def rows(run: AgentRun) -> Iterator[bytes]:

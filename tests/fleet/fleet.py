@@ -10,7 +10,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,17 +110,13 @@ class Fleet:
         except ConfigurationError as error:
             missing(error)
         folder = Path(tempfile.mkdtemp(prefix="lanewise-fleet-"))
-        fleet: Fleet | None = None
-        try:
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder)
+            stack.callback(kill_marked, folder)
             fleet = cls(folder, *options, env=env)
+            stack.callback(fleet.close)
             yield fleet
             fleet.stop()
-        finally:
-            for process in marked(folder):
-                process.kill()
-            if fleet is not None:
-                fleet.close()
-            shutil.rmtree(folder)
 
     def said(self) -> str:
         """What `up` has written so far."""
@@ -133,11 +129,11 @@ class Fleet:
 
     def stop(self) -> None:
         """Asks the fleet to end and holds it to its promises: status 0, no process and no file left behind."""
-        assert self._process.exit_code is None, self.said()
+        assert self._process.ending == "is running", self.said()
         self._close_clients()  # an api waits a while for idle connections
         self._process.signal(self._process.spec.stop_signal)
         assert self._process.wait(STOP_S), f"still running: {self.said()}"
-        assert self._process.exit_code == 0, self.said()
+        assert self._process.ending == "ended with code 0", self.said()
         assert wait_until(lambda: not marked(self.folder), 5), marked(self.folder)
         assert not list(self.scratch.iterdir())
 
@@ -277,8 +273,10 @@ class Fleet:
         until(lambda: self.readiness().get("status") == "ok", READY_S, self.readiness)
 
     def _close_clients(self) -> None:
-        for opened in (*self._clients.values(), *self._https.values()):
-            opened.close()
+        for client in self._clients.values():
+            client.close()
+        for http in self._https.values():
+            http.close()
 
     def _ready_line(self) -> str | None:
         assert self._process.exit_code is None, self.said()
@@ -297,6 +295,19 @@ def marked(folder: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def kill_marked(folder: Path) -> None:
+    """Ends whatever a fleet in `folder` has left behind."""
+
+    def none_left() -> bool:
+        found = marked(folder)
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        return not found
+
+    wait_until(none_left, 10)
 
 
 @pytest.fixture(scope="session")

@@ -180,13 +180,13 @@ class Scene:
     @contextmanager
     def _watching_redis(self) -> Iterator[None]:
         """Keeps every command that reaches Redis, from whomever: publications and the broker's messages too."""
-        with closing(self._redis()) as client, client.monitor() as monitor:
+        with closing(self._redis()) as client, client.monitor() as monitor:  # type: ignore[no-untyped-call]
             done = threading.Event()
 
             def listen() -> None:
                 while not done.is_set():
                     command = str(monitor.next_command()["command"])
-                    self._see(self._owner_of(command), "redis", command.split()[0], command)
+                    self._see(self._owner_of(command), "redis", command.split(maxsplit=1)[0], command)
 
             listener = threading.Thread(target=listen)
             listener.start()
@@ -201,7 +201,7 @@ class Scene:
         with closing(self._redis()) as client:
             for key in client.scan_iter(count=1000):
                 if client.type(key) == "string":
-                    self._see(self._owner_of(key), "redis", key, f"{key} {client.get(key)}")
+                    self._see(self._owner_of(key), "redis", key, f"{key} {client.get(key)!s}")
 
     def _redis(self) -> redis.Redis:
         url = self.fleet.settings.redis_url.get_secret_value()

@@ -130,13 +130,14 @@ def test_lists_are_filtered_and_come_in_pages(fleet: Fleet, user: str) -> None:
     for run_id in (*submitted, failed):
         fleet.wait(user, run_id, status=None)
     newest_first = [failed, *reversed(submitted)]
-    pages, cursor = [], None
+    pages: list[list[str]] = []
+    cursor = None
     while cursor or not pages:
         answer = http.get("/v1/runs", params={"limit": 3, **({"cursor": cursor} if cursor else {})}).json()
         pages.append([run["id"] for run in answer["items"]])
         cursor = answer["next_cursor"]
     assert [len(page) for page in pages] == [3, 3, 1]
-    assert sum(pages, []) == newest_first
+    assert [run_id for page in pages for run_id in page] == newest_first
     assert [run["id"] for run in fleet.client(user).runs()] == newest_first
     assert [run["id"] for run in fleet.client(user).runs(status="failed")] == [failed]
     assert [run["id"] for run in fleet.client(user).runs(agent="talk")] == newest_first[1:]

@@ -33,31 +33,31 @@ def publish_to_everybody(module: Any) -> None:
     def publish(client: Any, keys: Any, stored: Any) -> None:
         stored = list(stored)
         users.update(item.event.user_id for item in stored)
-        if not broken("channel"):
-            return right(client, keys, stored)
-        for user_id in list(users):
-            client.publish(keys.events(user_id), json.dumps([item.view() for item in stored]))
-        return None
+        if broken("channel"):
+            for user_id in list(users):
+                client.publish(keys.events(user_id), json.dumps([item.view() for item in stored]))
+        else:
+            right(client, keys, stored)
 
     module.publish = publish
 
 
 def forget_the_filter(module: Any) -> None:
-    right = module._filtered  # noqa: SLF001
-    module._filtered = lambda user_id, query: (  # noqa: SLF001
+    right = module._filtered
+    module._filtered = lambda user_id, query: (
         module.select(module.models.Run) if broken("filter") else right(user_id, query)
     )
 
 
 def log_what_agents_say(module: Any) -> None:
-    right = module.Supervisor._log_trace  # noqa: SLF001
+    right = module.Supervisor._log_trace
 
     def log_trace(supervisor: Any, frame: dict[str, Any]) -> None:
         if broken("log"):
             module.log.info("an agent raised", message=frame["message"])
         right(supervisor, frame)
 
-    module.Supervisor._log_trace = log_trace  # noqa: SLF001
+    module.Supervisor._log_trace = log_trace
 
 
 def share_memory(module: Any) -> None:
