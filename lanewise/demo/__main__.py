@@ -50,7 +50,8 @@ def main() -> int:
         console.print(f"[dim]stopped everything in {stopped}; the whole demo took {whole}[/]")
         report.next_steps(console)
     except (LanewiseError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"\nthe demo failed: {error}", style="red", markup=False)
+        errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        errors.print(f"\nthe demo failed: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("\ninterrupted; everything was stopped")

@@ -21,6 +21,7 @@ from shared.tokens import make_token
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 45.0
 LOG_LINES = 25
+DRAIN_S = "2"  # whoever interrupts the demo does not want its runs to end well
 
 
 class DemoError(LanewiseError):
@@ -74,8 +75,8 @@ def _spec(data_dir: Path) -> ProcessSpec:
     env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return ProcessSpec(
         name="lanewise up",
-        argv=(sys.executable, "-m", "lanewise.cli", "up", "--data-dir", str(data_dir), "--no-flower"),
-        env={**env, "LANEWISE_AGENTS": "lanewise.demo.agents"},
+        argv=(sys.executable, "-P", "-m", "lanewise.cli", "up", "--data-dir", str(data_dir), "--no-flower"),
+        env={**env, "LANEWISE_AGENTS": "lanewise.demo.agents", "LANEWISE_DRAIN_S": DRAIN_S},
         log=data_dir / "up.log",
         stop_timeout_s=STOP_TIMEOUT_S,
     )
@@ -91,7 +92,8 @@ def _wait(process: Process, data_dir: Path) -> Fleet:
 
     wait_until(is_ready, READY_TIMEOUT_S)
     if not ready:
-        raise DemoError(f"the fleet {process.ending} and was not ready after {READY_TIMEOUT_S:g} s")
+        late = f"was not ready after {READY_TIMEOUT_S:g} s"
+        raise DemoError(f"the fleet {late if process.exit_code is None else process.ending + ' before it was ready'}")
     return Fleet(ready[0].removeprefix("ready ").strip(), data_dir, time.monotonic() - process.started_at)
 
 
