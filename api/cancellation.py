@@ -16,6 +16,7 @@ from shared.queueing import queue_views
 from shared.redis import RedisError
 from shared.services import Services
 from shared.states import ExecutionState
+from shared.threads import find_run
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,8 @@ def cancel(services: Services, user_id: str, run_id: str, agents: Collection[str
         UnavailableError: Postgres is away; nothing was stored.
     """
     with services.database.user_session(user_id) as session:
-        answer = runs.request_cancel(session, user_id, known_id(run_id, "run"))
+        find_run(session, user_id, known_id(run_id, "run"))
+        answer = runs.request_cancel(session, user_id, run_id)
         if answer is None:
             raise NotFoundError("no such run")
         run, stored = answer

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import socket
 from types import FrameType
 
 import gevent  # type: ignore[import-untyped]
+from gunicorn import util
 from gunicorn.workers.ggevent import GeventWorker
 
+NOT_IMPLEMENTED = 501
 LAST_REQUEST_S = 1.0  # for a connection that is new, or free again, when we are about to end
 
 
@@ -42,6 +46,19 @@ class Worker(GeventWorker):  # type: ignore[misc] # published without types
         self.wsgi.extensions[EXTENSION].drain()
         for greenlet, timeout in list(self._idle.items()):
             gevent.get_hub().loop.run_callback(_end, self._idle, greenlet, timeout)
+
+
+def write_problem(sock: socket, status: int, reason: str, message: str) -> None:
+    """Answers what is not HTTP; gunicorn itself sends a page, and 501 for a transfer coding that it does not know."""
+    status = 400 if status == NOT_IMPLEMENTED else status
+    problem = {"type": "urn:lanewise:problem:bad_request", "title": reason, "status": status, "code": "bad_request",
+               "detail": message or reason}  # fmt: skip
+    body = json.dumps(problem).encode()
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    util.write_nonblock(sock, head.encode("latin-1") + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+util.write_error = write_problem
 
 
 def _end(idle: dict[gevent.Greenlet, gevent.Timeout], greenlet: gevent.Greenlet, timeout: gevent.Timeout) -> None:

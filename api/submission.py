@@ -21,6 +21,7 @@ from shared.jsonvalue import check_json
 from shared.models import Agent
 from shared.queueing import queue_view, queue_views
 from shared.services import Services
+from shared.threads import find_run
 from shared.tokens import Identity
 
 OTHER_BODY = "this Idempotency-Key was used with another body"
@@ -150,9 +151,7 @@ class Submissions:
 
     def _view(self, user_id: str, run_id: str) -> dict[str, Any]:
         with self._services.database.user_session(user_id) as session:
-            run = runs.find(session, user_id, run_id)
-            if run is None:
-                raise NotFoundError("the run of this Idempotency-Key was deleted")
+            run = find_run(session, user_id, run_id)
             return runs.run_view(run, queue_views(session, user_id, [run], self._catalogue.all()).get(run_id))
 
 

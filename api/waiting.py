@@ -10,10 +10,11 @@ from typing import Any
 from api.gateway.channel import Delivery
 from api.state import Api
 from shared import runs
-from shared.errors import NotFoundError, QuotaError
+from shared.errors import QuotaError
 from shared.events import TERMINAL
 from shared.queueing import queue_views
 from shared.states import ExecutionState
+from shared.threads import find_run
 
 LOOK_AGAIN_S = 5.0
 MAX_WAITERS = 2000
@@ -53,7 +54,7 @@ def wait_for_end(state: Api, user_id: str, run_id: str, timeout_s: float) -> dic
         raise QuotaError(f"{MAX_WAITERS} requests are waiting; ask again", retry_after_s=1)
     waiter = Waiter(run_id)
     try:
-        with state.hub.channel(user_id) as channel:
+        with state.metrics.waiting.track_inprogress(), state.hub.channel(user_id) as channel:
             channel.add(waiter)
             try:
                 return _wait(state, user_id, run_id, waiter, deadline)
@@ -75,9 +76,7 @@ def _wait(state: Api, user_id: str, run_id: str, waiter: Waiter, deadline: float
 
 def _view(state: Api, user_id: str, run_id: str) -> dict[str, Any]:
     with state.services.database.user_session(user_id) as session:
-        run = runs.find(session, user_id, run_id)
-        if run is None:
-            raise NotFoundError("no such run")
+        run = find_run(session, user_id, run_id)
         queues = queue_views(session, user_id, [run], state.catalogue.all(), redis_away=state.redis_away)
         return runs.run_view(run, queues.get(run_id))
 

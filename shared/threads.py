@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from shared import audit, runs
+from shared.errors import NotFoundError
 from shared.events import StoredEvent
 from shared.models import Run, RunEvent, Thread
 from shared.states import LIVE
@@ -17,6 +19,24 @@ def find_thread(session: Session, user_id: str, thread_id: str) -> Thread | None
     """Returns the user's thread, unless it is deleted."""
     query = select(Thread).where(Thread.user_id == user_id, Thread.id == thread_id, Thread.deleted_at.is_(None))
     return session.scalars(query).one_or_none()
+
+
+def visible_runs(user_id: str) -> Select[Any]:
+    """Returns the query for the user's runs, without those of deleted threads."""
+    kept = exists().where(Thread.user_id == Run.user_id, Thread.id == Run.thread_id, Thread.deleted_at.is_(None))
+    return select(Run).where(Run.user_id == user_id, kept)
+
+
+def find_run(session: Session, user_id: str, run_id: str) -> Run:
+    """Returns the user's run.
+
+    Raises:
+        NotFoundError: there is none, or its thread is deleted.
+    """
+    run: Run | None = session.scalars(visible_runs(user_id).where(Run.id == run_id)).one_or_none()
+    if run is None:
+        raise NotFoundError("no such run")
+    return run
 
 
 def delete_thread(session: Session, user_id: str, thread_id: str, correlation_id: str | None = None) -> bool:

@@ -166,12 +166,7 @@ class Stream:
 
     def closed_with(self, timeout_s: float = 10) -> int:
         """Reads until the server closes; returns the close code."""
-        try:
-            while True:
-                self.receive(timeout_s)
-        except ConnectionClosed as error:
-            assert error.rcvd is not None, "cut without a close frame"
-            return error.rcvd.code
+        return close_code(self.socket, timeout_s)
 
     def receive(self, timeout_s: float = 10) -> dict[str, Any]:
         frame: dict[str, Any] = json.loads(self.socket.recv(timeout=timeout_s))
@@ -204,6 +199,15 @@ class Stream:
     @property
     def numbers(self) -> list[int]:
         return [event["seq"] for event in self.events]
+
+
+def close_code(connection: ClientConnection, timeout_s: float = 10) -> int:
+    """Reads until the server closes; returns the close code."""
+    with pytest.raises(ConnectionClosed) as caught:
+        while True:
+            connection.recv(timeout=timeout_s)
+    assert caught.value.rcvd is not None, "cut without a close frame"
+    return caught.value.rcvd.code
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from shared.models import Run, RunEvent, UserStream
 from shared.queueing import queue_views
 from shared.runs import run_view
 from shared.states import LIVE
+from shared.threads import visible_runs
 
 PAGE = 500
 SNAPSHOT_LIVE = 200
@@ -84,7 +85,7 @@ class Replay:
         return None if session.scalar(query) == after + 1 else "trimmed"
 
     def _snapshot(self, session: Session) -> list[dict[str, Any]]:
-        own = select(Run).where(Run.user_id == self._user_id).order_by(Run.id.desc())
+        own = visible_runs(self._user_id).order_by(Run.id.desc())
         live = session.scalars(own.where(Run.status.in_(LIVE)).limit(SNAPSHOT_LIVE)).all()
         recent = session.scalars(own.limit(SNAPSHOT_RECENT)).all()
         runs = sorted({run.id: run for run in (*live, *recent)}.values(), key=lambda run: run.id, reverse=True)

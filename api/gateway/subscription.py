@@ -69,8 +69,7 @@ class Subscription:
         """Ends the thread."""
         self._stopping.set()
         with self._lock:
-            if self._connection is not None:
-                self._connection.disconnect()  # type: ignore[no-untyped-call]
+            self._send("PING")  # the answer wakes the reader
         if self._thread is not None:
             self._thread.join(2 * SOCKET_TIMEOUT_S)
 

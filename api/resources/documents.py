@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Any
+from urllib.parse import quote
 
 from flask import Blueprint, Response, request
 from sqlalchemy import ColumnElement, delete, func, literal_column, select
@@ -67,7 +68,7 @@ def put(identity: Identity, name: str) -> Response:
     columns = (_WHOLE.name, _WHOLE.content_type, _WHOLE.size, _WHOLE.sha256, _WHOLE.created_at, _WHOLE.updated_at)
     with api().services.database.user_session(identity.user_id) as session:
         row = session.execute(statement.returning(*columns, is_new.label("is_new"))).one()
-    return json_response(_view(row), 201 if row.is_new else 200, {"Location": request.path})
+    return json_response(_view(row), 201 if row.is_new else 200, {"Location": quote(request.path)})
 
 
 @bp.get("/<name>")
@@ -78,9 +79,8 @@ def get(identity: Identity, name: str) -> Response:
         row = session.execute(_own(identity, name, _WHOLE.content, _WHOLE.content_type)).one_or_none()
     if row is None:
         raise NotFoundError("no such document")
-    response = Response(bytes(row.content), headers={"Content-Type": row.content_type})
-    response.headers.set("Content-Disposition", "attachment", filename=name)
-    return response
+    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return Response(bytes(row.content), headers={"Content-Type": row.content_type, "Content-Disposition": disposition})
 
 
 @bp.delete("/<name>")

@@ -25,7 +25,7 @@ def me(identity: Identity) -> Response:
     state, user_id = api(), identity.user_id
     counts = select(Run.status, func.count()).where(Run.user_id == user_id, Run.status.in_(LIVE)).group_by(Run.status)
     with state.services.database.user_session(user_id) as session:
-        by_status = dict(session.execute(counts).tuples().all())
+        by_status = dict(session.execute(counts).all())
         limits = {
             "concurrent_runs": concurrent_runs(session, user_id, state.services.settings),
             "queued_runs": queued_runs(session, user_id, state.services.settings),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Blueprint, Response, g, request
-from sqlalchemy import Select, select
+from sqlalchemy import Select
 
 from api.cancellation import cancel
 from api.idempotency import make_key
@@ -19,6 +19,7 @@ from shared import models, runs
 from shared.errors import ConflictError, NotFoundError, QuotaError, TooLargeError
 from shared.events import read_run
 from shared.queueing import queue_views
+from shared.threads import find_run, visible_runs
 from shared.tokens import Identity
 
 bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
@@ -59,9 +60,7 @@ def get_run(identity: Identity, run_id: str) -> Response:
     """As it is now."""
     state, user_id = api(), identity.user_id
     with state.services.database.user_session(user_id) as session:
-        run = runs.find(session, user_id, known_id(run_id, "run"))
-        if run is None:
-            raise NotFoundError("no such run")
+        run = find_run(session, user_id, known_id(run_id, "run"))
         queues = queue_views(session, user_id, [run], state.catalogue.all(), redis_away=state.redis_away)
         view = runs.run_view(run, queues.get(run.id))
     return json_response(view)
@@ -90,15 +89,14 @@ def list_events(identity: Identity, run_id: str, query: EventsQuery) -> Response
     user_id = identity.user_id
     after = max(query.after, number_cursor(query.cursor))
     with api().services.database.user_session(user_id) as session:
-        if runs.find(session, user_id, known_id(run_id, "run")) is None:
-            raise NotFoundError("no such run")
+        find_run(session, user_id, known_id(run_id, "run"))
         found = read_run(session, user_id, run_id, after, query.limit + 1)
     items, more = page(found, query.limit)
     return json_response({"items": items, "next_cursor": str(items[-1]["run_seq"]) if more else None})
 
 
 def _filtered(user_id: str, query: RunsQuery) -> Select[Any]:
-    own = select(models.Run).where(models.Run.user_id == user_id)
+    own = visible_runs(user_id)
     if query.status is not None:
         own = own.where(models.Run.status == query.status)
     if query.thread_id is not None:

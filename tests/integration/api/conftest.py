@@ -87,7 +87,7 @@ def server(settings: Settings, token: Callable[..., str], tmp_path: Path, redis_
 
 @dataclass(frozen=True)
 class Fleet:
-    """A real api process with its stores and what stands in for a worker; tests that share it have users of their own."""
+    """A real api process, its stores and what stands in for a worker; tests that share it have users of their own."""
 
     server: Server
     services: Services
@@ -114,6 +114,13 @@ def fleet(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def user() -> str:
     """A user whom no other test knows."""
     return f"user-{new_id()}"
+
+
+@pytest.fixture
+def remote(fleet: Fleet, user: str) -> Iterator[httpx.Client]:
+    """A client of that user's, over the network."""
+    with fleet.server.client(user) as client:
+        yield client
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""A user's stream in the gateway: put in order, whatever comes from where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.gateway.channel import Channel, Delivery
+
+PAGE = 5
+
+
+class Ear:
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.lost = 0
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        self.heard += [delivery.seq for delivery in deliveries]
+
+    def lose(self) -> None:
+        self.lost += 1
+
+
+def views(*numbers: int) -> list[dict[str, Any]]:
+    return [{"t": "event", "seq": number} for number in numbers]
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+@pytest.fixture
+def channel(ear: Ear) -> Channel:
+    made = Channel("alice", "channel")
+    made.place(10)
+    assert made.add(ear) == 10
+    return made
+
+
+def test_the_next_is_delivered_and_the_old_dropped(channel: Channel, ear: Ear) -> None:
+    assert channel.receive(views(11, 12))
+    assert channel.receive(views(11))
+    assert channel.receive(views(9, 10, 11, 12, 13))
+    assert channel.receive([])
+    assert ear.heard == [11, 12, 13]
+
+
+def test_a_gap_is_reported_and_what_precedes_it_delivered(channel: Channel, ear: Ear) -> None:
+    assert not channel.receive(views(11, 13))
+    assert ear.heard == [11]
+
+
+def test_while_it_is_repaired_only_the_log_counts(channel: Channel, ear: Ear) -> None:
+    assert channel.begin_repair()
+    assert not channel.begin_repair()
+    assert channel.receive(views(13))
+    assert ear.heard == []
+    assert channel.fill(views(11, 12, 13), PAGE, wanted=13)
+    assert channel.receive(views(14))
+    assert ear.heard == [11, 12, 13, 14]
+
+
+def test_a_repair_goes_on_while_pages_are_full_or_more_was_announced(channel: Channel, ear: Ear) -> None:
+    channel.begin_repair()
+    assert not channel.fill(views(11, 12, 13, 14, 15), PAGE, wanted=0)
+    channel.receive(views(17))
+    assert not channel.fill(views(16), PAGE, wanted=0)
+    assert channel.fill(views(17), PAGE, wanted=channel.wanted)
+    assert ear.heard == [11, 12, 13, 14, 15, 16, 17]
+
+
+def test_a_number_that_the_log_does_not_have_ends_the_repair(channel: Channel, ear: Ear) -> None:
+    assert not channel.receive(views(1000))
+    channel.begin_repair()
+    assert channel.fill([], PAGE, wanted=channel.wanted)
+    assert channel.receive(views(11))
+    assert ear.heard == [11]
+
+
+def test_a_log_that_begins_later_is_a_loss(channel: Channel, ear: Ear) -> None:
+    channel.begin_repair()
+    assert channel.fill(views(20, 21), PAGE, wanted=21)
+    assert ear.lost == 1
+    assert channel.receive(views(22))
+    assert ear.heard == [20, 21, 22]
+
+
+def test_what_comes_before_it_has_its_place_is_to_be_read(ear: Ear) -> None:
+    made = Channel("alice", "channel")
+    made.add(ear)
+    assert made.receive(views(11))
+    assert not made.begin_repair()
+    assert not made.place(10)
+    assert made.is_behind(11)
+    assert ear.heard == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 4), st.booleans()), max_size=40))
+def test_whatever_is_lost_doubled_or_late_each_is_heard_once_in_order(steps: list[tuple[int, int, bool]]) -> None:
+    """A log that grows, messages in any order or never, repairs in between: nothing is skipped or repeated."""
+    ear, channel, head = Ear(), Channel("alice", "channel"), 0
+    channel.place(0)
+    channel.add(ear)
+    for first, more, grows in steps:
+        head += more if grows else 0
+        message = views(*range(first, min(first + more, head + 1)))
+        if not channel.receive(message) or channel.is_behind(head):
+            _repair(channel, head)
+    _repair(channel, head)
+    assert ear.heard == list(range(1, head + 1))
+
+
+def _repair(channel: Channel, head: int) -> None:
+    if not channel.begin_repair():
+        return
+    done = False
+    while not done:
+        last = channel.last or 0
+        done = channel.fill(views(*range(last + 1, min(last + PAGE, head) + 1)), PAGE, channel.wanted)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from shared.errors import ConfigurationError, InvalidContextError, UnauthorizedError
+from shared.settings import Settings, load_settings
+from shared.tokens import TokenVerifier, make_token
+
+OLD, NEW, FOREIGN = ("k" * 63 + mark for mark in "123")
+CLAIMS = {"sub": "alice", "iss": "lanewise", "aud": "lanewise"}
+
+
+def settings(**values: Any) -> Settings:
+    return load_settings({}, database_url="postgresql://x/y", secret_key="s" * 32, **values)
+
+
+def verifier(**values: Any) -> TokenVerifier:
+    return TokenVerifier(settings(jwt_secret=(NEW, OLD), **values))
+
+
+def signed(key: Any = NEW, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **changes: Any) -> str:
+    claims = {**CLAIMS, "exp": time.time() + 60, **changes}
+    present = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(present, key, algorithm=algorithm, headers=headers)
+
+
+def test_a_token_names_its_user_and_scopes() -> None:
+    identity = verifier().verify(make_token(NEW, "alice", scopes=("runs", "admin"), ttl_s=60))
+    assert identity.user_id == "alice"
+    assert identity.scopes == {"runs", "admin"}
+    assert 50 < identity.expires_at.timestamp() - time.time() <= 60
+
+
+def test_runs_is_the_default_scope_and_an_empty_one_is_none() -> None:
+    assert verifier().verify(signed()).scopes == {"runs"}
+    assert verifier().verify(signed(scope="")).scopes == set()
+
+
+def test_keys_rotate() -> None:
+    assert verifier().verify(make_token(OLD, "alice")).user_id == "alice"
+    with pytest.raises(UnauthorizedError):
+        verifier().verify(make_token(FOREIGN, "alice"))
+
+
+def test_without_a_jwt_secret_keys_are_derived_from_the_secret() -> None:
+    plain = settings()
+    assert TokenVerifier(plain).verify(make_token(plain.jwt_keys[0], "alice")).user_id == "alice"
+    with pytest.raises(UnauthorizedError):
+        TokenVerifier(plain).verify(make_token("s" * 32, "alice"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": None}, {"aud": None}, {"iss": None}, {"sub": None}, {"aud": "other"}, {"iss": "other"}, {"sub": 7},
+        {"sub": ""}, {"sub": "system"}, {"sub": "*"}, {"sub": "a\0b"}, {"sub": "x" * 129}, {"sub": " alice"},
+        {"exp": time.time() - 60}, {"exp": "soon"}, {"exp": 1e400}, {"nbf": time.time() + 60}, {"sub": ["alice"]},
+        {"aud": ["other"]},
+    ],
+)  # fmt: skip
+def test_claims_that_are_missing_or_wrong(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnauthorizedError) as caught:
+        verifier().verify(signed(**changes))
+    assert "alice" not in str(caught.value)
+
+
+def test_the_clock_may_be_a_little_off_and_not_more() -> None:
+    assert verifier().verify(signed(exp=time.time() - 5))
+    with pytest.raises(UnauthorizedError, match="expired"):
+        verifier().verify(signed(exp=time.time() - 12))
+
+
+def test_an_end_beyond_all_calendars() -> None:
+    assert verifier().verify(signed(exp=10**15)).expires_at.year == 9999
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "..", "ü.ü.ü", "\0", "e30.e30.", "x" * 100_000])
+def test_what_is_no_token(token: str) -> None:
+    for used in (verifier(), TokenVerifier(settings())):
+        with pytest.raises(UnauthorizedError):
+            used.verify(token)
+
+
+def test_the_tokens_header_decides_nothing(tmp_path: Path) -> None:
+    private = rsa.generate_private_key(65537, 2048)
+    public = json.loads(RSAAlgorithm.to_jwk(private.public_key()))
+    with_own_key = {"jwk": public, "jku": "https://evil.example/keys", "kid": "1"}
+    for forged in (
+        jwt.encode({**CLAIMS, "exp": time.time() + 60}, "", algorithm="none"),
+        signed(private, "RS256", headers=with_own_key),
+        signed(NEW, "HS384"),
+    ):
+        with pytest.raises(UnauthorizedError):
+            verifier().verify(forged)
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [{**public, "kid": "1"}]}))
+    with pytest.raises(UnauthorizedError):  # a shared secret is not accepted beside public keys
+        verifier(jwt_jwks_file=path).verify(signed(NEW, headers={"kid": "1"}))
+
+
+def test_public_keys_of_three_kinds(tmp_path: Path) -> None:
+    keys: dict[str, tuple[Any, Any]] = {
+        "RS256": (rsa.generate_private_key(65537, 2048), RSAAlgorithm),
+        "ES256": (ec.generate_private_key(ec.SECP256R1()), ECAlgorithm),
+        "EdDSA": (ed25519.Ed25519PrivateKey.generate(), OKPAlgorithm),
+    }
+    items = [{**json.loads(kind.to_jwk(key.public_key())), "kid": name} for name, (key, kind) in keys.items()]
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [*items, {"kty": "oct", "kid": "shared", "k": "AAAA"}]}))
+    used = verifier(jwt_jwks_file=path)
+    for name, (key, _) in keys.items():
+        assert used.verify(signed(key, name, headers={"kid": name})).user_id == "alice"
+        for headers in ({"kid": "other"}, {}, {"kid": "shared"}):
+            with pytest.raises(UnauthorizedError):
+                used.verify(signed(key, name, headers=headers))
+    with pytest.raises(UnauthorizedError):
+        used.verify(signed(keys["RS256"][0], "RS256", headers={"kid": "ES256"}))
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"keys": []}', '{"keys": [{"kty": "RSA"}]}', '{"keys": 7}'])
+def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "jwks.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigurationError, match="LANEWISE_JWT_JWKS_FILE"):
+        verifier(jwt_jwks_file=path)
+
+
+@pytest.mark.parametrize("user_id", ["", "system", "a\nb"])
+def test_no_token_is_made_for_nobody(user_id: str) -> None:
+    with pytest.raises(InvalidContextError):
+        make_token(NEW, user_id)
