@@ -46,7 +46,13 @@ def list_documents(identity: Identity, query: PageQuery) -> Response:
 
 
 @bp.put("/<name>")
-@operation("Store a document", {201: Document, 200: Document}, body="*/*", errors=(TooLargeError, InvalidError))
+@operation(
+    "Store a document",
+    {201: Document, 200: Document},
+    body="*/*",
+    body_required=False,
+    errors=(TooLargeError, InvalidError),
+)
 def put(identity: Identity, name: str) -> Response:
     """201 if it is new, 200 if it replaced one."""
     _check_name(name)
