@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Select, delete, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from shared import catalogue, runs
@@ -111,15 +111,25 @@ class Leader(Loop):
         age_s = func.extract("epoch", func.clock_timestamp() - Run.sent_at)
         with self._database.system_session() as session:
             overdue = or_(Run.queue.in_(empty), age_s > wait_s) if empty else age_s > wait_s
-            found = select(Run.user_id, Run.id).where(
+            lost = select(Run.user_id, Run.id).where(
                 Run.status == ExecutionState.QUEUED,
                 Run.granted_at.is_not(None),
                 age_s > self._services.settings.sweep_s,
                 Run.agent.in_([agent.name for agent in catalogue.running_agents(session, self._lease_s)]),
                 overdue,
             )
-            keys = [(row.user_id, row.id) for row in session.execute(found.limit(MAX_REPAIRS))]
-            messages = self._mark_sent(session, keys)
+            # Skipped are those that another leader marks now; a run is sent by whoever marked it, and once.
+            marked = (
+                update(Run)
+                .where(tuple_(Run.user_id, Run.id).in_(lost.limit(MAX_REPAIRS).with_for_update(skip_locked=True)))
+                .values(sent_at=func.clock_timestamp(), sends=Run.sends + 1)
+                .returning(Run.context, Run.attempt, Run.queue)
+                .execution_options(synchronize_session=False)
+            )
+            messages = [
+                (RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue)
+                for row in session.execute(marked)
+            ]
         for message, queue in messages:
             metrics.REPAIRED.labels("message_lost").inc()
             self._services.dispatcher.send(message, queue)
@@ -146,26 +156,6 @@ class Leader(Loop):
             metrics.REPAIRED.labels("worker_lost").inc()
             self._services.publish(stored)
             self._services.dispatcher.release(run.user_id, run.id)
-
-    def _mark_sent(self, session: Session, keys: Sequence[tuple[str, str]]) -> list[tuple[RunMessage, str]]:
-        messages = []
-        for user_id, run_id in keys:
-            statement = (
-                update(Run)
-                .where(
-                    Run.user_id == user_id,
-                    Run.id == run_id,
-                    Run.status == ExecutionState.QUEUED,
-                    Run.granted_at.is_not(None),
-                )
-                .values(sent_at=func.clock_timestamp(), sends=Run.sends + 1)
-                .returning(Run.context, Run.attempt, Run.queue)
-                .execution_options(synchronize_session=False)
-            )
-            row = session.execute(statement).one_or_none()
-            if row is not None:
-                messages.append((RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue))
-        return messages
 
     def _queues_empty_for_a_sweep(self) -> set[str]:
         with self._database.system_session() as session:
