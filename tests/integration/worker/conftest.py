@@ -51,8 +51,8 @@ def begin(zygote: ZygoteClient) -> Iterator[Begin]:
 
 @pytest.fixture
 def quick(open_services: OpenServices) -> Services:
-    """Stores, with short leases and graces."""
-    return open_services(lease_s=3, sweep_s=0.1, cancel_grace_s=0.3)
+    """Stores, with short sweeps and graces. The lease stays long: tests set clocks back instead of waiting."""
+    return open_services(sweep_s=0.1, cancel_grace_s=0.3)
 
 
 @pytest.fixture

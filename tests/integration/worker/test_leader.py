@@ -101,7 +101,7 @@ def test_a_dead_workers_row_goes_when_its_runs_have_gone(node: Node, leader: Lea
 @pytest.fixture
 def rivals(open_services: OpenServices) -> list[Leader]:
     """Leaders of four more workers."""
-    return [Leader(open_services(lease_s=3, sweep_s=0.1), f"leader-{number}") for number in range(4)]
+    return [Leader(open_services(sweep_s=0.1), f"leader-{number}") for number in range(4)]
 
 
 def test_only_who_holds_the_lease_repairs_and_the_next_takes_it_over(

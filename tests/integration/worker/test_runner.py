@@ -160,7 +160,7 @@ def forged(services: Services, run: Run) -> dict[str, object]:
         "another payload": f"{other.encode(services.signer).rsplit('.', 2)[0]}.{stamp}.{signature}",
         "another time": f"{payload}.aaaaaa.{signature}",
         "no signature": payload,
-        "a byte changed": good[:-1] + ("A" if good[-1] != "A" else "B"),
+        "a byte changed": f"{payload}.{stamp}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
         "a byte less": good[:-1],
         "signed nonsense": services.signer.sign({"context": {}, "attempt": 0}),
         "a signed negative attempt": services.signer.sign({"context": run.context, "attempt": -1}),
@@ -301,7 +301,7 @@ def test_redis_wiped_in_the_middle(
     open_services: OpenServices, zygote: ZygoteClient, redis_client: redis.Redis
 ) -> None:
     """Messages, slots and channels are gone: what runs goes on to its end, what waits is started."""
-    services = open_services(user_concurrent_runs=2, sweep_s=0.1, lease_s=3)
+    services = open_services(user_concurrent_runs=2, sweep_s=0.1)
     with Node.start(services, zygote) as node:
         running = node.begin("wait", {"seconds": 0.5})
         granted, parked = node.submit("echo"), node.submit("echo")
