@@ -1,0 +1,211 @@
+"""The one way of a worker into the event log: ordered, bounded, and patient."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from lanewise.process import wait_until
+from shared.event_types import EventType
+from shared.events import Event, read_run, read_stream
+from shared.models import Run
+from shared.services import Services
+from tests.nodes import Node
+from tests.services import Servers, start_run, submit_run
+from worker import writer as writer_module
+from worker.writer import EventWriter
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+def refused() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def writer(services: Services, refused: list[str]) -> Iterator[EventWriter]:
+    """A writer that has not been started yet."""
+    writer = EventWriter(services, refused.append)
+    yield writer
+    writer.stop()
+
+
+def event(run: Run, number: int, attempt: int = 1) -> Event:
+    return Event(run.user_id, run.id, attempt, EventType.AGENT_TOKEN, run.agent, {"text": str(number)})
+
+
+def written(services: Services, run: Run) -> list[int]:
+    """Returns the numbers of the run's events in the log, in its order."""
+    with services.database.user_session(run.user_id) as session:
+        log = read_run(session, run.user_id, run.id, 0, 100_000)
+    assert [item["run_seq"] for item in log] == list(range(1, len(log) + 1))
+    return [int(item["data"]["text"].rstrip(":")) for item in log if item["type"] == "agent_token"]
+
+
+def stream_is_gapless(services: Services, user_id: str) -> bool:
+    with services.database.user_session(user_id) as session:
+        log = read_stream(session, user_id, 0, 100_000)
+    return [item["seq"] for item in log] == list(range(1, len(log) + 1))
+
+
+def test_many_runs_write_at_once_and_each_keeps_its_order(services: Services, writer: EventWriter) -> None:
+    runs = [start_run(services, submit_run(services, f"user-{n % 3}")) for n in range(6)]
+    writer.start()
+
+    def emit(run: Run) -> None:
+        for number in range(300):
+            assert writer.put(event(run, number), PATIENCE_S)
+
+    threads = [threading.Thread(target=emit, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    writer.stop()
+    for run in runs:
+        assert written(services, run) == list(range(300))
+    assert all(stream_is_gapless(services, f"user-{n}") for n in range(3))
+
+
+def test_what_arrives_while_one_batch_is_written_forms_the_next(services: Services, writer: EventWriter) -> None:
+    run = start_run(services, submit_run(services))
+    for number in range(1200):
+        assert writer.put(event(run, number), 0)
+    batches: list[int] = []
+    write = writer._write
+    writer._write = lambda batch: (batches.append(len(batch)), write(batch))[1]  # type: ignore[method-assign,func-returns-value]
+    writer.start()
+    writer.stop(PATIENCE_S)
+    assert written(services, run) == list(range(1200))
+    assert batches == [500, 500, 200]
+
+
+def test_the_queue_is_bounded_and_says_when_it_is_full(
+    services: Services, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "MAX_QUEUED", 10)
+    run = start_run(services, submit_run(services))
+    assert all(writer.put(event(run, number), 0) for number in range(10))
+    assert not writer.put(event(run, 10), 0.01)
+    assert len(writer._queue) == 10
+    waiting = threading.Thread(target=writer.put, args=(event(run, 10), PATIENCE_S))
+    waiting.start()
+    writer.start()  # makes room
+    waiting.join(PATIENCE_S)
+    writer.stop()
+    assert written(services, run) == list(range(11))
+
+
+def test_what_is_taken_for_the_end_of_a_run_is_not_written_twice(services: Services, writer: EventWriter) -> None:
+    mine, other = (start_run(services, submit_run(services)) for _ in range(2))
+    for number in range(5):
+        writer.put(event(mine, number), 0)
+        writer.put(event(other, number), 0)
+    taken = writer.take(mine.id, lambda: False)
+    assert [item.data["text"] for item in taken] == list("01234")
+    writer.start()
+    writer.stop()
+    assert written(services, mine) == []
+    assert written(services, other) == list(range(5))
+
+
+def test_taking_waits_for_what_is_being_written(services: Services, writer: EventWriter) -> None:
+    run = start_run(services, submit_run(services))
+    entered, release = threading.Event(), threading.Event()
+    write = writer._write
+
+    def slowly(batch: list[Event]) -> None:
+        entered.set()
+        assert release.wait(PATIENCE_S)
+        write(batch)
+
+    writer._write = slowly  # type: ignore[method-assign]
+    writer.start()
+    writer.put(event(run, 0), 0)
+    assert entered.wait(PATIENCE_S)
+    writer.put(event(run, 1), 0)
+    taken: list[Event] = []
+    taking = threading.Thread(target=lambda: taken.extend(writer.take(run.id, lambda: False)))
+    taking.start()
+    taking.join(0.1)
+    assert taking.is_alive()
+    release.set()
+    taking.join(PATIENCE_S)
+    # The second event was taken, or it was being written already and is in the log now.
+    assert [*written(services, run), *(int(item.data["text"]) for item in taken)] == [0, 1]
+
+
+def test_taking_gives_up_when_it_is_told_to(services: Services, writer: EventWriter) -> None:
+    run = start_run(services, submit_run(services))
+    writer._writing = [event(run, 0)]
+    assert writer.take(run.id, lambda: True) == []
+    writer._writing = []
+
+
+def test_a_superseded_run_is_reported_and_its_neighbours_in_the_batch_are_written(
+    services: Services, writer: EventWriter, refused: list[str], superuser: sa.Connection
+) -> None:
+    mine, superseded, ended = (start_run(services, submit_run(services)) for _ in range(3))
+    superuser.execute(sa.text("UPDATE lanewise.runs SET attempt = 2 WHERE id = :id"), {"id": superseded.id})
+    superuser.execute(
+        sa.text("UPDATE lanewise.runs SET status = 'completed', finished_at = now() WHERE id = :id"), {"id": ended.id}
+    )
+    for number in range(3):
+        for run in (mine, superseded, ended):
+            writer.put(event(run, number), 0)
+    writer.start()
+    writer.stop()
+    assert sorted(refused) == sorted([superseded.id, ended.id])
+    assert written(services, mine) == [0, 1, 2]
+    assert written(services, superseded) == written(services, ended) == []
+
+
+def test_one_event_that_the_database_refuses_costs_no_other_one(services: Services, writer: EventWriter) -> None:
+    mine, other = (start_run(services, submit_run(services)) for _ in range(2))
+    writer.put(event(mine, 0), 0)
+    poison: dict[str, Any] = {"text": "\0"}
+    writer.put(Event("alice", other.id, 1, EventType.AGENT_TOKEN, "echo", poison), 0)
+    writer.put(event(mine, 1), 0)
+    writer.put(event(other, 2), 0)
+    writer.start()
+    writer.stop()
+    assert written(services, mine) == [0, 1]
+    assert written(services, other) == [2]
+
+
+def test_a_restart_of_postgres_in_the_middle_loses_nothing(node: Node, servers: Servers) -> None:
+    chatty = node.begin("chatty", {"events": 3000})
+    brief = node.begin("echo", user_id="bob")
+    node.wait_for_kind(chatty, "agent_token")
+    servers.postgres.stop()
+    try:
+        assert node.parts.live  # the run goes on, as far as the queue reaches
+    finally:
+        servers.postgres.start()
+    assert node.wait(chatty, timeout_s=20).output == {"count": 3000}
+    assert node.wait(brief).status == "completed"
+    assert written(node.services, chatty) == list(range(3000))
+    assert node.log(chatty)[-1]["type"] == "run_completed"
+    assert stream_is_gapless(node.services, "alice")
+    node.join()
+    assert node.now(chatty).attempt == 1
+
+
+def test_a_stopping_writer_gives_up_on_a_database_that_is_away(
+    services: Services, writer: EventWriter, servers: Servers
+) -> None:
+    run = start_run(services, submit_run(services))
+    writer.start()
+    servers.postgres.stop()
+    try:
+        writer.put(event(run, 0), 0)
+        assert wait_until(lambda: bool(writer._writing), PATIENCE_S)
+        writer.stop(3)
+        assert not writer._thread.is_alive()
+    finally:
+        servers.postgres.start()
