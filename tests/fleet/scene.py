@@ -21,7 +21,6 @@ from tests.fleet.canaries import NOBODY, Canaries, Leak, Sight
 from tests.fleet.fleet import Fleet, new_user
 
 RUNS_EACH = 3
-LAST_EVENTS_S = 3
 
 
 class Scene:
@@ -31,10 +30,12 @@ class Scene:
         fleet: with a slot for every run.
         folder: empty; the runs meet there.
         users: how many.
+        patience_s: how long to wait for the last events to reach everybody. A planted leak may keep them away.
     """
 
-    def __init__(self, fleet: Fleet, folder: Path, users: int) -> None:
+    def __init__(self, fleet: Fleet, folder: Path, users: int, patience_s: float) -> None:
         self.fleet = fleet
+        self.patience_s = patience_s
         self.canaries = Canaries()
         self.users = [new_user(f"u{number}") for number in range(users)]
         self.runs: dict[str, list[str]] = {user: [] for user in self.users}
@@ -58,8 +59,7 @@ class Scene:
             for user in self.users:
                 eyes.enter_context(self._watching_stream(user, "replay", 0))
                 eyes.enter_context(self._watching_stream(user, "snapshot", None))
-            # Should a planted leak keep them away, then what was seen will tell.
-            wait_until(self._everybody_saw_the_ends, LAST_EVENTS_S)
+            wait_until(self._everybody_saw_the_ends, self.patience_s)
             list(pool.map(self._read_rest, self.users))
         for user in self.users:
             self._read_database(user)

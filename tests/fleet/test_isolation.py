@@ -33,7 +33,7 @@ def ways(leaks: Sequence[Leak]) -> set[str]:
 
 
 def test_ten_users_at_once_see_nothing_of_one_another(fleet: Fleet, tmp_path: Path) -> None:
-    scene = Scene(fleet, tmp_path, users=10)
+    scene = Scene(fleet, tmp_path, users=10, patience_s=10)
     leaks = scene.play()
     assert leaks == []
     seen = scene.canaries.own(scene.sights)
@@ -62,7 +62,7 @@ def breakable(switches: Path) -> Iterator[Fleet]:
         "PYTHONPATH": str(SABOTAGE), "SABOTAGE": str(switches), "LANEWISE_SANDBOX_ENV": "SABOTAGE",
         "LANEWISE_AGENTS": AGENTS,
     }  # fmt: skip
-    with Fleet.start("--slots", "9", "--no-flower", env=env) as running:
+    with Fleet.start("--slots", "6", "--no-flower", env=env) as running:
         yield running
 
 
@@ -90,15 +90,15 @@ PLANTED = {
 @contextmanager
 def in_force(fleet: Fleet, switches: Path, break_: str | tuple[str, str]) -> Iterator[None]:
     """Breaks something, and mends it."""
-    if isinstance(break_, str):
-        (switches / break_).touch()
-        yield
-        (switches / break_).unlink()
-    else:
-        with fleet.superuser().connect() as connection:
+    with ExitStack() as stack:
+        if isinstance(break_, str):
+            (switches / break_).touch()
+            stack.callback((switches / break_).unlink)
+        else:
+            connection = stack.enter_context(fleet.superuser().connect())
             connection.exec_driver_sql(break_[0])
-            yield
-            connection.exec_driver_sql(break_[1])
+            stack.callback(connection.exec_driver_sql, break_[1])
+        yield
 
 
 @pytest.mark.parametrize(("breaks", "expected"), PLANTED.values(), ids=PLANTED)
@@ -108,5 +108,5 @@ def test_planted_leaks_are_caught(
     with ExitStack() as stack:
         for break_ in breaks:
             stack.enter_context(in_force(breakable, switches, break_))
-        leaks = Scene(breakable, tmp_path, users=3).play()
+        leaks = Scene(breakable, tmp_path, users=2, patience_s=1).play()
     assert ways(leaks) == expected, leaks[:10]

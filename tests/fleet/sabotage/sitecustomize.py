@@ -44,9 +44,13 @@ def publish_to_everybody(module: Any) -> None:
 
 def forget_the_filter(module: Any) -> None:
     right = module._filtered
-    module._filtered = lambda user_id, query: (
-        module.select(module.models.Run) if broken("filter") else right(user_id, query)
-    )
+
+    def filtered(user_id: str, query: Any) -> Any:
+        from sqlalchemy import select  # noqa: PLC0415 - nothing is imported before the fleet does it
+
+        return select(module.models.Run) if broken("filter") else right(user_id, query)
+
+    module._filtered = filtered
 
 
 def log_what_agents_say(module: Any) -> None:
