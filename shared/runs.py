@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Row, and_, func, insert, null, select, text, update
+from sqlalchemy import ColumnElement, DateTime, Row, and_, func, null, select, text, update
 from sqlalchemy.orm import Session
 
 from shared import audit
@@ -20,11 +20,10 @@ from shared.database import Executor, load_sql
 from shared.event_types import EventType
 from shared.events import TERMINAL, Event, StoredEvent, append, iso, numbered, to_json
 from shared.messages import RunMessage
-from shared.models import Agent, Run
+from shared.models import Run
 from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut
 from shared.states import ExecutionState, check_transition
 
-_NEW_THREAD = text("INSERT INTO threads (user_id, id, metadata) VALUES (:user_id, :id, '{}')")
 _PARKED = load_sql("parked_runs")
 _GRANT = text("""
     UPDATE runs SET granted_at = clock_timestamp(), sent_at = clock_timestamp(), sends = 1
@@ -42,39 +41,6 @@ _END = text(
 )
 _TIMES = tuple(column.key for column in Run.__table__.columns if isinstance(column.type, DateTime))
 _ran_now = Run.ran_s + func.extract("epoch", func.clock_timestamp() - Run.claimed_at)
-
-
-def create(  # noqa: PLR0913 - what a run is made of
-    session: Session,
-    context: UserExecutionContext,
-    agent: Agent,
-    run_input: Any,
-    *,
-    metadata: dict[str, Any],
-    time_limit_s: float,
-    new_thread: bool,
-) -> tuple[Run, list[StoredEvent]]:
-    """Stores a run, parked, with its first event and its audit row.
-
-    Args:
-        context: of the user whose session this is.
-        run_input: already checked against the agent's schema.
-        new_thread: whether the context's thread is to be made with it.
-    """
-    owner = {"user_id": context.user_id, "thread_id": context.thread_id}
-    if new_thread:
-        session.execute(_NEW_THREAD, {"user_id": context.user_id, "id": context.thread_id})
-    values = owner | {
-        "id": context.run_id, "agent": agent.name, "queue": agent.queue, "status": ExecutionState.QUEUED,
-        "input": run_input, "meta": metadata, "context": context.to_dict(), "correlation_id": context.correlation_id,
-        "max_attempts": agent.max_attempts, "time_limit_s": time_limit_s,
-    }  # fmt: skip
-    run = session.execute(insert(Run).returning(Run), values).scalar_one()
-    stored = append(session, [_event(run, EventType.RUN_QUEUED, {})])
-    _audit(session, run, f"user:{run.user_id}", "run.submit")
-    run.last_run_seq = stored[0].run_seq
-    session.expunge(run)
-    return run, stored
 
 
 def oldest_parked(executor: Executor, user_id: str, slots: int) -> tuple[list[str], int]:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
 from lanewise.process import StartError
 from shared import runs
+from shared.acceptance import Accepted, accept
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError
 from shared.ids import new_id
@@ -149,18 +150,19 @@ def submit_run(  # noqa: PLR0913 - what a run is made of
         thread_id: an existing thread; default: a new one.
     """
     context = a_context(user_id, thread_id=thread_id or new_id())
-    with services.database.user_session(user_id) as session:
-        run, stored = runs.create(
-            session,
-            context,
-            agent or an_agent(),
-            {} if run_input is None else run_input,
-            metadata=metadata or {},
-            time_limit_s=time_limit_s,
-            new_thread=thread_id is None,
-        )
-    services.publish(stored)
-    return run
+    answer = accept(
+        services.database.once(user_id),
+        context,
+        agent or an_agent(),
+        {} if run_input is None else run_input,
+        metadata=metadata or {},
+        time_limit_s=time_limit_s,
+        new_thread=thread_id is None,
+        quota=1000,
+    )
+    assert isinstance(answer, Accepted), answer
+    services.publish(answer.stored)
+    return answer.run
 
 
 def grant_run(services: Services, run: Run) -> RunMessage:

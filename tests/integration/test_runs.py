@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared import events, runs
+from shared.acceptance import Refused, accept
 from shared.database import Database
 from shared.messages import RunMessage
 from shared.models import AuditEntry, Run, Thread
@@ -47,15 +48,17 @@ class TestCreate:
         with database.user_session("alice") as session:
             assert session.scalars(sa.select(Thread.id)).all() == [first.thread_id]
 
-    def test_a_thread_of_another_user_is_no_thread(self, submit: Submit) -> None:
-        thread_id = submit("alice").thread_id
-        with pytest.raises(sa.exc.IntegrityError):
-            submit("bob", thread_id=thread_id)
+    def test_a_thread_of_another_user_is_no_thread(self, database: Database, submit: Submit) -> None:
+        context = a_context("bob", thread_id=submit("alice").thread_id)
+        answer = accept(
+            database.once("bob"), context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=False, quota=9
+        )
+        assert answer == Refused("no_thread", None, 0, 9)
 
     def test_a_rolled_back_submission_leaves_nothing(self, database: Database) -> None:
         context = a_context("alice")
         with pytest.raises(KeyError), database.user_session("alice") as session:
-            runs.create(session, context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=True)
+            accept(session, context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=True, quota=9)
             raise KeyError
         with database.user_session("alice") as session:
             assert runs.find(session, "alice", context.run_id) is None
