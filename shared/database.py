@@ -51,7 +51,7 @@ class Once:
             UnavailableError: Postgres cannot be reached or does not answer in time.
         """
         try:
-            with self._engine.connect() as connection:
+            with self._engine.connect() as connection, _autocommit(connection):
                 result = connection.execute(_stating_user(statement.text), {**params, "lw_user": self._user_id})
                 return list(result)
         except (DBAPIError, PoolTimeoutError) as error:
@@ -98,11 +98,11 @@ class Database:
 
     def once(self, user_id: str) -> Once:
         """Returns what executes single statements for one user."""
-        return Once(self._autocommit, check_user_id(user_id))
+        return Once(self._engine, check_user_id(user_id))
 
     def once_for_all(self) -> Once:
         """Returns what executes single statements that concern all users."""
-        return Once(self._autocommit, EVERYBODY)
+        return Once(self._engine, EVERYBODY)
 
     @contextmanager
     def system_session(self) -> Iterator[Session]:
@@ -132,6 +132,18 @@ class Database:
     def close(self) -> None:
         """Closes the pooled connections."""
         self._engine.dispose()
+
+
+@contextmanager
+def _autocommit(connection: sa.Connection) -> Iterator[None]:
+    """Has the driver begin no transaction; SQLAlchemy's own AUTOCOMMIT costs a round trip more."""
+    driver: Any = connection.connection.dbapi_connection
+    driver.autocommit = True
+    try:
+        yield
+    finally:
+        if not driver.closed:
+            driver.autocommit = False
 
 
 @lru_cache(maxsize=64)
