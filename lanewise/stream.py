@@ -267,9 +267,6 @@ class RunStream(Stream):
             event = self._waiting.popleft() if self._waiting else self._next_live()
             if event is None or event["run_id"] != self._run_id or event["run_seq"] <= self._run_seq:
                 continue
-            if event["run_seq"] > self._run_seq + 1:
-                self._behind = True
-                continue
             self._run_seq = event["run_seq"]
             if event["type"] in LAST_TYPES:
                 self.close()
