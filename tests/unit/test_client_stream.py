@@ -216,6 +216,13 @@ def test_a_service_that_welcomes_and_hangs_up_is_not_asked_for_ever(
     assert 3 <= len(service.hellos) <= 12
 
 
+def test_a_quiet_stream_that_is_cut_now_and_then_goes_on(service: Service) -> None:
+    service.connections = [says(welcome(0), LIVE, then=CUT)] * 10 + [says(welcome(1), event(1))]
+    with Client(service.url, "t", retry_s=0.3) as client, client.stream(0) as stream:
+        assert next(stream)["seq"] == 1
+        assert stream.connections == 11
+
+
 def test_a_frame_above_the_limit_ends_the_stream(
     service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
