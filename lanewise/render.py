@@ -19,7 +19,7 @@ from rich.text import Text
 Json = dict[str, Any]
 
 STYLES = {
-    "queued": "cyan", "running": "blue", "completed": "green", "failed": "red", "cancelled": "magenta",
+    "queued": "dim", "running": "cyan", "completed": "green", "failed": "red", "cancelled": "magenta",
     "timed_out": "red",
 }  # fmt: skip
 MARKS = {"queued": "·", "running": "▸", "completed": "✓", "failed": "✗", "cancelled": "■", "timed_out": "✗"}

@@ -88,7 +88,7 @@ def upload(console: Console, clients: Mapping[str, Client], canaries: Mapping[st
     for user, client in clients.items():
         for document in (*own[user], documents.secret(canaries[user])):
             client.put_document(document.name, document.content)
-            size = Text(f"{document.rows:,} rows", justify="right")
+            size = Text(f"{document.rows:,} row{'s' * (document.rows > 1)}", justify="right")
             grid.add_row("[green]✓[/]", user, document.name, size, Text(document.origin, "dim"))
     console.print(grid)
 
