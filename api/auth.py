@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import structlog
-from flask import g, request
+from flask import request
 
 from api.state import api
 from shared.errors import ForbiddenError, UnauthorizedError
@@ -27,7 +27,7 @@ def authenticate(scope: str) -> Identity:
         raise
     if scope not in identity.scopes:
         raise ForbiddenError(f"the token lacks the scope {scope!r}")
-    g.user_id = identity.user_id
+    structlog.contextvars.bind_contextvars(user_id=identity.user_id)
     return identity
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from api.pages import newest_runs
 from shared.database import Database
 from shared.events import read_stream
 from shared.models import Run, RunEvent, UserStream
@@ -85,9 +86,9 @@ class Replay:
         return None if session.scalar(query) == after + 1 else "trimmed"
 
     def _snapshot(self, session: Session) -> list[dict[str, Any]]:
-        own = visible_runs(self._user_id).order_by(Run.id.desc())
-        live = session.scalars(own.where(Run.status.in_(LIVE)).limit(SNAPSHOT_LIVE)).all()
-        recent = session.scalars(own.limit(SNAPSHOT_RECENT)).all()
+        own = visible_runs(self._user_id)
+        live, _ = newest_runs(session, own.where(Run.status.in_(LIVE)), SNAPSHOT_LIVE)
+        recent, _ = newest_runs(session, own, SNAPSHOT_RECENT)
         runs = sorted({run.id: run for run in (*live, *recent)}.values(), key=lambda run: run.id, reverse=True)
         queues = queue_views(session, self._user_id, runs, self._agents)
         return [run_view(run, queues.get(run.id)) for run in runs]

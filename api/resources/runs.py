@@ -12,7 +12,7 @@ from api.idempotency import make_key
 from api.ids import known_id
 from api.models import Events, EventsQuery, Run, Runs, RunsQuery, RunSubmission, WaitQuery
 from api.operations import json_response, operation
-from api.pages import id_cursor, newest_first, number_cursor, page
+from api.pages import before_cursor, id_cursor, newest_runs, number_cursor, page
 from api.state import api
 from api.waiting import wait_for_end
 from shared import models, runs
@@ -47,8 +47,8 @@ def list_runs(identity: Identity, query: RunsQuery) -> Response:
     """Only the caller's own."""
     state, user_id = api(), identity.user_id
     with state.services.database.user_session(user_id) as session:
-        found = session.scalars(newest_first(models.Run, _filtered(user_id, query), query)).all()
-        items, more = page(found, query.limit)
+        asked = before_cursor(models.Run, _filtered(user_id, query), query.cursor)
+        items, more = newest_runs(session, asked, query.limit)
         queues = queue_views(session, user_id, items, state.catalogue.all(), redis_away=state.redis_away)
         views = [runs.run_view(run, queues.get(run.id)) for run in items]
     return json_response({"items": views, "next_cursor": id_cursor(items) if more else None})

@@ -11,7 +11,7 @@ from api.cancellation import tell
 from api.ids import known_id
 from api.models import PageQuery, Thread, ThreadCreation, Threads
 from api.operations import json_response, operation
-from api.pages import id_cursor, newest_first, page
+from api.pages import before_cursor, id_cursor, page
 from api.state import api
 from api.submission import MAX_METADATA_BYTES
 from shared import models
@@ -45,7 +45,8 @@ def list_threads(identity: Identity, query: PageQuery) -> Response:
     """Only the caller's own."""
     own = select(models.Thread).where(models.Thread.user_id == identity.user_id, models.Thread.deleted_at.is_(None))
     with api().services.database.user_session(identity.user_id) as session:
-        items, more = page(session.scalars(newest_first(models.Thread, own, query)).all(), query.limit)
+        older = before_cursor(models.Thread, own, query.cursor).order_by(models.Thread.id.desc())
+        items, more = page(session.scalars(older.limit(query.limit + 1)).all(), query.limit)
         body = {"items": [_view(thread) for thread in items], "next_cursor": id_cursor(items) if more else None}
     return json_response(body)
 

@@ -1,9 +1,12 @@
-"""The api under test: in this process over WSGI, or as a real gunicorn process where greenlets and sockets matter."""
+"""The api under test: in this process over WSGI, or as a real gunicorn process where greenlets and sockets matter.
+
+Most tests share one of each and have users of their own; what changes the world for everybody happens `apart`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,7 @@ from flask import Flask
 
 from api.app import create_app
 from api.state import EXTENSION
+from shared.catalogue import beat
 from shared.ids import new_id
 from shared.services import Services
 from shared.settings import Settings
@@ -24,90 +28,149 @@ from tests.api_process import FakeWorker, Server, run_server
 from tests.services import Servers, superuser_engine
 
 
-@pytest.fixture
-def worker(services: Services) -> FakeWorker:
-    return FakeWorker(services)
+class UserClient(httpx.Client):
+    """An HTTP client of one user's."""
 
-
-@pytest.fixture
-def token(settings: Settings) -> Callable[..., str]:
-    """Makes tokens: `token("alice", scopes=("admin",))`."""
-    return lambda user_id="alice", **options: make_token(settings.jwt_keys[0], user_id, **options)
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    created = create_app(settings)
-    yield created
-    created.extensions[EXTENSION].close()
-
-
-@pytest.fixture
-def anonymous(app: Flask) -> Iterator[httpx.Client]:
-    """A client in this process, not signed in."""
-    with httpx.Client(transport=httpx.WSGITransport(app=app), base_url="http://lanewise.test") as client:
-        yield client
-
-
-@pytest.fixture
-def sign_in(app: Flask, token: Callable[..., str]) -> Iterator[Callable[..., httpx.Client]]:
-    """Makes clients in this process: `sign_in("bob")`."""
-    with ExitStack() as stack:
-
-        def make(user_id: str = "alice", **options: Any) -> httpx.Client:
-            client = httpx.Client(
-                transport=httpx.WSGITransport(app=app),
-                base_url="http://lanewise.test",
-                headers={"Authorization": f"Bearer {token(user_id, **options)}"},
-            )
-            return stack.enter_context(client)
-
-        yield make
-
-
-@pytest.fixture
-def alice(sign_in: Callable[..., httpx.Client]) -> httpx.Client:
-    return sign_in("alice")
-
-
-@pytest.fixture
-def bob(sign_in: Callable[..., httpx.Client]) -> httpx.Client:
-    return sign_in("bob")
-
-
-@pytest.fixture
-def server(settings: Settings, token: Callable[..., str], tmp_path: Path, redis_client: object) -> Iterator[Server]:
-    """A real api process over this test's stores. Its log must hold no error at the end."""
-    assert redis_client
-    log = tmp_path / "api.log"
-    with run_server(settings, token, log) as running:
-        yield running
-    assert '"level": "error"' not in log.read_text(), log.read_text()
+    user_id: str
 
 
 @dataclass(frozen=True)
-class Fleet:
-    """A real api process, its stores and what stands in for a worker; tests that share it have users of their own."""
+class Home:
+    """A database, what stands in for a worker, and an app in this process."""
 
-    server: Server
+    database: str
+    settings: Settings
     services: Services
-    worker: FakeWorker
     superuser: sa.Connection
+    worker: FakeWorker
+    app: Flask
+
+    def token(self, user_id: str, **options: Any) -> str:
+        """Returns a bearer token, see `make_token`."""
+        return make_token(self.settings.jwt_keys[0], user_id, **options)
+
+    @contextmanager
+    def client(self, user_id: str | None, **options: Any) -> Iterator[UserClient]:
+        """Opens a client of a user's, not signed in if there is none."""
+        headers = {} if user_id is None else {"Authorization": f"Bearer {self.token(user_id, **options)}"}
+        transport = httpx.WSGITransport(app=self.app)
+        with UserClient(transport=transport, base_url="http://lanewise.test", headers=headers) as client:
+            client.user_id = user_id or ""
+            yield client
 
 
-@pytest.fixture(scope="module")
-def fleet(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """One api process for all tests of a module. Its log must hold no error at the end."""
-    log = tmp_path_factory.mktemp("api") / "api.log"
+@contextmanager
+def make_home(servers: Servers, **changes: Any) -> Iterator[Home]:
+    """Makes one, with other settings for the app if they are given."""
     with ExitStack() as stack:
         name = stack.enter_context(servers.new_database())
         settings = servers.settings(name, lease_s=300)
         services = stack.enter_context(closing(Services.open(settings)))
         superuser = stack.enter_context(superuser_engine(servers.url(name)).connect())
-        make = partial(make_token, settings.jwt_keys[0])
-        server = stack.enter_context(run_server(settings, make, log))
-        yield Fleet(server, services, FakeWorker(services), superuser)
+        app = create_app(servers.settings(name, lease_s=300, **changes))
+        stack.enter_context(closing(app.extensions[EXTENSION]))
+        yield Home(name, settings, services, superuser, FakeWorker(services), app)
+
+
+@pytest.fixture(scope="session")
+def home(servers: Servers) -> Iterator[Home]:
+    """Shared by the tests of this folder."""
+    with make_home(servers) as made:
+        yield made
+
+
+@pytest.fixture
+def apart(servers: Servers) -> Iterator[Home]:
+    """For this test alone."""
+    with make_home(servers) as made:
+        yield made
+
+
+@pytest.fixture
+def app(home: Home) -> Flask:
+    return home.app
+
+
+@pytest.fixture
+def superuser(home: Home) -> sa.Connection:
+    return home.superuser
+
+
+@pytest.fixture
+def worker(home: Home) -> FakeWorker:
+    with home.services.database.system_session() as session:
+        assert beat(session, home.worker.id)
+    return home.worker
+
+
+@pytest.fixture
+def anonymous(home: Home) -> Iterator[UserClient]:
+    with home.client(None) as client:
+        yield client
+
+
+@pytest.fixture
+def sign_in(home: Home) -> Iterator[Callable[..., UserClient]]:
+    """Makes clients: `sign_in("carol", scopes=("admin",))`."""
+    with ExitStack() as stack:
+        yield lambda user_id, **options: stack.enter_context(home.client(user_id, **options))
+
+
+@pytest.fixture
+def alice(sign_in: Callable[..., UserClient]) -> UserClient:
+    return sign_in(f"alice-{new_id()}")
+
+
+@pytest.fixture
+def bob(sign_in: Callable[..., UserClient]) -> UserClient:
+    return sign_in(f"bob-{new_id()}")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A real api process, its stores and what stands in for a worker."""
+
+    server: Server
+    database: str
+    settings: Settings
+    services: Services
+    superuser: sa.Connection
+    worker: FakeWorker
+
+
+@contextmanager
+def make_fleet(servers: Servers, log: Path, **changes: Any) -> Iterator[Fleet]:
+    """Makes one, with other settings if they are given. The log of the api must hold no error at the end."""
+    with ExitStack() as stack:
+        name = stack.enter_context(servers.new_database())
+        settings = servers.settings(name, lease_s=300, **changes)
+        services = stack.enter_context(closing(Services.open(settings)))
+        superuser = stack.enter_context(superuser_engine(servers.url(name)).connect())
+        worker = FakeWorker(services)
+        server = stack.enter_context(run_server(settings, partial(make_token, settings.jwt_keys[0]), log))
+        yield Fleet(server, name, settings, services, superuser, worker)
     assert '"level": "error"' not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(scope="session")
+def shared_fleet(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with make_fleet(servers, tmp_path_factory.mktemp("api") / "api.log") as made:
+        yield made
+
+
+@pytest.fixture
+def fleet(shared_fleet: Fleet) -> Fleet:
+    """Shared by the tests of this folder."""
+    with shared_fleet.services.database.system_session() as session:
+        assert beat(session, shared_fleet.worker.id)
+    return shared_fleet
+
+
+@pytest.fixture
+def fleet_apart(servers: Servers, tmp_path: Path) -> Iterator[Fleet]:
+    """For this test alone."""
+    with make_fleet(servers, tmp_path / "api.log") as made:
+        yield made
 
 
 @pytest.fixture

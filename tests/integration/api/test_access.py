@@ -11,6 +11,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from tests.api_process import FakeWorker
+from tests.integration.api.conftest import UserClient
 
 # The only ones: a new route that is open must be entered here, with a reason that a reviewer accepts.
 OPEN = {
@@ -58,7 +59,7 @@ def test_every_route_but_the_open_ones_asks_for_the_scope(app: Flask, sign_in: A
 
 
 def test_what_is_anothers_looks_like_what_is_not_there(
-    app: Flask, alice: httpx.Client, bob: httpx.Client, worker: FakeWorker
+    app: Flask, alice: UserClient, bob: UserClient, worker: FakeWorker
 ) -> None:
     thread = alice.post("/v1/threads").json()["id"]
     run = alice.post("/v1/runs", json={"agent": "echo", "input": {"text": "x"}, "thread_id": thread}).json()["id"]
@@ -80,7 +81,7 @@ def test_what_is_anothers_looks_like_what_is_not_there(
     assert worker
 
 
-def test_lists_hold_only_the_callers_own(alice: httpx.Client, bob: httpx.Client, worker: FakeWorker) -> None:
+def test_lists_hold_only_the_callers_own(alice: UserClient, bob: UserClient, worker: FakeWorker) -> None:
     thread = alice.post("/v1/threads").json()["id"]
     alice.post("/v1/runs", json={"agent": "echo", "input": {"text": "x"}, "thread_id": thread})
     alice.put("/v1/documents/notes.txt", content=b"secret")
@@ -90,7 +91,7 @@ def test_lists_hold_only_the_callers_own(alice: httpx.Client, bob: httpx.Client,
     assert worker
 
 
-def test_the_same_document_name_is_another_document(alice: httpx.Client, bob: httpx.Client) -> None:
+def test_the_same_document_name_is_another_document(alice: UserClient, bob: UserClient) -> None:
     assert alice.put("/v1/documents/a", content=b"hers").status_code == 201
     assert bob.put("/v1/documents/a", content=b"his").status_code == 201
     assert alice.get("/v1/documents/a").content == b"hers"
@@ -98,7 +99,7 @@ def test_the_same_document_name_is_another_document(alice: httpx.Client, bob: ht
 
 @pytest.mark.parametrize("where", ["body", "query", "header"])
 def test_a_user_id_in_a_request_is_never_believed(
-    alice: httpx.Client, bob: httpx.Client, worker: FakeWorker, body: dict[str, Any], where: str
+    alice: UserClient, bob: UserClient, worker: FakeWorker, body: dict[str, Any], where: str
 ) -> None:
     answer = alice.post(
         "/v1/runs",

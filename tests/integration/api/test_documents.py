@@ -6,8 +6,10 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.integration.api.conftest import UserClient
 
-def test_a_document_is_stored_read_replaced_listed_and_deleted(alice: httpx.Client) -> None:
+
+def test_a_document_is_stored_read_replaced_listed_and_deleted(alice: UserClient) -> None:
     content = bytes(range(256)) * 10
     made = alice.put("/v1/documents/a.bin", content=content, headers={"Content-Type": "text/csv; charset=utf-8"})
     assert made.status_code == 201, made.text
@@ -54,7 +56,7 @@ def test_odd_names(remote: httpx.Client, name: str) -> None:
     assert remote.get("/v1/documents").json()["items"] == []
 
 
-def test_the_limit_of_32_mib(alice: httpx.Client) -> None:
+def test_the_limit_of_32_mib(alice: UserClient) -> None:
     content = b"x" * (32 * 1024 * 1024)
     assert alice.put("/v1/documents/big", content=content).status_code == 201
     assert len(alice.get("/v1/documents/big").content) == len(content)
@@ -63,5 +65,5 @@ def test_the_limit_of_32_mib(alice: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("kind", ["x" * 256, "a\x01b", "\t"])
-def test_a_content_type_that_cannot_be_one(alice: httpx.Client, kind: str) -> None:
+def test_a_content_type_that_cannot_be_one(alice: UserClient, kind: str) -> None:
     assert alice.put("/v1/documents/a", content=b"x", headers={"Content-Type": kind}).status_code == 422

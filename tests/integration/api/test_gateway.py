@@ -9,8 +9,8 @@ import socket
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from websockets.sync.client import ClientConnection
 
 from api.gateway.protocol import MAX_MESSAGE_BYTES, MAX_SOCKETS_PER_USER
 from lanewise.embedded import EmbeddedRedis
-from shared.services import Services
-from tests.api_process import FakeWorker, Server, Stream, close_code, run_server
-from tests.integration.api.conftest import Fleet
+from tests.api_process import Server, Stream, close_code
+from tests.integration.api.conftest import Fleet, make_fleet
 from tests.services import Servers
 
 
@@ -161,15 +160,11 @@ class TestLoss:
                 stream.until_seq(3 + number, timeout_s=6)
         assert stream.numbers == list(range(1, 8))
 
-    def test_redis_away_and_back_loses_nothing(
-        self, servers: Servers, database_name: str, token: Callable[..., str], tmp_path: Path
-    ) -> None:
+    def test_redis_away_and_back_loses_nothing(self, servers: Servers, tmp_path: Path) -> None:
         with ExitStack() as stack:
             redis = stack.enter_context(EmbeddedRedis(tmp_path / "data"))
-            settings = servers.settings(database_name, redis_url=redis.url)
-            services = stack.enter_context(closing(Services.open(settings)))
-            worker = FakeWorker(services)
-            server = stack.enter_context(run_server(settings, token, tmp_path / "api.log"))
+            fleet = stack.enter_context(make_fleet(servers, tmp_path / "api.log", redis_url=redis.url))
+            server, worker = fleet.server, fleet.worker
             run = worker.start("alice", server.submit("alice"))
             stream = stack.enter_context(server.stream("alice")).until_live()
             redis.stop()
@@ -445,7 +440,8 @@ class TestWait:
 
 
 class TestDrain:
-    def test_everybody_is_sent_home(self, server: Server, worker: FakeWorker) -> None:
+    def test_everybody_is_sent_home(self, fleet_apart: Fleet) -> None:
+        server = fleet_apart.server
         run_id = server.submit("alice")
         with server.stream("alice") as stream, server.client("alice") as client:
             stream.until_live()
@@ -466,7 +462,6 @@ class TestDrain:
             assert answers[0].json()["status"] == "queued"
             assert server.process.wait(8) == 0
             assert time.monotonic() - began < 4  # though a connection was idle
-        assert worker
 
 
 def _ticket(server: Server, user_id: str) -> str:

@@ -11,13 +11,13 @@ import sqlalchemy as sa
 
 from shared.outcomes import Failed, Lost
 from tests.api_process import ECHO, FakeWorker, announce_worker
-from tests.integration.api.conftest import Fleet
+from tests.integration.api.conftest import Fleet, Home, UserClient
 
 Body = dict[str, Any]
 
 
 class TestSubmit:
-    def test_it_is_stored_and_answered_with_the_run(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
+    def test_it_is_stored_and_answered_with_the_run(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
         answer = alice.post("/v1/runs", json={**body, "metadata": {"ü": [1, None]}})
         assert answer.status_code == 202, answer.text
         run = answer.json()
@@ -35,10 +35,10 @@ class TestSubmit:
         assert alice.get(f"/v1/threads/{run['thread_id']}").status_code == 200
         assert worker
 
-    def test_it_goes_to_the_broker_signed(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
-        run_id = alice.post("/v1/runs", json=body).json()["id"]
-        broker = worker.services.celery.connection_for_read()
-        with broker as connection:
+    def test_it_goes_to_the_broker_signed(self, apart: Home, body: Body) -> None:
+        with apart.client("alice") as alice:
+            run_id = alice.post("/v1/runs", json=body).json()["id"]
+        with apart.services.celery.connection_for_read() as connection:
             message = connection.SimpleQueue("default").get(timeout=5)
         assert message.headers["id"] == f"{run_id}:1"
         assert body["input"]["text"] not in str(message.body)
@@ -73,7 +73,7 @@ class TestSubmit:
     )
     def test_what_is_wrong_is_named(  # noqa: PLR0913, PLR0917 - a table
         self,
-        alice: httpx.Client,
+        alice: UserClient,
         worker: FakeWorker,
         body: Body,
         change: Body,
@@ -89,39 +89,40 @@ class TestSubmit:
         assert alice.get("/v1/runs").json()["items"] == []
         assert worker
 
-    def test_every_missing_field_is_named(self, alice: httpx.Client, worker: FakeWorker) -> None:
+    def test_every_missing_field_is_named(self, alice: UserClient, worker: FakeWorker) -> None:
         answer = alice.post("/v1/runs", json={})
         assert [item["field"] for item in answer.json()["errors"]] == ["agent", "input"]
         schema = {"type": "object", "required": ["a", "it's", 'say "x"'], "properties": {}}
-        announce_worker(worker.services, {**ECHO, "name": "three", "input_schema": schema}, worker_id="worker-2")
+        announce_worker(worker.services, {**ECHO, "name": "three", "input_schema": schema}, worker_id="worker-three")
         answer = alice.post("/v1/runs", json={"agent": "three", "input": {}})
         assert [item["field"] for item in answer.json()["errors"]] == ["input.a", "input.it's", 'input.say "x"']
 
-    def test_input_just_below_its_limit(self, alice: httpx.Client, worker: FakeWorker) -> None:
+    def test_input_just_below_its_limit(self, alice: UserClient, worker: FakeWorker) -> None:
         text = "ü" * ((256 * 1024 - len('{"text":""}')) // 2)
         assert alice.post("/v1/runs", json={"agent": "echo", "input": {"text": text}}).status_code == 202
         assert alice.post("/v1/runs", json={"agent": "echo", "input": {"text": text + "ü"}}).status_code == 413
         assert worker
 
-    def test_a_new_agent_is_found_at_once(self, alice: httpx.Client, worker: FakeWorker) -> None:
+    def test_a_new_agent_is_found_at_once(self, alice: UserClient, worker: FakeWorker) -> None:
         assert alice.post("/v1/runs", json={"agent": "late", "input": {}}).status_code == 422
-        announce_worker(worker.services, {**ECHO, "name": "late", "input_schema": {}}, worker_id="worker-2")
+        announce_worker(worker.services, {**ECHO, "name": "late", "input_schema": {}}, worker_id="worker-late")
         threading.Event().wait(0.06)  # a flood of unknown names is not looked up again and again
         assert alice.post("/v1/runs", json={"agent": "late", "input": {}}).status_code == 202
 
     def test_the_time_limit_is_the_agents_unless_asked(
-        self, alice: httpx.Client, worker: FakeWorker, body: Body, superuser: sa.Connection
+        self, alice: UserClient, worker: FakeWorker, body: Body, superuser: sa.Connection
     ) -> None:
         for asked in ({}, {"time_limit_s": 0.5}, {"time_limit_s": 3600}):
             assert alice.post("/v1/runs", json=body | asked).status_code == 202
-        limits = superuser.scalars(sa.text("SELECT time_limit_s FROM lanewise.runs ORDER BY id")).all()
+        query = sa.text("SELECT time_limit_s FROM lanewise.runs WHERE user_id = :user ORDER BY id")
+        limits = superuser.scalars(query, {"user": alice.user_id}).all()
         assert limits == [60, 0.5, 3600]
         assert worker
 
     def test_a_user_without_room_is_told_when_to_come_back(
-        self, alice: httpx.Client, bob: httpx.Client, worker: FakeWorker, body: Body, superuser: sa.Connection
+        self, alice: UserClient, bob: UserClient, worker: FakeWorker, body: Body, superuser: sa.Connection
     ) -> None:
-        superuser.execute(sa.text("INSERT INTO lanewise.user_limits VALUES ('alice', 1, 2)"))
+        _limit(superuser, alice, 1, 2)
         statuses = [alice.post("/v1/runs", json=body, headers={"Idempotency-Key": str(n)}) for n in range(4)]
         assert [answer.status_code for answer in statuses] == [202, 202, 429, 429]
         assert statuses[2].json()["code"] == "quota_exceeded"
@@ -133,22 +134,23 @@ class TestSubmit:
         assert alice.post("/v1/runs", json=body, headers={"Idempotency-Key": "2"}).status_code == 202
         assert worker
 
-    def test_it_is_audited(self, alice: httpx.Client, worker: FakeWorker, body: Body, superuser: sa.Connection) -> None:
+    def test_it_is_audited(self, alice: UserClient, worker: FakeWorker, body: Body, superuser: sa.Connection) -> None:
         run = alice.post("/v1/runs", json=body).json()
         alice.post(f"/v1/runs/{run['id']}/cancel")
-        rows = superuser.execute(
-            sa.text("SELECT actor, action, object, correlation_id FROM lanewise.audit_log ORDER BY id")
+        query = sa.text(
+            "SELECT actor, action, object, correlation_id FROM lanewise.audit_log WHERE user_id = :user ORDER BY id"
         )
+        rows = superuser.execute(query, {"user": alice.user_id})
         assert rows.all() == [
-            ("user:alice", "run.submit", run["id"], run["correlation_id"]),
-            ("user:alice", "run.end", run["id"], run["correlation_id"]),
+            (f"user:{alice.user_id}", "run.submit", run["id"], run["correlation_id"]),
+            (f"user:{alice.user_id}", "run.end", run["id"], run["correlation_id"]),
         ]
         assert worker
 
 
 class TestIdempotency:
     def test_the_same_key_is_the_same_run(
-        self, alice: httpx.Client, bob: httpx.Client, worker: FakeWorker, body: Body
+        self, alice: UserClient, bob: UserClient, worker: FakeWorker, body: Body
     ) -> None:
         key = {"Idempotency-Key": "k 1"}
         first = alice.post("/v1/runs", json=body, headers=key)
@@ -160,20 +162,18 @@ class TestIdempotency:
         assert bob.post("/v1/runs", json=body, headers=key).json()["id"] != first.json()["id"]
         assert worker
 
-    def test_a_key_answers_though_its_agent_is_gone(
-        self, alice: httpx.Client, worker: FakeWorker, body: Body, superuser: sa.Connection
-    ) -> None:
-        first = alice.post("/v1/runs", json=body, headers={"Idempotency-Key": "k"})
-        superuser.execute(sa.text("DELETE FROM lanewise.workers"))
-        threading.Event().wait(1.1)  # as long as the catalogue is remembered
-        assert alice.post("/v1/runs", json=body).status_code == 422
-        again = alice.post("/v1/runs", json=body, headers={"Idempotency-Key": "k"})
-        assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
-        assert again.json()["queue"]["reason"] == "no_worker"
-        assert worker
+    def test_a_key_answers_though_its_agent_is_gone(self, apart: Home, body: Body) -> None:
+        with apart.client("alice") as alice:
+            first = alice.post("/v1/runs", json=body, headers={"Idempotency-Key": "k"})
+            apart.superuser.execute(sa.text("DELETE FROM lanewise.workers"))
+            threading.Event().wait(1.1)  # as long as the catalogue is remembered
+            assert alice.post("/v1/runs", json=body).status_code == 422
+            again = alice.post("/v1/runs", json=body, headers={"Idempotency-Key": "k"})
+            assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+            assert again.json()["queue"]["reason"] == "no_worker"
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb"])
-    def test_a_key_that_cannot_be_one(self, alice: httpx.Client, worker: FakeWorker, body: Body, key: str) -> None:
+    def test_a_key_that_cannot_be_one(self, alice: UserClient, worker: FakeWorker, body: Body, key: str) -> None:
         answer = alice.post("/v1/runs", json=body, headers={"Idempotency-Key": key})
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
         assert worker
@@ -191,10 +191,11 @@ class TestIdempotency:
         with fleet.server.client(user) as client:
             assert len(client.get("/v1/runs").json()["items"]) == 1
 
-    def test_in_flight_is_409(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
-        with worker.services.database.user_session("alice") as session:
+    def test_in_flight_is_409(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
+        with worker.services.database.user_session(alice.user_id) as session:
             session.execute(
-                sa.text("SELECT pg_advisory_xact_lock(hashtextextended('k', hashtextextended('alice', 0)))")
+                sa.text("SELECT pg_advisory_xact_lock(hashtextextended('k', hashtextextended(:user, 0)))"),
+                {"user": alice.user_id},
             )
             answer = alice.post("/v1/runs", json=body, headers={"Idempotency-Key": "k"})
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
@@ -203,33 +204,30 @@ class TestIdempotency:
 
 class TestRead:
     def test_where_a_queued_run_stands(
-        self, alice: httpx.Client, worker: FakeWorker, body: Body, superuser: sa.Connection
+        self, alice: UserClient, worker: FakeWorker, body: Body, superuser: sa.Connection
     ) -> None:
-        superuser.execute(sa.text("INSERT INTO lanewise.user_limits VALUES ('alice', 1, NULL)"))
+        _limit(superuser, alice, 1, None)
         answers = [alice.post("/v1/runs", json=body).json() for _ in range(4)]
         expected = [(0, "fleet_busy"), (1, "user_limit"), (2, "user_limit"), (3, "user_limit")]
         assert [(run["queue"]["position"], run["queue"]["reason"]) for run in answers] == expected
         listed = alice.get("/v1/runs").json()["items"][::-1]
         assert [(run["queue"]["position"], run["queue"]["reason"]) for run in listed] == expected
-        run = worker.start("alice", answers[0]["id"])
+        run = worker.start(alice.user_id, answers[0]["id"])
         assert alice.get(f"/v1/runs/{run.id}").json()["queue"] is None
         worker.finish(run, Lost("worker_lost", "gone"))
         again = alice.get(f"/v1/runs/{run.id}").json()
         assert (again["status"], again["queue"]["reason"]) == ("queued", "recovering")
-        superuser.execute(sa.text("DELETE FROM lanewise.workers"))
-        threading.Event().wait(1.1)
-        assert {run["queue"]["reason"] for run in alice.get("/v1/runs").json()["items"]} == {"no_worker"}
 
-    def test_a_failed_run_says_why(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
-        run = worker.start("alice", alice.post("/v1/runs", json=body).json()["id"])
+    def test_a_failed_run_says_why(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
+        run = worker.start(alice.user_id, alice.post("/v1/runs", json=body).json()["id"])
         worker.finish(run, Failed("ValueError", "bad input"))
         view = alice.get(f"/v1/runs/{run.id}").json()
         assert view["error"] == {"type": "ValueError", "message": "bad input", "attempt": 1, "retryable": False}
 
-    def test_lists_page_newest_first_and_filter(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
+    def test_lists_page_newest_first_and_filter(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
         thread = alice.post("/v1/threads").json()["id"]
         made = [alice.post("/v1/runs", json={**body, "thread_id": thread}).json()["id"] for _ in range(5)]
-        worker.finish(worker.start("alice", made[0]))
+        worker.finish(worker.start(alice.user_id, made[0]))
         other = alice.post("/v1/runs", json=body).json()["id"]
         assert _pages(alice, "/v1/runs", limit=2) == [[other, made[4]], [made[3], made[2]], [made[1], made[0]]]
         assert _pages(alice, "/v1/runs", limit=2, thread_id=thread) == [made[:2:-1], made[2:0:-1], [made[0]]]
@@ -237,6 +235,14 @@ class TestRead:
         assert _pages(alice, "/v1/runs", agent="echo", limit=200) == [[other, *made[::-1]]]
         for nothing in ({"agent": "other"}, {"status": "failed"}, {"thread_id": "x"}):
             assert _pages(alice, "/v1/runs", **nothing) == [[]]
+
+    def test_a_page_ends_early_before_it_grows_too_big(self, alice: UserClient, worker: FakeWorker) -> None:
+        big = {"agent": "echo", "input": {"text": "x" * 250_000}}
+        made = [alice.post("/v1/runs", json=big).json()["id"] for _ in range(40)]
+        pages = _pages(alice, "/v1/runs", limit=200)
+        assert [run for page in pages for run in page] == made[::-1]
+        assert [len(page) for page in pages] == [34, 6]
+        assert worker
 
     @pytest.mark.parametrize(
         ("query", "status"),
@@ -247,11 +253,11 @@ class TestRead:
             ("limit=" + "9" * 5000, 422),
         ],
     )  # fmt: skip
-    def test_odd_queries(self, alice: httpx.Client, query: str, status: int) -> None:
+    def test_odd_queries(self, alice: UserClient, query: str, status: int) -> None:
         assert alice.get(f"/v1/runs?{query}").status_code == status
 
-    def test_events_page(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
-        run = worker.start("alice", alice.post("/v1/runs", json=body).json()["id"])
+    def test_events_page(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
+        run = worker.start(alice.user_id, alice.post("/v1/runs", json=body).json()["id"])
         worker.say(run, *"abc")
         path = f"/v1/runs/{run.id}/events"
         everything = alice.get(path).json()
@@ -267,11 +273,11 @@ class TestRead:
             assert alice.get(f"{path}?{odd}").status_code == status
 
     @pytest.mark.parametrize("timeout", ["nan", "inf", "-1", "61", "x", "", "1e999"])
-    def test_odd_waits(self, alice: httpx.Client, timeout: str) -> None:
+    def test_odd_waits(self, alice: UserClient, timeout: str) -> None:
         assert alice.get(f"/v1/runs/{'0' * 32}/wait?timeout_s={timeout}").status_code == 422
 
-    def test_wait_returns_at_once_what_has_ended(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
-        run = worker.start("alice", alice.post("/v1/runs", json=body).json()["id"])
+    def test_wait_returns_at_once_what_has_ended(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
+        run = worker.start(alice.user_id, alice.post("/v1/runs", json=body).json()["id"])
         assert alice.get(f"/v1/runs/{run.id}/wait?timeout_s=0").json()["status"] == "running"
         worker.finish(run)
         assert alice.get(f"/v1/runs/{run.id}/wait").json()["output"] == {"said": "done"}
@@ -279,19 +285,19 @@ class TestRead:
 
 class TestCancel:
     def test_a_queued_run_ends_and_the_next_takes_its_slot(
-        self, alice: httpx.Client, worker: FakeWorker, body: Body, superuser: sa.Connection
+        self, alice: UserClient, worker: FakeWorker, body: Body, superuser: sa.Connection
     ) -> None:
-        superuser.execute(sa.text("INSERT INTO lanewise.user_limits VALUES ('alice', 1, NULL)"))
+        _limit(superuser, alice, 1, None)
         first, second = (alice.post("/v1/runs", json=body).json()["id"] for _ in range(2))
         answer = alice.post(f"/v1/runs/{first}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
-        assert worker.services.slots.held("alice") == [second]
+        assert worker.services.slots.held(alice.user_id) == [second]
         assert alice.get(f"/v1/runs/{second}").json()["queue"]["position"] == 0
         again = alice.post(f"/v1/runs/{first}/cancel")
         assert (again.status_code, again.json()) == (200, answer.json())
 
-    def test_a_running_runs_worker_is_told(self, alice: httpx.Client, worker: FakeWorker, body: Body) -> None:
-        run = worker.start("alice", alice.post("/v1/runs", json=body).json()["id"])
+    def test_a_running_runs_worker_is_told(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
+        run = worker.start(alice.user_id, alice.post("/v1/runs", json=body).json()["id"])
         pubsub = worker.services.redis.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
         with pubsub as control:
             control.subscribe(worker.services.keys.control(worker.id))
@@ -301,7 +307,7 @@ class TestCancel:
         assert (answer.status_code, answer.json()["status"]) == (202, "running")
         assert message is not None
         assert message["data"] == f'{{"cancel": "{run.id}", "attempt": 1}}'
-        with worker.services.database.user_session("alice") as session:
+        with worker.services.database.user_session(alice.user_id) as session:
             assert session.scalar(sa.text("SELECT cancel_requested_at IS NOT NULL FROM runs"))
 
 
@@ -317,3 +323,8 @@ def _pages(client: httpx.Client, path: str, **params: Any) -> list[list[str]]:
 
 def test_tokens_expire(sign_in: Callable[..., httpx.Client]) -> None:
     assert sign_in("alice", ttl_s=-11).get("/v1/me").json()["detail"] == "the token has expired"
+
+
+def _limit(superuser: sa.Connection, client: UserClient, concurrent: int | None, queued: int | None) -> None:
+    values = {"user": client.user_id, "concurrent": concurrent, "queued": queued}
+    superuser.execute(sa.text("INSERT INTO lanewise.user_limits VALUES (:user, :concurrent, :queued)"), values)
