@@ -164,7 +164,7 @@ def _time(moment: str) -> datetime:
 
 def _text(text: str) -> RenderableType:
     if text.lstrip().startswith("<svg"):
-        return Text(f"an SVG image of {len(text.encode()):,} bytes", "dim")
+        return Text(f"an SVG image of {len(text.encode()):,} bytes; `lanewise show RUN_ID --json` has it", "dim")
     text = clean(text)
     if _MARKDOWN.search(text):
         return Markdown(text)
