@@ -83,21 +83,23 @@ class Fleet:
         self.scratch.mkdir()
         given = env or {}
         path = os.pathsep.join(filter(None, (given.get("PYTHONPATH"), str(ROOT), str(folder))))
-        self._stack = ExitStack()
+        self._spec = ProcessSpec(
+            name="up",
+            argv=(sys.executable, "-m", "lanewise.cli", "up", "--data-dir", str(self.data_dir), *options),
+            # The folder in PYTHONPATH marks every process of this fleet, down to the sandboxes.
+            env={**os.environ, "LANEWISE_AGENTS": AGENTS, **QUICK, **given, "PYTHONPATH": path,
+                 "TMPDIR": str(self.scratch)},
+            log=folder / "up.log",
+            cwd=Path("/"),
+        )  # fmt: skip
         self._lock = threading.Lock()
+        self._up()
+
+    def _up(self) -> None:
+        self._stack = ExitStack()
         self._clients: dict[str, Client] = {}
         self._https: dict[str, httpx.Client] = {}
-        self._process = Process(
-            ProcessSpec(
-                name="up",
-                argv=(sys.executable, "-m", "lanewise.cli", "up", "--data-dir", str(self.data_dir), *options),
-                # The folder in PYTHONPATH marks every process of this fleet, down to the sandboxes.
-                env={**os.environ, "LANEWISE_AGENTS": AGENTS, **QUICK, **given, "PYTHONPATH": path,
-                     "TMPDIR": str(self.scratch)},
-                log=folder / "up.log",
-                cwd=Path("/"),
-            )
-        )  # fmt: skip
+        self._process = Process(self._spec)
         self.url = until(self._ready_line, READY_S, self.said)
 
     @classmethod
@@ -136,6 +138,15 @@ class Fleet:
         assert self._process.ending == "ended with code 0", self.said()
         assert wait_until(lambda: not marked(self.folder), 5), marked(self.folder)
         assert not list(self.scratch.iterdir())
+
+    def stop_and_start(self) -> None:
+        """Ends the fleet as `stop` does, and starts it again over the same data."""
+        self.stop()
+        self.close()
+        for known in ("settings", "services"):
+            self.__dict__.pop(known, None)
+        self._spec.log.unlink()
+        self._up()
 
     def close(self) -> None:
         """Closes what the test has open, and reaps `up` if it was killed."""

@@ -1,4 +1,4 @@
-"""`kill -9` of each process of a fleet: what was accepted reaches its end, and the others hardly notice."""
+"""The end of each process of a fleet: what was accepted goes on to its end, and the others hardly notice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TERMINAL = {"run_completed", "run_failed", "run_cancelled", "run_timed_out"}
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[Fleet]:
     """A fleet to kill parts of."""
-    with Fleet.start("--slots", "8", "--no-flower") as running:
+    with Fleet.start("--slots", "8", "--no-flower", env={"LANEWISE_DRAIN_S": "1"}) as running:
         yield running
 
 
@@ -227,3 +227,17 @@ def test_without_postgres_nothing_is_taken_and_nothing_accepted_is_lost(mortal: 
         assert float(answer.headers["Retry-After"]) > 0
     known = {run["id"] for run in mortal.client(user).runs()}
     assert known == {run["id"] for run in (under_way, *waiting)}
+
+
+def test_after_an_orderly_end_everything_goes_on_with_the_next_start(mortal: Fleet, user: str, gate: Path) -> None:
+    held = [mortal.submit(user, "mortal", {"gate": str(gate)}) for _ in range(3)]
+    for run in held:
+        mortal.pid(user, run["id"])
+    parked = mortal.submit(user, "talk", {"text": "later"})
+    mortal.stop_and_start()
+    gate.touch()
+    assert [mortal.wait(user, run["id"])["attempt"] for run in (*held, parked)] == [2, 2, 2, 1]
+    for run in (*held, parked):
+        events = check_log(mortal, user, run)
+        reasons = [event["data"]["reason"] for event in events if event["type"] == "run_recovering"]
+        assert reasons == ([] if run is parked else ["drained"])
