@@ -209,7 +209,7 @@ def test_a_service_that_welcomes_and_hangs_up_is_not_asked_for_ever(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "LAST_S", 0.2)
-    service.connections = [says(welcome(0), then=1013)] * 100
+    service.connections += [says(welcome(0), then=1013)] * 100
     failing = pytest.raises(UnreachableError, match="closed with code 1013")
     with Client(service.url, "t", retry_s=0.8) as client, client.stream(0) as stream, failing:
         next(stream)
@@ -217,7 +217,7 @@ def test_a_service_that_welcomes_and_hangs_up_is_not_asked_for_ever(
 
 
 def test_a_quiet_stream_that_is_cut_now_and_then_goes_on(service: Service) -> None:
-    service.connections = [says(welcome(0), LIVE, then=CUT)] * 10 + [says(welcome(1), event(1))]
+    service.connections += [*[says(welcome(0), LIVE, then=CUT)] * 10, says(welcome(1), event(1))]
     with Client(service.url, "t", retry_s=0.3) as client, client.stream(0) as stream:
         assert next(stream)["seq"] == 1
         assert stream.connections == 11
