@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from api.gateway.protocol import encode
 
+MAX_EARLY = 256
+
 
 class Delivery:
     """An event on its way to listeners; its frame is made once, for all sockets.
@@ -57,7 +59,7 @@ class Channel:
         self._listeners: set[Listener] = set()
         self._last: int | None = None
         self._wanted = 0
-        self._missed = False
+        self._early: dict[int, dict[str, Any]] = {}  # by seq: what came before something that is still missing
         self._repairing = False
 
     @property
@@ -67,7 +69,7 @@ class Channel:
 
     @property
     def wanted(self) -> int:
-        """The highest `seq` announced while a repair was under way."""
+        """The highest `seq` that is known to be in the log."""
         return self._wanted
 
     def idle_s(self) -> float:
@@ -86,25 +88,29 @@ class Channel:
             self._listeners.discard(listener)
 
     def place(self, position: int) -> bool:
-        """Sets where the stream goes on; False if messages came in meanwhile: they are to be read from the log."""
+        """Sets where the stream goes on; False if events are missing before those that came meanwhile."""
         with self._lock:
             self._last = position
-            return not self._missed
+            return self._go_on()
 
     def is_behind(self, head: int) -> bool:
-        """True if the stream in Postgres has events that were not delivered."""
-        return self._last is not None and head > self._last
+        """True if the stream in Postgres, whose head this is, has events that were not delivered."""
+        with self._lock:
+            self._wanted = max(self._wanted, head)
+            return self._last is not None and head > self._last
 
     def receive(self, views: Sequence[dict[str, Any]]) -> bool:
-        """Takes published events, in order; False if some before them are missing."""
+        """Takes published events; False if some before them are missing.
+
+        What comes early is kept: several processes publish the events of one user, so they overtake one another all the
+        time, and what is missing is on its way.
+        """
         with self._lock:
-            if self._last is None:
-                self._missed = True
-                return True
-            self._wanted = max(self._wanted, views[-1]["seq"]) if views else self._wanted
-            if self._repairing:
-                return True
-            return self._deliver(views)
+            for view in views:
+                if view["seq"] > (self._last or 0) and len(self._early) < MAX_EARLY:
+                    self._early[view["seq"]] = view
+                self._wanted = max(self._wanted, view["seq"])
+            return self._last is None or self._go_on()
 
     def begin_repair(self) -> bool:
         """Returns False if one is under way, or there is nothing to repair yet."""
@@ -113,6 +119,13 @@ class Channel:
                 return False
             self._repairing = True
             return True
+
+    def end_repair_if_whole(self) -> bool:
+        """Calls a repair off if what was missing has come by itself."""
+        with self._lock:
+            whole = (self._last or 0) >= self._wanted
+            self._repairing = self._repairing and not whole
+            return whole
 
     def fill(self, views: Sequence[dict[str, Any]], page: int, wanted: int) -> bool:
         """Takes what was read from the log after `last`; True when that was all.
@@ -126,9 +139,11 @@ class Channel:
                 self._last = views[0]["seq"] - 1
                 self._tell_lost()
                 self._deliver(views)
+            self._go_on()
             if len(views) == page or self._wanted > max(wanted, self._last or 0):
                 return False
             self._wanted = self._last or 0  # higher than the log: not from us
+            self._early.clear()
             self._repairing = False
             return True
 
@@ -141,6 +156,17 @@ class Channel:
         """Tells every listener that it cannot go on."""
         with self._lock:
             self._tell_lost()
+
+    def _go_on(self) -> bool:
+        """Delivers what came early and is due now; True if nothing is missing."""
+        due: list[dict[str, Any]] = []
+        while (view := self._early.pop((self._last or 0) + 1 + len(due), None)) is not None:
+            due.append(view)
+        self._deliver(due)
+        if (self._last or 0) < self._wanted:
+            return False
+        self._early.clear()
+        return True
 
     def _deliver(self, views: Sequence[dict[str, Any]]) -> bool:
         expected = (self._last or 0) + 1

@@ -32,6 +32,7 @@ SWEEP_AWAY_S = 0.5  # without Redis the sweep is the way, not the safety net
 LINGER_S = 10.0  # a channel nobody holds: whoever waits or connects again finds it in place
 PAGE = 500
 REPAIRERS = 4
+GRACE_S = 0.05  # for events that were overtaken: most gaps close by themselves
 
 log = structlog.get_logger(__name__)
 _USERS = bindparam("users", type_=ARRAY(Text))
@@ -58,7 +59,7 @@ class Hub:
             on_gap=self._gap,
         )
         self._sweep = Sweep(self)
-        self._repairs: queue.SimpleQueue[Channel | None] = queue.SimpleQueue()
+        self._repairs: queue.SimpleQueue[tuple[float, Channel] | None] = queue.SimpleQueue()
         self._started = False
         self._released = threading.Event()
 
@@ -175,8 +176,7 @@ class Hub:
 
     def _repair(self, channel: Channel) -> None:
         if channel.begin_repair():
-            self._metrics.repairs.inc()
-            self._repairs.put(channel)
+            self._repairs.put((time.monotonic() + GRACE_S, channel))
 
     def _start(self) -> None:
         if not self._started:
@@ -187,7 +187,12 @@ class Hub:
                 threading.Thread(target=self._repair_loop, name=f"lanewise-repair-{number}", daemon=True).start()
 
     def _repair_loop(self) -> None:
-        while (channel := self._repairs.get()) is not None:
+        while (item := self._repairs.get()) is not None:
+            due, channel = item
+            time.sleep(max(0.0, due - time.monotonic()))
+            if channel.end_repair_if_whole():
+                continue
+            self._metrics.repairs.inc()
             try:
                 self._read_on(channel)
             except LanewiseError as error:

@@ -34,6 +34,7 @@ from shared.errors import BadRequestError
 
 WRITE_DEADLINE_S = 10.0
 RECEIVE_BYTES = 16 * 1024
+SEND_BUFFER_BYTES = 256 * 1024  # the kernel would let it grow to megabytes for each reader that is slow
 RATE_PER_S = 400.0  # frames; above the 200 submissions a second that a user may send
 BURST = 4000.0
 MAX_REASON_BYTES = 123
@@ -76,6 +77,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             raise BadRequestError(f"not a WebSocket handshake: {error}") from None
         self._sock = cast("socket.socket", self.sock)
         self._sock.settimeout(WRITE_DEADLINE_S)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def messages(self, deadline: float | None = None) -> Iterator[str]:
         """Yields text messages until the connection ends.

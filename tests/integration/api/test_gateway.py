@@ -332,12 +332,15 @@ class TestMisuse:
 class TestSlowReaders:
     def test_a_slow_reader_gets_whole_frames(self, fleet: Fleet, user: str) -> None:
         run = fleet.worker.start(user, fleet.server.submit(user))
-        with fleet.server.stream(user) as stream:
-            stream.until_live()
+        host, port = fleet.server.url.removeprefix("http://").split(":")
+        narrow = socket.socket()
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        narrow.connect((host, int(port)))
+        with fleet.server.socket(user, sock=narrow) as connection:
+            stream = Stream(connection).until_live()
             text = "x" * 50_000
             for _ in range(8):
                 fleet.worker.say(run, *[text] * 10)  # more than the network's buffers hold
-                time.sleep(0.05)
             while stream.events[-1]["seq"] < 82:
                 stream.receive()
                 time.sleep(0.005)
