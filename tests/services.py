@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,8 @@ SECRETS = ("test-secret-" + "0" * 32,)
 TEMPLATE = "lanewise_template"
 _numbers = itertools.count(1)
 # A crash loses a test database, and that is fine: without these, cloning one costs several times as much.
-_CARELESS = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
+_CARELESS = ("fsync = off", "full_page_writes = off", "synchronous_commit = off", "max_wal_size = '128MB'")
+_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing of ours has a name there that others know
 
 
 def missing(reason: object) -> NoReturn:
@@ -41,6 +43,14 @@ def missing(reason: object) -> NoReturn:
     if "CI" in os.environ:
         pytest.fail(f"a service is missing: {reason}", pytrace=False)
     pytest.skip(f"a service is missing: {reason}")
+
+
+@contextmanager
+def server_folder() -> Iterator[Path]:
+    """Yields an empty folder for servers, in memory where there is room: a database is cloned five times as fast."""
+    in_memory = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**30
+    with tempfile.TemporaryDirectory(prefix="lanewise-test-", dir=_MEMORY if in_memory else None) as name:
+        yield Path(name)
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Servers:
     def start(cls) -> Iterator[Servers]:
         """Runs both in a temporary folder until the end of the block."""
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lanewise-test-")))
+            folder = stack.enter_context(server_folder())
             try:
                 postgres = stack.enter_context(EmbeddedPostgres(folder))
                 redis = stack.enter_context(EmbeddedRedis(folder))
@@ -71,7 +81,7 @@ class Servers:
     def new_database(self, template: str = TEMPLATE) -> Iterator[str]:
         """Yields the name of a fresh copy of the template, dropped at the end."""
         name = f"test_{next(_numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         try:
             yield name
         finally:

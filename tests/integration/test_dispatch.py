@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +22,7 @@ from shared.messages import TASK_NAME, RunMessage
 from shared.models import Run, UserLimit
 from shared.outcomes import Completed
 from shared.services import Services
-from tests.services import OpenServices, Servers, an_agent, in_parallel, submit_run
+from tests.services import OpenServices, Servers, an_agent, in_parallel, server_folder, submit_run
 from tests.steps import finish, stored
 
 
@@ -167,7 +165,7 @@ class TestRedisAway:
     def own_redis(self, servers: Servers) -> Iterator[EmbeddedRedis]:
         """A Redis of this test's own, which it may stop."""
         assert servers
-        with tempfile.TemporaryDirectory(prefix="lanewise-test-") as folder, EmbeddedRedis(Path(folder)) as server:
+        with server_folder() as folder, EmbeddedRedis(folder) as server:
             yield server
 
     def test_runs_stay_parked_and_are_admitted_when_it_is_back(

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from shared.migrate import RUN, SERVICE, TOKEN_PURPOSE, head_revision, migrate
 from shared.models import Thread
 from shared.services import Services
 from shared.signing import database_token, derive_key
-from tests.services import SECRETS, Servers, start_run, submit_run, superuser_engine
+from tests.services import SECRETS, Servers, server_folder, start_run, submit_run, superuser_engine
 
 AWKWARD = "p'w\"%s:x\\y /@ü"  # what a password may well hold
 
@@ -26,7 +24,7 @@ AWKWARD = "p'w\"%s:x\\y /@ü"  # what a password may well hold
 def admin_url(servers: Servers) -> Iterator[str]:
     """A cluster without our roles, and an admin who may create roles but is no superuser, as hosted Postgres has."""
     assert servers  # skips, or fails, with the reason when there is no Postgres
-    with tempfile.TemporaryDirectory(prefix="lanewise-test-") as folder, EmbeddedPostgres(Path(folder)) as postgres:
+    with server_folder() as folder, EmbeddedPostgres(folder) as postgres:
         with superuser_engine(postgres.admin_url).connect() as connection:
             connection.exec_driver_sql("CREATE ROLE boss LOGIN CREATEROLE PASSWORD 'password'")
             connection.exec_driver_sql("CREATE DATABASE app OWNER boss")

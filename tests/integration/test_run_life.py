@@ -164,5 +164,5 @@ class RunLife(RuleBasedStateMachine):
 
 
 def test_the_life_of_runs(services: Services) -> None:
-    few = hypothesis_settings(max_examples=25, stateful_step_count=25)
+    few = hypothesis_settings(max_examples=20, stateful_step_count=25)
     run_state_machine_as_test(type("BoundRunLife", (RunLife,), {"services": services}), settings=few)
