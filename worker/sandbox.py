@@ -63,23 +63,13 @@ def run(sock: socket.socket, registry: AgentClassRegistry) -> None:
         registry: the agents, as the zygote imported them.
     """
     link = RunnerLink(sock)
-    start = link.receive_start()
-    context = UserExecutionContext.from_dict(start["context"])
-    infrastructure = Infrastructure(
-        registry,
-        SandboxDatabase(start["database_url"], start["database_token"]),
-        SandboxStore(link),
-        WebSocketBridge(link, context),
-    )
-    asyncio.run(_execute(link, infrastructure, context, start))
+    asyncio.run(_execute(link, link.receive_start(), registry))
 
 
-async def _execute(
-    link: RunnerLink, infrastructure: Infrastructure, context: UserExecutionContext, start: dict[str, Any]
-) -> None:
+async def _execute(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> None:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
-    plain = not inspect.iscoroutinefunction(infrastructure.registry.get(start["agent"]).execute)
+    plain = not inspect.iscoroutinefunction(registry.get(start["agent"]).execute)
 
     def cancel() -> None:
         # A plain agent looks at `run.cancelled`; if it does not look, the runner's grace ends and it is killed.
@@ -87,6 +77,20 @@ async def _execute(
             loop.call_soon_threadsafe(task.cancel)
 
     link.listen(cancel)
+    await perform(link, start, registry)
+    # Not by way of the loop's and the interpreter's end: a thread that the agent left behind could hold that up.
+    os._exit(0)
+
+
+async def perform(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> None:
+    """Runs what the start frame asks for and sends how it ended."""
+    context = UserExecutionContext.from_dict(start["context"])
+    infrastructure = Infrastructure(
+        registry,
+        SandboxDatabase(start["database_url"], start["database_token"]),
+        SandboxStore(link),
+        WebSocketBridge(link, context),
+    )
     engine = ExecutionEngineFactory(infrastructure).create_engine(
         context, start.get("granted", ()), link.cancelled.is_set
     )
@@ -97,8 +101,6 @@ async def _execute(
     except Exception as error:  # noqa: BLE001 - ours, not the agent's; the runner logs the trace
         ending = {"t": "error", **describe_error(error), "trace": traceback.format_exc()}
     link.send(ending)
-    # Not by way of the loop's and the interpreter's end: a thread that the agent left behind could hold that up.
-    os._exit(0)
 
 
 def _ending(result: AgentExecutionResult, *, cancelled: bool) -> dict[str, Any]:

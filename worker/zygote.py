@@ -21,13 +21,13 @@ import socket
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 from shared.errors import LanewiseError
 from worker import linux, sandbox
 from worker.discovery import load_agents
 from worker.registry import AgentClassRegistry
+from worker.rehearsal import rehearse
 
 MAX_PACKET = 65_536
 END_TIMEOUT_S = 3.0
@@ -115,7 +115,7 @@ class Zygote:
             number = self._pids.pop(found, None)
             if number is None:
                 continue
-            shutil.rmtree(Path(self._limits.folder) / str(found), ignore_errors=True)
+            _remove(f"{self._limits.folder}/{found}")
             code = os.waitstatus_to_exitcode(status)
             self._send(
                 {
@@ -153,6 +153,13 @@ def _exited() -> int | None:
     return found.si_pid if found else None
 
 
+def _remove(folder: str) -> None:
+    try:
+        os.rmdir(folder)  # noqa: PTH106 - most sandboxes leave nothing in it
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _kill_group(pid: int, signum: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signum)
@@ -163,6 +170,7 @@ def _kill_group(pid: int, signum: int) -> None:
 def main() -> None:
     """Starts from an exec: argument 1 is the worker's pid, argument 2 what sandboxes get, as JSON."""
     linux.die_with_parent(int(sys.argv[1]))
+    gc.disable()  # holes in the memory that is shared would be filled, and so copied, by every sandbox
     control = socket.socket(fileno=0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the supervisor; the worker tells us when to end
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -175,8 +183,9 @@ def main() -> None:
     for entry in registry.catalogue():
         control.send(json.dumps({"op": "agent", **entry}).encode())
     control.send(json.dumps({"op": "ready", "notes": notes}).encode())
-    gc.collect()
+    rehearse()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
+    gc.enable()
     given = json.loads(sys.argv[2])
     limits = sandbox.SandboxLimits(linux.address_space() + given["memory_mb"] * 1024 * 1024, given["folder"])
     zygote = Zygote(control, registry, limits)
