@@ -125,6 +125,8 @@ class Stream:
                 self._sent = views[-1]["seq"]
             if len(views) < PAGE and self._sent >= at_least:
                 return
+            if not views:  # it ends before what was delivered: trimmed meanwhile, or Postgres is back at a backup
+                self.lose()
 
     def _serve(self) -> None:
         writer = threading.Thread(target=self._write_on, name="lanewise-socket", daemon=True)

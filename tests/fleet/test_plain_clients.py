@@ -127,6 +127,24 @@ def test_a_page_of_another_site_gets_nothing(fleet: Fleet, user: str) -> None:
         assert closed.value.rcvd.code == 4403
 
 
+def test_who_comes_to_a_stream_that_is_ahead_of_the_log_is_sent_to_resume(fleet: Fleet, user: str) -> None:
+    """As after a return to a backup of Postgres: what was delivered is not in the log any more."""
+    headers = {"Authorization": f"Bearer {fleet.token(user)}"}
+    with connect(fleet.stream_url, additional_headers=headers) as first:
+        first.send('{"t":"hello","v":1,"after":0}')
+        assert [next(frames(first))["t"] for _ in range(2)] == ["welcome", "live"]
+        forgotten = {"t": "event", "seq": 1, "run_id": "gone", "type": "run_queued"}
+        fleet.services.redis.publish(fleet.services.keys.events(user), json.dumps([forgotten]))
+        assert next(frames(first)) == forgotten
+        with connect(fleet.stream_url, additional_headers=headers) as second:
+            second.send('{"t":"hello","v":1,"after":0}')
+            assert next(frames(second))["t"] == "welcome"
+            with pytest.raises(ConnectionClosed) as closed:
+                second.recv(timeout=10)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4410
+
+
 def test_it_resumes_where_it_was_cut(fleet: Fleet, user: str) -> None:
     headers = {"Authorization": f"Bearer {fleet.token(user)}"}
     run = curl_submits(fleet, user, "a b c d")
