@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 
 from lanewise.process import wait_until
 from shared import events
+from shared.errors import UnavailableError
 from shared.models import Agent, Run
 from shared.services import Services
 from tests.services import submit_run
@@ -26,6 +27,7 @@ from worker.node import WorkerNode
 from worker.zygote_client import ZygoteClient
 
 PATIENCE_S = 10.0
+T = TypeVar("T")
 
 
 class Node:
@@ -131,7 +133,7 @@ class Node:
 
     def now(self, run: Run) -> Run:
         """Returns the run as it is stored now."""
-        return stored(self.services.database, run)
+        return _again(lambda: stored(self.services.database, run))
 
     def wait(self, run: Run, *status: str, timeout_s: float = PATIENCE_S) -> Run:
         """Waits until the run has one of these states, by default until it has ended."""
@@ -141,8 +143,12 @@ class Node:
 
     def log(self, run: Run) -> list[dict[str, Any]]:
         """Returns the run's events so far."""
-        with self.services.database.user_session(run.user_id) as session:
-            return events.read_run(session, run.user_id, run.id, 0, 10_000)
+
+        def read() -> list[dict[str, Any]]:
+            with self.services.database.user_session(run.user_id) as session:
+                return events.read_run(session, run.user_id, run.id, 0, 10_000)
+
+        return _again(read)
 
     def kinds(self, run: Run) -> list[str]:
         """Returns the types of the run's events so far."""
@@ -164,6 +170,14 @@ class Node:
     def slots(self, user_id: str = "alice") -> list[str]:
         """Returns the runs that hold a slot."""
         return self.services.slots.held(user_id)
+
+
+def _again(read: Callable[[], T]) -> T:
+    """Reads once more if a restart of Postgres has left a dead connection in the pool: the first error clears it."""
+    try:
+        return read()
+    except UnavailableError:
+        return read()
 
 
 def take_messages(services: Services, queue: str = "default") -> list[str]:
