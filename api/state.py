@@ -12,6 +12,7 @@ from api.gateway.hub import Hub
 from api.gateway.manager import ConnectionManager
 from api.gateway.tickets import Tickets
 from api.metrics import Metrics
+from api.reading import RunReader
 from api.submission import Submissions
 from shared.services import Services
 from shared.settings import Settings
@@ -29,6 +30,7 @@ class Api:
     metrics: Metrics
     verifier: TokenVerifier
     catalogue: AgentCatalogue
+    runs: RunReader
     submissions: Submissions
     tickets: Tickets
     hub: Hub
@@ -40,14 +42,17 @@ class Api:
         services = Services.open(settings, pool_size=POOL_SIZE)
         metrics = Metrics()
         catalogue = AgentCatalogue(services.database, settings.lease_s)
+        hub = Hub(services, metrics)
+        runs = RunReader(services.database, catalogue, hub)
         return cls(
             services=services,
             metrics=metrics,
             verifier=TokenVerifier(settings),
             catalogue=catalogue,
-            submissions=Submissions(services, catalogue, metrics),
+            runs=runs,
+            submissions=Submissions(services, catalogue, runs, metrics),
             tickets=Tickets(services),
-            hub=Hub(services, metrics),
+            hub=hub,
             manager=ConnectionManager(metrics),
         )
 
@@ -55,11 +60,6 @@ class Api:
     def draining(self) -> bool:
         """Whether the process is about to end."""
         return self.manager.draining
-
-    @property
-    def redis_away(self) -> bool:
-        """Whether the process knows that Redis does not answer."""
-        return self.hub.following and not self.hub.connected
 
     def drain(self) -> None:
         """Sends every socket and every waiting request home; what is being handled ends by itself."""

@@ -11,7 +11,8 @@ from api.catalogue import AgentCatalogue
 from api.ids import known_id
 from api.metrics import Metrics
 from api.models import RunSubmission
-from shared import models, runs
+from api.reading import RunReader
+from shared import models
 from shared.acceptance import IdempotencyKey, Refused, accept
 from shared.context import UserExecutionContext
 from shared.errors import ConflictError, InvalidError, KeyReusedError, LanewiseError, NotFoundError, QuotaError
@@ -19,9 +20,9 @@ from shared.events import StoredEvent
 from shared.ids import new_id
 from shared.jsonvalue import check_json
 from shared.models import Agent
-from shared.queueing import queue_view, queue_views
+from shared.queueing import queue_view
+from shared.runs import run_view
 from shared.services import Services
-from shared.threads import find_run
 from shared.tokens import Identity
 
 OTHER_BODY = "this Idempotency-Key was used with another body"
@@ -38,11 +39,13 @@ class Submissions:
     Args:
         services: the stores.
         catalogue: the agents.
+        runs: for the answer to a key that was used before.
         metrics: counts what was accepted.
     """
 
-    def __init__(self, services: Services, catalogue: AgentCatalogue, metrics: Metrics) -> None:
+    def __init__(self, services: Services, catalogue: AgentCatalogue, runs: RunReader, metrics: Metrics) -> None:
         self._services = services
+        self._runs = runs
         self._catalogue = catalogue
         self._metrics = metrics
 
@@ -94,7 +97,7 @@ class Submissions:
             return self._refuse(user_id, answer)
         self._metrics.submissions.labels("websocket" if connection_id else "rest").inc()
         position = max(0, answer.parked + 1 - self._start(user_id, answer.stored))
-        return runs.run_view(answer.run, queue_view(position, "user_limit" if position else "fleet_busy"))
+        return run_view(answer.run, queue_view(position, "user_limit" if position else "fleet_busy"))
 
     def _earlier(self, user_id: str, key: IdempotencyKey) -> dict[str, Any] | None:
         """Returns the run that the key made before, None if it made none.
@@ -111,7 +114,7 @@ class Submissions:
             return None
         if row.fingerprint != key.fingerprint:
             raise KeyReusedError(OTHER_BODY)
-        return self._view(user_id, row.run_id)
+        return self._runs.view(user_id, row.run_id)
 
     def _check(self, request: RunSubmission) -> tuple[Agent, float]:
         check_json(request.input, "input", MAX_INPUT_BYTES)
@@ -127,7 +130,7 @@ class Submissions:
     def _refuse(self, user_id: str, answer: Refused) -> dict[str, Any]:
         match answer:
             case Refused("earlier", run_id=str(run_id)):
-                return self._view(user_id, run_id)
+                return self._runs.view(user_id, run_id)
             case Refused("other_body"):
                 raise KeyReusedError(OTHER_BODY)
             case Refused("in_flight"):
@@ -148,11 +151,6 @@ class Submissions:
         except Exception:
             log.exception("admission failed and is left to the sweep")
         return 0
-
-    def _view(self, user_id: str, run_id: str) -> dict[str, Any]:
-        with self._services.database.user_session(user_id) as session:
-            run = find_run(session, user_id, run_id)
-            return runs.run_view(run, queue_views(session, user_id, [run], self._catalogue.all()).get(run_id))
 
 
 def _context(

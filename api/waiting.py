@@ -9,12 +9,9 @@ from typing import Any
 
 from api.gateway.channel import Delivery
 from api.state import Api
-from shared import runs
 from shared.errors import QuotaError
 from shared.events import TERMINAL
-from shared.queueing import queue_views
 from shared.states import ExecutionState
-from shared.threads import find_run
 
 LOOK_AGAIN_S = 5.0
 MAX_WAITERS = 2000
@@ -47,7 +44,7 @@ def wait_for_end(state: Api, user_id: str, run_id: str, timeout_s: float) -> dic
         QuotaError: too many requests wait in this process.
     """
     deadline = time.monotonic() + timeout_s
-    view = _view(state, user_id, run_id)
+    view = state.runs.view(user_id, run_id)
     if _has_ended(view) or timeout_s <= 0:
         return view
     if not _waiters.acquire(blocking=False):
@@ -67,18 +64,11 @@ def wait_for_end(state: Api, user_id: str, run_id: str, timeout_s: float) -> dic
 def _wait(state: Api, user_id: str, run_id: str, waiter: Waiter, deadline: float) -> dict[str, Any]:
     while True:
         waiter.woken.clear()
-        view = _view(state, user_id, run_id)
+        view = state.runs.view(user_id, run_id)
         left = deadline - time.monotonic()
         if _has_ended(view) or left <= 0 or state.hub.released:
             return view
         waiter.woken.wait(min(left, LOOK_AGAIN_S))
-
-
-def _view(state: Api, user_id: str, run_id: str) -> dict[str, Any]:
-    with state.services.database.user_session(user_id) as session:
-        run = find_run(session, user_id, run_id)
-        queues = queue_views(session, user_id, [run], state.catalogue.all(), redis_away=state.redis_away)
-        return runs.run_view(run, queues.get(run_id))
 
 
 def _has_ended(view: dict[str, Any]) -> bool:

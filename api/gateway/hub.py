@@ -64,9 +64,9 @@ class Hub:
         self._released = threading.Event()
 
     @property
-    def following(self) -> bool:
-        """Whether it was started: the first who listens does that."""
-        return self._started
+    def redis_away(self) -> bool:
+        """Whether Redis is known not to answer."""
+        return self._started and not self.connected
 
     @property
     def connected(self) -> bool:

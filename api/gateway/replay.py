@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.pages import newest_runs
+from api.reading import RunReader
 from shared.database import Database
 from shared.events import read_stream
-from shared.models import Run, RunEvent, UserStream
-from shared.queueing import queue_views
-from shared.runs import run_view
+from shared.models import RunEvent, UserStream
 from shared.states import LIVE
-from shared.threads import visible_runs
 
 PAGE = 500
 SNAPSHOT_LIVE = 200
@@ -42,13 +39,13 @@ class Replay:
     Args:
         database: where the log is.
         user_id: whose.
-        agents: the names that live workers have, for the snapshot's queued runs.
+        runs: for the snapshot.
     """
 
-    def __init__(self, database: Database, user_id: str, agents: Collection[str]) -> None:
+    def __init__(self, database: Database, user_id: str, runs: RunReader) -> None:
         self._database = database
         self._user_id = user_id
-        self._agents = agents
+        self._runs = runs
 
     def open(self, after: int | None) -> Opening:
         """Decides whether the client can go on after `after`; else it gets a snapshot as of the head.
@@ -86,9 +83,6 @@ class Replay:
         return None if session.scalar(query) == after + 1 else "trimmed"
 
     def _snapshot(self, session: Session) -> list[dict[str, Any]]:
-        own = visible_runs(self._user_id)
-        live, _ = newest_runs(session, own.where(Run.status.in_(LIVE)), SNAPSHOT_LIVE)
-        recent, _ = newest_runs(session, own, SNAPSHOT_RECENT)
-        runs = sorted({run.id: run for run in (*live, *recent)}.values(), key=lambda run: run.id, reverse=True)
-        queues = queue_views(session, self._user_id, runs, self._agents)
-        return [run_view(run, queues.get(run.id)) for run in runs]
+        live, _ = self._runs.page(session, self._user_id, SNAPSHOT_LIVE, statuses=list(LIVE))
+        recent, _ = self._runs.page(session, self._user_id, SNAPSHOT_RECENT)
+        return sorted({run["id"]: run for run in (*live, *recent)}.values(), key=itemgetter("id"), reverse=True)

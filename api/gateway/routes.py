@@ -59,7 +59,7 @@ def _serve(state: Api, socket: StreamSocket) -> None:
     executor = ConnectionExecutor(services, state.submissions, state.catalogue, identity)
     connection = Stream(socket, identity, executor, state.tickets)
     with state.manager.register(identity.user_id, connection), state.hub.channel(identity.user_id) as channel:
-        connection.run(channel, Replay(services.database, identity.user_id, state.catalogue.all()), hello)
+        connection.run(channel, Replay(services.database, identity.user_id, state.runs), hello)
 
 
 def _check_origin(state: Api) -> None:

@@ -12,10 +12,9 @@ from sqlalchemy import ColumnElement, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import defer
 
-from api.ids import make_cursor, read_cursor
 from api.models import Document, Documents, PageQuery
 from api.operations import json_response, operation
-from api.pages import page
+from api.pages import make_cursor, page, read_cursor
 from api.state import api
 from shared import models
 from shared.errors import InvalidError, NotFoundError, TooLargeError

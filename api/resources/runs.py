@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flask import Blueprint, Response, g, request
-from sqlalchemy import Select
 
 from api.cancellation import cancel
 from api.idempotency import make_key
 from api.ids import known_id
 from api.models import Events, EventsQuery, Run, Runs, RunsQuery, RunSubmission, WaitQuery
 from api.operations import json_response, operation
-from api.pages import before_cursor, id_cursor, newest_runs, number_cursor, page
+from api.pages import make_cursor, page, read_id_cursor, read_number_cursor
 from api.state import api
 from api.waiting import wait_for_end
-from shared import models, runs
 from shared.errors import ConflictError, NotFoundError, QuotaError, TooLargeError
 from shared.events import read_run
-from shared.queueing import queue_views
-from shared.threads import find_run, visible_runs
+from shared.threads import find_run
 from shared.tokens import Identity
 
 bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
@@ -45,25 +40,22 @@ def submit(identity: Identity, body: RunSubmission) -> Response:
 @operation("List runs, newest first", {200: Runs}, query=RunsQuery)
 def list_runs(identity: Identity, query: RunsQuery) -> Response:
     """Only the caller's own."""
-    state, user_id = api(), identity.user_id
-    with state.services.database.user_session(user_id) as session:
-        asked = before_cursor(models.Run, _filtered(user_id, query), query.cursor)
-        items, more = newest_runs(session, asked, query.limit)
-        queues = queue_views(session, user_id, items, state.catalogue.all(), redis_away=state.redis_away)
-        views = [runs.run_view(run, queues.get(run.id)) for run in items]
-    return json_response({"items": views, "next_cursor": id_cursor(items) if more else None})
+    views, more = api().runs.list(
+        identity.user_id,
+        query.limit,
+        before=read_id_cursor(query.cursor),
+        statuses=None if query.status is None else [query.status],
+        thread_id=query.thread_id,
+        agent=query.agent,
+    )
+    return json_response({"items": views, "next_cursor": make_cursor(views[-1]["id"]) if more else None})
 
 
 @bp.get("/<run_id>")
 @operation("Get a run", {200: Run}, errors=(NotFoundError,))
 def get_run(identity: Identity, run_id: str) -> Response:
     """As it is now."""
-    state, user_id = api(), identity.user_id
-    with state.services.database.user_session(user_id) as session:
-        run = find_run(session, user_id, known_id(run_id, "run"))
-        queues = queue_views(session, user_id, [run], state.catalogue.all(), redis_away=state.redis_away)
-        view = runs.run_view(run, queues.get(run.id))
-    return json_response(view)
+    return json_response(api().runs.view(identity.user_id, known_id(run_id, "run")))
 
 
 @bp.get("/<run_id>/wait")
@@ -87,20 +79,9 @@ def cancel_run(identity: Identity, run_id: str) -> Response:
 def list_events(identity: Identity, run_id: str, query: EventsQuery) -> Response:
     """In their order. `next_cursor` is the last `run_seq`, while there is more."""
     user_id = identity.user_id
-    after = max(query.after, number_cursor(query.cursor))
+    after = max(query.after, read_number_cursor(query.cursor))
     with api().services.database.user_session(user_id) as session:
         find_run(session, user_id, known_id(run_id, "run"))
         found = read_run(session, user_id, run_id, after, query.limit + 1)
     items, more = page(found, query.limit)
     return json_response({"items": items, "next_cursor": str(items[-1]["run_seq"]) if more else None})
-
-
-def _filtered(user_id: str, query: RunsQuery) -> Select[Any]:
-    own = visible_runs(user_id)
-    if query.status is not None:
-        own = own.where(models.Run.status == query.status)
-    if query.thread_id is not None:
-        own = own.where(models.Run.thread_id == query.thread_id)
-    if query.agent is not None:
-        own = own.where(models.Run.agent == query.agent)
-    return own

@@ -11,7 +11,7 @@ from api.cancellation import tell
 from api.ids import known_id
 from api.models import PageQuery, Thread, ThreadCreation, Threads
 from api.operations import json_response, operation
-from api.pages import before_cursor, id_cursor, page
+from api.pages import make_cursor, page, read_id_cursor
 from api.state import api
 from api.submission import MAX_METADATA_BYTES
 from shared import models
@@ -44,10 +44,16 @@ def create(identity: Identity, body: ThreadCreation) -> Response:
 def list_threads(identity: Identity, query: PageQuery) -> Response:
     """Only the caller's own."""
     own = select(models.Thread).where(models.Thread.user_id == identity.user_id, models.Thread.deleted_at.is_(None))
+    before = read_id_cursor(query.cursor)
+    if before is not None:
+        own = own.where(models.Thread.id < before)
     with api().services.database.user_session(identity.user_id) as session:
-        older = before_cursor(models.Thread, own, query.cursor).order_by(models.Thread.id.desc())
-        items, more = page(session.scalars(older.limit(query.limit + 1)).all(), query.limit)
-        body = {"items": [_view(thread) for thread in items], "next_cursor": id_cursor(items) if more else None}
+        found = session.scalars(own.order_by(models.Thread.id.desc()).limit(query.limit + 1)).all()
+        items, more = page(found, query.limit)
+        body = {
+            "items": [_view(thread) for thread in items],
+            "next_cursor": make_cursor(items[-1].id) if more else None,
+        }
     return json_response(body)
 
 

@@ -1,0 +1,62 @@
+"""Reading runs in their public form: one round trip, and a second one only where a run stands in a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from api.catalogue import AgentCatalogue
+from api.gateway.hub import Hub
+from shared.database import Database, Executor, load_sql
+from shared.errors import NotFoundError
+from shared.models import Run
+from shared.queueing import queue_views
+from shared.runs import run_view
+
+MAX_PAGE_BYTES = 8 * 1024 * 1024  # inputs and outputs together; the first run of a page comes whatever its size
+_PAGE = load_sql("runs_page")
+_ANY = dict.fromkeys(("run_id", "agent", "thread_id", "statuses", "before"))
+
+Views = list[dict[str, Any]]
+
+
+class RunReader:
+    """Reads the runs of users.
+
+    Args:
+        database: where they are.
+        catalogue: the agents, to say which runs wait for a worker.
+        hub: knows whether Redis is away.
+    """
+
+    def __init__(self, database: Database, catalogue: AgentCatalogue, hub: Hub) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._hub = hub
+
+    def view(self, user_id: str, run_id: str) -> dict[str, Any]:
+        """Returns a run.
+
+        Raises:
+            NotFoundError: the user has no such run, or its thread is deleted.
+        """
+        views, _ = self.page(self._database.once(user_id), user_id, 1, run_id=run_id)
+        if not views:
+            raise NotFoundError("no such run")
+        return views[0]
+
+    def list(self, user_id: str, limit: int, **only: Any) -> tuple[Views, bool]:
+        """Returns the newest runs and whether more follow; a page ends early before it grows beyond 8 MiB.
+
+        Args:
+            only: `agent`, `thread_id`, `statuses`, `before` (an id).
+        """
+        return self.page(self._database.once(user_id), user_id, limit, **only)
+
+    def page(self, executor: Executor, user_id: str, limit: int, **only: Any) -> tuple[Views, bool]:
+        """Does the same in a transaction of the caller's."""
+        parameters = {**_ANY, **only, "user_id": user_id, "limit": limit, "budget": MAX_PAGE_BYTES}
+        rows = list(executor.execute(_PAGE, parameters))
+        runs = cast("Sequence[Run]", rows)  # the columns that a view needs, under the same names
+        queues = queue_views(executor, user_id, runs, self._catalogue.all(), redis_away=self._hub.redis_away)
+        return [run_view(run, queues.get(run.id)) for run in runs], bool(rows) and rows[0].total > len(rows)
