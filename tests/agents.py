@@ -293,3 +293,21 @@ class Tools(Agent):
         called = run.tools.call("upper", text="b")
         secret = await run.tools.dispatch_tool("secret", {}, context)
         return {"awaited": awaited.value, "called": called, "secret": secret.value, "error": secret.error}
+
+
+class Saying(BaseModel):
+    times: int
+    pause_s: float = 0.05
+
+
+class Talk(Agent):
+    """Says something now and then."""
+
+    name = "talk"
+    Input = Saying
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        for number in range(run.input.times):
+            run.emit.token(str(number))
+            time.sleep(run.input.pause_s)
+        return {"said": run.input.times}

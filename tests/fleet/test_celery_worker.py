@@ -1,0 +1,288 @@
+"""Celery workers as processes, driven by pytest-celery: real signals, real deaths."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from celery import Celery
+from pytest_celery import CeleryBrokerCluster, CeleryTestSetup, CeleryWorkerCluster, RedisTestBroker
+
+from lanewise.process import wait_until
+from shared import events
+from shared.messages import TASK_NAME
+from shared.models import Agent, Run, Worker
+from shared.services import Services
+from shared.settings import Settings
+from tests.fleet import celery_worker as ours
+from tests.services import Servers, submit_run
+from tests.steps import row, stored
+
+LEASE_S = float(ours.QUICK["LANEWISE_LEASE_S"])
+WAIT_S = 15
+
+# The stores
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    with Servers.start() as running:
+        yield running
+
+
+@pytest.fixture
+def settings(servers: Servers) -> Iterator[Settings]:
+    with servers.new_database() as name:
+        yield servers.settings(name)
+
+
+@pytest.fixture
+def services(settings: Settings) -> Iterator[Services]:
+    with closing(Services.open(settings)) as opened:
+        yield opened
+        opened.redis.flushall()
+
+
+# pytest-celery's fixtures, over processes instead of containers: one broker, no result backend, two workers
+
+
+@pytest.fixture
+def default_redis_broker(settings: Settings) -> ours.OurRedis:
+    return ours.OurRedis(settings)
+
+
+@pytest.fixture
+def celery_broker_cluster(default_redis_broker: ours.OurRedis) -> Iterator[CeleryBrokerCluster]:
+    cluster = CeleryBrokerCluster(RedisTestBroker(default_redis_broker))
+    yield cluster
+    cluster.teardown()
+
+
+@pytest.fixture
+def celery_backend_cluster() -> None:
+    """A run's result is in Postgres."""
+
+
+@pytest.fixture
+def celery_setup_app(services: Services) -> Celery:
+    return services.celery
+
+
+@pytest.fixture
+def default_worker_cls() -> type[ours.Worker]:
+    return ours.Worker
+
+
+@pytest.fixture
+def default_worker_env(settings: Settings) -> dict[str, str]:
+    assert settings.run_database_url is not None
+    return ours.QUICK | {
+        "LANEWISE_DATABASE_URL": settings.database_url.get_secret_value(),
+        "LANEWISE_RUN_DATABASE_URL": settings.run_database_url.get_secret_value(),
+        "LANEWISE_REDIS_URL": settings.redis_url.get_secret_value(),
+        "LANEWISE_SECRET_KEY": settings.secrets[0],
+        "LANEWISE_DEPLOYMENT": settings.deployment,
+    }
+
+
+@pytest.fixture
+def default_worker_container(tmp_path: Path, default_worker_env: dict[str, str]) -> ours.OurWorkerContainer:
+    return ours.OurWorkerContainer(tmp_path / "one", default_worker_env)
+
+
+@pytest.fixture
+def other_worker(tmp_path: Path, default_worker_env: dict[str, str], celery_setup_app: Celery) -> Iterator[ours.Worker]:
+    worker = ours.Worker(ours.OurWorkerContainer(tmp_path / "two", default_worker_env), celery_setup_app)
+    yield worker
+    worker.teardown()
+
+
+@pytest.fixture
+def celery_worker_cluster(celery_worker: ours.Worker, other_worker: ours.Worker) -> Iterator[CeleryWorkerCluster]:
+    cluster = CeleryWorkerCluster(celery_worker, other_worker)
+    yield cluster
+    cluster.teardown()
+
+
+# What a test sees of it
+
+
+class Pair:
+    """Two workers over one set of stores."""
+
+    def __init__(self, setup: CeleryTestSetup, services: Services) -> None:
+        self.workers: tuple[ours.Worker, ...] = setup.worker_cluster.nodes
+        self.services = services
+
+    def submit(self, agent: str, run_input: Any = None, user_id: str = "alice") -> Run:
+        """Stores a run and admits it, as the api does."""
+        with self.services.database.system_session() as session:
+            known = session.get_one(Agent, agent)
+        run = submit_run(self.services, user_id, agent=known, run_input=run_input)
+        self.services.dispatcher.admit(user_id)
+        return run
+
+    def now(self, run: Run) -> Run:
+        return stored(self.services.database, run)
+
+    def log(self, run: Run) -> list[dict[str, Any]]:
+        with self.services.database.user_session(run.user_id) as session:
+            return events.read_run(session, run.user_id, run.id, 0, 10_000)
+
+    def kinds(self, run: Run) -> list[str]:
+        return [event["type"] for event in self.log(run)]
+
+    def wait(self, run: Run, status: str, timeout_s: float = WAIT_S) -> Run:
+        assert wait_until(lambda: self.now(run).status == status, timeout_s), (self.now(run).status, self.log(run))
+        return self.now(run)
+
+    def wait_for_token(self, run: Run, attempt: int = 1) -> None:
+        assert wait_until(lambda: ("agent_token", attempt) in self._said(run), WAIT_S), self.log(run)
+
+    def owner(self, run: Run) -> tuple[ours.Worker, ours.Worker]:
+        """Returns the worker that a run is under way on, and the other one."""
+        with self.services.database.system_session() as session:
+            name = session.get_one(Worker, self.now(run).worker_id).name
+        first, second = self.workers
+        return (first, second) if name.endswith(f":{first.process.pid}") else (second, first)
+
+    def known_workers(self) -> int:
+        with self.services.database.system_session() as session:
+            return len(session.scalars(sa.select(Worker.id)).all())
+
+    def _said(self, run: Run) -> set[tuple[str, int]]:
+        return {(event["type"], event["attempt"]) for event in self.log(run)}
+
+
+@pytest.fixture
+def pair(celery_setup: CeleryTestSetup, services: Services) -> Pair:
+    """Both workers, ready."""
+    assert all(worker.ready() for worker in celery_setup.worker_cluster)
+    assert celery_setup.ready(control=True)
+    return Pair(celery_setup, services)
+
+
+# Tests
+
+
+def test_runs_are_done_and_what_nobody_signed_is_not(pair: Pair) -> None:
+    runs = [pair.submit("echo", {"n": n}, f"user-{n % 4}") for n in range(12)]
+    forged: list[list[Any]] = [[], ["forged"], [{"context": {}}], [runs[0].context, 0], [None] * 50]
+    for args in forged:
+        pair.services.celery.send_task(TASK_NAME, args=args, kwargs={"message": "forged"} if not args else {})
+    pair.services.celery.send_task("worker.celery.unheard_of")
+    for run in runs:
+        ended = pair.wait(run, "completed")
+        assert isinstance(ended.output, dict)
+        assert (ended.output["user_id"], ended.output["input"]) == (run.user_id, run.input)
+        assert pair.kinds(run) == ["run_queued", "run_started", "agent_started", "agent_completed", "run_completed"]
+    assert all(pair.services.slots.held(f"user-{n}") == [] for n in range(4))
+    assert pair.wait(pair.submit("echo"), "completed")
+    assert [worker.process.exit_code for worker in pair.workers] == [None, None]
+
+
+def test_sigterm_lets_a_worker_finish_what_runs_and_take_nothing_new(pair: Pair) -> None:
+    run = pair.submit("wait", {"seconds": 0.7})
+    pair.wait_for_token(run)
+    worker, _ = pair.owner(run)
+    zygote = worker.zygote
+    worker.kill("SIGTERM")
+    later = [pair.submit("echo", user_id="bob") for _ in range(3)]
+    assert pair.wait(run, "completed").attempt == 1
+    assert worker.ends() == 0
+    assert not zygote.is_running()
+    for follower in later:
+        assert pair.wait(follower, "completed").attempt == 1
+    assert pair.known_workers() == 1
+
+
+def test_what_does_not_finish_in_time_is_handed_back_and_done_elsewhere(pair: Pair) -> None:
+    run = pair.submit("wait", {"seconds": 3})  # longer than the drain, and it has one attempt only
+    pair.wait_for_token(run)
+    worker, _ = pair.owner(run)
+    begun = time.monotonic()
+    worker.kill("SIGTERM")
+    assert worker.ends() == 0
+    assert float(ours.QUICK["LANEWISE_DRAIN_S"]) <= time.monotonic() - begun < 6
+    ended = pair.wait(run, "completed")
+    assert (ended.attempt, ended.lost_attempts) == (2, 0)
+    recovering = [event for event in pair.log(run) if event["type"] == "run_recovering"]
+    assert [event["data"]["reason"] for event in recovering] == ["drained"]
+
+
+def test_a_second_sigterm_hands_back_at_once(pair: Pair) -> None:
+    run = pair.submit("wait", {"seconds": 60})
+    pair.wait_for_token(run)
+    worker, other = pair.owner(run)
+    begun = time.monotonic()
+    worker.kill("SIGTERM")
+    assert wait_until(lambda: "draining" in worker.logs(), 5)
+    worker.kill("SIGTERM")
+    pair.wait_for_token(run, attempt=2)
+    assert time.monotonic() - begun < float(ours.QUICK["LANEWISE_DRAIN_S"])
+    assert worker.ends() == 0
+    assert pair.owner(run)[0] is other
+    assert pair.now(run).lost_attempts == 0
+
+
+def test_the_runs_of_a_killed_worker_go_on_at_another(pair: Pair) -> None:
+    run = pair.submit("talk", {"times": 10})
+    pair.wait_for_token(run)
+    worker, other = pair.owner(run)
+    sandboxes = [*worker.sandboxes(), worker.zygote]
+    begun = time.monotonic()
+    worker.kill("SIGKILL")
+    assert worker.ends() == -9
+    assert wait_until(lambda: not any(process.is_running() for process in sandboxes), 2)
+    pair.wait_for_token(run, attempt=2)
+    assert time.monotonic() - begun < 2 * LEASE_S + 1
+    assert pair.owner(run)[0] is other
+    ended = pair.wait(run, "completed")
+    assert (ended.attempt, ended.lost_attempts, ended.output) == (2, 1, {"said": 10})
+    log = pair.log(run)
+    assert [event["run_seq"] for event in log] == list(range(1, len(log) + 1))
+    assert wait_until(lambda: pair.services.slots.held("alice") == [], 2)
+
+
+def test_a_killed_sandbox_ends_its_run_within_a_second_and_no_other(pair: Pair) -> None:
+    run = pair.submit("wait")
+    pair.wait_for_token(run)
+    worker, _ = pair.owner(run)
+    (sandbox,) = worker.sandboxes()
+    others = [pair.submit("wait", user_id="bob") for _ in range(2)]
+    for other in others:
+        pair.wait_for_token(other)
+    sandbox.kill()
+    ended = pair.wait(run, "failed", timeout_s=1)
+    assert ended.error is not None
+    assert ended.error["type"] == "sandbox_died"
+    assert "killed by signal 9 (SIGKILL)" in ended.error["message"]
+    assert "its only attempt" in ended.error["message"]
+    assert pair.wait(pair.submit("echo"), "completed", timeout_s=2)
+    assert [pair.now(other).status for other in others] == ["running", "running"]
+
+
+def test_a_worker_that_stood_still_past_its_lease_writes_nothing_any_more(pair: Pair) -> None:
+    run = pair.submit("talk", {"times": 30})
+    pair.wait_for_token(run)
+    worker, other = pair.owner(run)
+    worker.kill("SIGSTOP")
+    pair.wait_for_token(run, attempt=2)
+    assert pair.owner(run)[0] is other
+    ended = pair.wait(run, "completed")
+    assert (ended.attempt, ended.lost_attempts) == (2, 1)
+    before = row(pair.services.database, run)
+    worker.kill("SIGCONT")
+    assert wait_until(lambda: worker.sandboxes() == [], 5)
+    again = pair.submit("wait", {"seconds": 0.2}, "bob")
+    pair.wait(again, "completed")
+    assert wait_until(lambda: pair.known_workers() == 2, 5)  # it has heard, and is of use again
+    assert row(pair.services.database, run) == before
+    attempts = [event["attempt"] for event in pair.log(run)]
+    assert attempts == sorted(attempts)
+    assert pair.services.slots.held("alice") == []
