@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -84,7 +84,6 @@ class Database:
                 "tcp_user_timeout": 20_000,
             },
         )
-        self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")  # the same pool
 
     @contextmanager
     def user_session(self, user_id: str) -> Iterator[Session]:
@@ -166,4 +165,6 @@ def is_outage(error: Exception) -> bool:
         return False
     state = getattr(error.orig, "pgcode", None)
     # 08 connection, 53 resources, 57 operator intervention, 40 serialization and deadlock, 55P03 lock time-out.
-    return error.connection_invalidated or state is None or state[:2] in {"08", "53", "57", "40"} or state == "55P03"
+    if state is None:  # the driver, not the server, says so
+        return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return error.connection_invalidated or state[:2] in {"08", "53", "57", "40"} or state == "55P03"

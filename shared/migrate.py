@@ -81,6 +81,8 @@ def _create_roles(connection: Connection, service: URL, run: URL) -> None:
             connection.execute(sa.text(f"CREATE ROLE {group} NOLOGIN"))
     connection.execute(sa.text(f"GRANT {OWNER} TO CURRENT_USER"))
     quote = connection.dialect.identifier_preparer.quote
+    if service.username == run.username:
+        raise ConfigurationError("api and sandboxes need two roles: LANEWISE_RUN_DATABASE_URL names the service's user")
     for group, url in ((SERVICE, service), (RUN, run)):
         if not url.username or not url.password:
             raise ConfigurationError(f"the URL for the role {group} needs a user and a password")

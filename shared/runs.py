@@ -119,10 +119,12 @@ def finish(
         present = _lock(session, run)
         if present is None:
             return None
-        lost = run.lost_attempts + outcome.counted
-        if lost < run.max_attempts and present.cancel_requested_at is None:
+        if present.cancel_requested_at is not None:
+            outcome = Cancelled()
+        elif run.lost_attempts + outcome.counted < run.max_attempts:
             return _requeue(session, run, outcome, actor, pending)
-        outcome = Cancelled() if lost < run.max_attempts else _last_attempt_lost(run, outcome)
+        else:
+            outcome = _last_attempt_lost(run, outcome)
     return end(session, run, outcome, actor, pending)
 
 

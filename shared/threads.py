@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from shared import audit, runs
@@ -21,19 +20,14 @@ def find_thread(session: Session, user_id: str, thread_id: str) -> Thread | None
     return session.scalars(query).one_or_none()
 
 
-def visible_runs(user_id: str) -> Select[Any]:
-    """Returns the query for the user's runs, without those of deleted threads."""
-    kept = exists().where(Thread.user_id == Run.user_id, Thread.id == Run.thread_id, Thread.deleted_at.is_(None))
-    return select(Run).where(Run.user_id == user_id, kept)
-
-
 def find_run(session: Session, user_id: str, run_id: str) -> Run:
     """Returns the user's run.
 
     Raises:
         NotFoundError: there is none, or its thread is deleted.
     """
-    run: Run | None = session.scalars(visible_runs(user_id).where(Run.id == run_id)).one_or_none()
+    kept = exists().where(Thread.user_id == Run.user_id, Thread.id == Run.thread_id, Thread.deleted_at.is_(None))
+    run = session.scalars(select(Run).where(Run.user_id == user_id, Run.id == run_id, kept)).one_or_none()
     if run is None:
         raise NotFoundError("no such run")
     return run
@@ -68,13 +62,24 @@ def cancel_live_runs(
     )
     asked: list[Run] = []
     stored: list[StoredEvent] = []
-    for run_id in session.scalars(query.order_by(Run.id).limit(limit)).all():
+    # All are locked before the first is changed: changing one locks the stream, and streams come after runs.
+    for run_id in session.scalars(query.order_by(Run.id).limit(limit).with_for_update()).all():
         answer = runs.request_cancel(session, user_id, run_id)
         if answer is not None:
             asked.append(answer[0])
             stored += answer[1]
             session.expunge(answer[0])
     return asked, stored
+
+
+def deleted_but_live(session: Session, limit: int = 100) -> list[tuple[str, str]]:
+    """Returns deleted threads, as (user, thread), with live runs that nobody has asked to end: a deletion broke off."""
+    query = (
+        select(Thread.user_id, Thread.id)
+        .join(Run, (Run.user_id == Thread.user_id) & (Run.thread_id == Thread.id))
+        .where(Thread.deleted_at.is_not(None), Run.status.in_(LIVE), Run.cancel_requested_at.is_(None))
+    )
+    return [(row.user_id, row.id) for row in session.execute(query.distinct().limit(limit))]
 
 
 def remove_deleted_threads(session: Session, limit: int = 100) -> int:

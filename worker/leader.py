@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from shared import catalogue, runs
 from shared.context import UserExecutionContext
 from shared.database import load_sql
+from shared.errors import UnavailableError
 from shared.loop import Loop
 from shared.messages import RunMessage
 from shared.models import Run, Worker
@@ -23,12 +24,13 @@ from shared.outcomes import Lost
 from shared.redis import RedisError
 from shared.services import Services
 from shared.states import ExecutionState
-from shared.threads import remove_deleted_threads
+from shared.threads import cancel_live_runs, deleted_but_live, remove_deleted_threads
 from worker import metrics
 
 log = structlog.get_logger(__name__)
 
 PAUSE_S = 2.0  # a tick that comes so much later than planned follows an outage
+MAX_DOUBLINGS = 8
 MAX_REPAIRS = 500  # of each kind in a tick; the next tick goes on
 _TAKE_LEASE = load_sql("take_lease")
 
@@ -51,6 +53,7 @@ class Leader(Loop):
         self._ticked_at: float | None = None
         self._quiet_until = 0.0
         self._empty_queues: set[str] = set()
+        self._admitted_to = ""  # the users are gone through in order, some in each sweep
 
     def tick(self) -> None:
         """One sweep.
@@ -64,14 +67,18 @@ class Leader(Loop):
             # Postgres was away, or this process stood still: all heartbeats may be old. Everybody gets one lease.
             self._quiet_until = now + self._lease_s
         if leading:
-            if now >= self._quiet_until:
-                self.recover_dead_workers()
-            self.keep_granted()
-            self.send_again()
-            self.admit_parked()
-            with self._database.system_session() as session:
-                remove_deleted_threads(session)
+            self._sweep(quiet=now < self._quiet_until)
         self._ticked_at = time.monotonic()
+
+    def _sweep(self, *, quiet: bool) -> None:
+        repairs = [self.keep_granted, self.send_again, self.admit_parked, self.clear_threads]
+        for repair in repairs if quiet else [self.recover_dead_workers, *repairs]:
+            try:
+                repair()
+            except UnavailableError:
+                raise
+            except Exception:  # one repair that fails for ever must not keep the others from being made
+                log.exception("a repair failed", repair=repair.__name__)
 
     def recover_dead_workers(self) -> int:
         """Ends the attempts of workers that gave no sign of life for a lease; returns how many."""
@@ -107,7 +114,7 @@ class Leader(Loop):
         each sending, so that a long queue is not filled with copies. A doubled message does nothing: the claim decides.
         """
         empty = self._queues_empty_for_a_sweep()
-        wait_s = self._lease_s * 4 * func.power(2, Run.sends - 1)
+        wait_s = self._lease_s * 4 * func.power(2, func.least(Run.sends - 1, MAX_DOUBLINGS))
         age_s = func.extract("epoch", func.clock_timestamp() - Run.sent_at)
         with self._database.system_session() as session:
             overdue = or_(Run.queue.in_(empty), age_s > wait_s) if empty else age_s > wait_s
@@ -138,9 +145,26 @@ class Leader(Loop):
     def admit_parked(self) -> int:
         """Starts parked runs that have a free slot, whatever should have started them; returns how many."""
         with self._database.system_session() as session:
-            query = select(Run.user_id).where(Run.status == ExecutionState.QUEUED, Run.granted_at.is_(None))
-            users = session.scalars(query.distinct().limit(MAX_REPAIRS)).all()
+            query = select(Run.user_id).where(
+                Run.status == ExecutionState.QUEUED, Run.granted_at.is_(None), Run.user_id > self._admitted_to
+            )
+            users = session.scalars(query.distinct().order_by(Run.user_id).limit(MAX_REPAIRS)).all()
+        self._admitted_to = users[-1] if len(users) == MAX_REPAIRS else ""
         return sum(self._services.dispatcher.admit(user_id) for user_id in users)
+
+    def clear_threads(self) -> None:
+        """Cancels what still lives in deleted threads, and removes those in which nothing does."""
+        with self._database.system_session() as session:
+            users = deleted_but_live(session)
+        for user_id, thread_id in users:
+            with self._database.user_session(user_id) as session:
+                asked, stored = cancel_live_runs(session, user_id, thread_id, MAX_REPAIRS)
+            self._services.publish(stored)
+            for run in asked:
+                if ExecutionState(run.status).is_end:
+                    self._services.dispatcher.release(user_id, run.id)
+        with self._database.system_session() as session:
+            remove_deleted_threads(session)
 
     def _lead(self) -> bool:
         with self._database.system_session() as session:

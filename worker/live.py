@@ -59,5 +59,6 @@ class LiveRun:
             os.close(self.wake_fd)
 
     def _ask(self, outcome: Outcome) -> None:
-        self.asked_to_end = self.asked_to_end or outcome
-        self.wake()
+        if self.asked_to_end is None:
+            self.asked_to_end = outcome
+            self.wake()

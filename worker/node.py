@@ -15,12 +15,11 @@ from shared import catalogue
 from shared.errors import UnavailableError
 from shared.ids import new_id
 from shared.models import Worker
-from shared.outcomes import Lost
 from shared.services import Services
 from worker.heartbeat import Control, Heartbeat
 from worker.leader import Leader
 from worker.live import LiveRun
-from worker.runner import Runner
+from worker.runner import HANDED_BACK, Runner
 from worker.tracker import AgentExecutionTracker
 from worker.writer import EventWriter
 from worker.zygote_client import ZygoteClient
@@ -53,6 +52,7 @@ class WorkerNode:
         self.leader = Leader(services, self.id)
         self._control = Control(services, self.id, self.live)
         self._closing = threading.Event()
+        self._handing_back = threading.Event()
         self._draining: threading.Thread | None = None
         self.runner = Runner(
             services,
@@ -62,6 +62,7 @@ class WorkerNode:
             live=self.live,
             tracker=self.tracker,
             is_closing=self._closing.is_set,
+            must_hand_back=self._handing_back.is_set,
         )
 
     def start(self) -> None:
@@ -88,8 +89,9 @@ class WorkerNode:
 
     def hand_back_all(self) -> None:
         """Stops every run now; each goes on elsewhere, and the attempt does not count."""
+        self._handing_back.set()
         for run in list(self.live.values()):
-            run.stop(Lost("drained", "the worker was shut down", counted=False))
+            run.stop(HANDED_BACK)
 
     def close(self) -> None:
         """Stops all parts. What is still under way is given up to recovery."""

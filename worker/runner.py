@@ -14,7 +14,7 @@ from shared.events import Event, StoredEvent
 from shared.limits import concurrent_runs
 from shared.messages import RunMessage
 from shared.models import Run
-from shared.outcomes import Cancelled, Lost, Outcome, TimedOut
+from shared.outcomes import Cancelled, Failed, Lost, Outcome, TimedOut
 from shared.redis import RedisError
 from shared.services import Services
 from shared.signing import database_token, derive_key
@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 RECORD_FOR_S = 600.0
 RECORD_RETRY_S = 0.5
+NO_SANDBOX_PAUSE_S = 1.0
+HANDED_BACK = Lost("drained", "the worker was shut down", counted=False)
 TOKEN_MARGIN_S = 60.0
 
 
@@ -40,6 +42,7 @@ class Runner:
         worker_id: who claims.
         live: runs under way here, by id; heartbeat and control channel look them up in it.
         is_closing: whether the worker ends now, so that waiting for Postgres is over.
+        must_hand_back: whether the time of the drain is over, so that nothing is begun any more.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a worker
@@ -52,6 +55,7 @@ class Runner:
         live: dict[str, LiveRun],
         tracker: AgentExecutionTracker,
         is_closing: Callable[[], bool],
+        must_hand_back: Callable[[], bool] = lambda: False,
     ) -> None:
         self._services = services
         self._worker_id = worker_id
@@ -60,6 +64,7 @@ class Runner:
         self._live = live
         self._tracker = tracker
         self._is_closing = is_closing
+        self._must_hand_back = must_hand_back
         self._token_key = derive_key(services.settings.secrets[0], "database-token")
 
     def execute(self, text: object) -> None:
@@ -79,10 +84,13 @@ class Runner:
                 return
             live = LiveRun(run)
             self._live[run.id] = live
+            if self._must_hand_back():  # it was claimed while the others were stopped
+                live.stop(HANDED_BACK)
             try:
                 recorded = self._supervise_and_record(live)
             finally:
-                self._live.pop(run.id, None)
+                if self._live.get(run.id) is live:  # not the next attempt, which may be here already
+                    del self._live[run.id]
                 live.close()
             self._settle(run, recorded=recorded)
 
@@ -134,7 +142,8 @@ class Runner:
         try:
             sandbox = self._zygote.fork(live.wake)
         except UnavailableError as error:
-            return self._record(live, Lost("zygote_died", error.message, counted=False))
+            time.sleep(NO_SANDBOX_PAUSE_S)  # this attempt does not count: without a pause it would be tried for ever
+            return self._record(live, Lost("no_sandbox", error.message, counted=False))
         supervisor = Supervisor(
             live,
             sandbox,
@@ -144,10 +153,17 @@ class Runner:
             grace_s=self._services.settings.cancel_grace_s,
         )
         try:
-            return self._record(live, supervisor.run(self._start_frame(live)))
+            return self._record(live, self._watch(supervisor, live))
         finally:
             supervisor.close()
             metrics.SANDBOX_CPU_SECONDS.inc(sandbox.cpu_s)
+
+    def _watch(self, supervisor: Supervisor, live: LiveRun) -> Outcome:
+        try:
+            return supervisor.run(self._start_frame(live))
+        except Exception:  # a mistake of ours must end the run with a reason, not leave it to be tried for ever
+            log.exception("the supervision of a run failed")
+            return Failed("internal", "the worker failed at this run; its operator finds the reason in the log")
 
     def _start_frame(self, live: LiveRun) -> dict[str, Any]:
         run, settings = live.run, self._services.settings

@@ -180,7 +180,7 @@ class Supervisor:
 
     def _apply_timers(self) -> None:
         now = time.monotonic()
-        if now >= self._live.deadline:
+        if self._live.asked_to_end is None and now >= self._live.deadline:
             self._live.time_out()
         if self._live.asked_to_end is None:
             return
@@ -207,7 +207,7 @@ class Supervisor:
         if self._live.asked_to_end is not None:
             return self._live.asked_to_end
         if self._sandbox.zygote_died:
-            return Lost("zygote_died", "the process that holds the sandboxes died", counted=False)
+            return Lost("zygote_died", f"the sandbox {self._sandbox.reason}", counted=False)
         reason = self._sandbox.reason or "closed its connection"
         return Lost("sandbox_died", f"the sandbox {reason} before it gave a result")
 

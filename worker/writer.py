@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 import structlog
@@ -15,7 +15,7 @@ from worker import metrics
 
 log = structlog.get_logger(__name__)
 
-MAX_QUEUED = 4000
+MAX_QUEUED_PER_RUN = 200  # 64 KiB each at the most
 MAX_BATCH = 500
 RETRY_S = 0.5
 
@@ -32,6 +32,7 @@ class EventWriter:
         self._services = services
         self._on_refused = on_refused
         self._queue: deque[Event] = deque()
+        self._queued: Counter[str] = Counter()  # by run
         self._writing: list[Event] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -50,11 +51,15 @@ class EventWriter:
             self._thread.join(timeout_s)
 
     def put(self, event: Event, timeout_s: float) -> bool:
-        """Queues an event; False if the queue stayed full for `timeout_s` seconds (so the agent has to wait)."""
+        """Queues an event; False if there was no room for `timeout_s` seconds, so that the agent has to wait.
+
+        Each run has its own bound: one that talks a lot waits for itself, not the others for it.
+        """
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._queue) < MAX_QUEUED, timeout_s):
+            if not self._changed.wait_for(lambda: self._queued[event.run_id] < MAX_QUEUED_PER_RUN, timeout_s):
                 return False
             self._queue.append(event)
+            self._queued[event.run_id] += 1
             self._changed.notify_all()
             return True
 
@@ -67,6 +72,7 @@ class EventWriter:
             while any(event.run_id == run_id for event in self._writing) and not give_up():
                 self._changed.wait(RETRY_S)
             taken = [event for event in self._queue if event.run_id == run_id]
+            del self._queued[run_id]
             if taken:
                 self._queue = deque(event for event in self._queue if event.run_id != run_id)
                 self._changed.notify_all()
@@ -93,6 +99,7 @@ class EventWriter:
             if not self._writing:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
                 self._writing = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+                self._queued -= Counter(event.run_id for event in self._writing)
                 self._changed.notify_all()
             return self._writing
 
@@ -114,6 +121,15 @@ class EventWriter:
     def _write_singly(self, batch: list[Event]) -> None:
         for event in batch:
             try:
-                self._write([event])
+                while not self._written(event):
+                    if not self._wait_to_retry():
+                        return
             except Exception:  # this one is what the database refuses
                 log.exception("an event is refused", run_id=event.run_id, type=event.type)
+
+    def _written(self, event: Event) -> bool:
+        try:
+            self._write([event])
+        except UnavailableError:
+            return False
+        return True

@@ -5,7 +5,8 @@ in packets of JSON over the socket that is its standard input:
 
     in    {"op": "fork", "id": 7} with one file descriptor · {"op": "kill", "id": 7, "signal": 9}
     out   {"op": "agent", …} for each agent, {"op": "ready"} or {"op": "failed", "message"} ·
-          {"op": "forked", "id", "pid"} · {"op": "exited", "id", "status", "signal", "cpu_s", "max_rss_kb"}
+          {"op": "forked", "id", "pid"} or {"op": "refused", "id", "message"} ·
+          {"op": "exited", "id", "status", "signal", "cpu_s", "max_rss_kb"}
 """
 
 from __future__ import annotations
@@ -73,7 +74,9 @@ class Zygote:
         if not packet:
             return False
         request = json.loads(packet)
-        if request["op"] == "fork":
+        if request["op"] == "fork" and not fds:
+            self._send({"op": "refused", "id": request["id"], "message": "too many open files"})
+        elif request["op"] == "fork":
             self._fork(request["id"], fds[0])
         else:
             self._kill(request["id"], request["signal"])
@@ -81,7 +84,12 @@ class Zygote:
 
     def _fork(self, number: int, fd: int) -> None:
         me = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # no memory, too many processes: this one run has to wait, the others live on
+            os.close(fd)
+            self._send({"op": "refused", "id": number, "message": str(error)})
+            return
         if pid == 0:
             self._become_sandbox(me, fd)
         os.close(fd)

@@ -154,19 +154,25 @@ class ZygoteClient:
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
-            folder = tempfile.mkdtemp(prefix="lanewise-")
-            control = self._exec(folder)
             try:
-                self._listen(control)
-            except (OSError, ValueError):
-                log.exception("the zygote's messages cannot be read")
-            finally:
-                self._bury(control, folder)
+                self._keep_one()
+            except Exception:  # the next one is tried: without this thread there would never be a sandbox again
+                log.exception("the zygote cannot be started")
             if self._failure is not None and self.restarts == 0:
                 return  # at start-up: `start` reports it
             if not self._stopping.wait(RESTART_WAIT_S):
                 self.restarts += 1
                 log.warning("the zygote ended and is started again", failure=self._failure)
+
+    def _keep_one(self) -> None:
+        folder = tempfile.mkdtemp(prefix="lanewise-")
+        control = self._exec(folder)
+        try:
+            self._listen(control)
+        except (OSError, ValueError):
+            log.exception("the zygote's messages cannot be read")
+        finally:
+            self._bury(control, folder)
 
     def _exec(self, folder: str) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -200,7 +206,10 @@ class ZygoteClient:
                     self._failure = message["message"]
                     self._ready.set()
                 case "forked":
-                    self._sandboxes[message["id"]].pid = message["pid"]
+                    if (sandbox := self._sandboxes.get(message["id"])) is not None:
+                        sandbox.pid = message["pid"]
+                case "refused":
+                    self._refused(message)
                 case "exited":
                     self._exited(message)
 
@@ -213,6 +222,15 @@ class ZygoteClient:
         sandbox.cpu_s, sandbox.max_rss_kb = message["cpu_s"], message["max_rss_kb"]
         sandbox.exited.set()
         sandbox.notify()
+
+    def _refused(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            sandbox = self._sandboxes.pop(message["id"], None)
+        if sandbox is not None:
+            log.error("a sandbox cannot be forked", error=message["message"])
+            sandbox.reason, sandbox.zygote_died = f"could not be forked: {message['message']}", True
+            sandbox.exited.set()
+            sandbox.notify()
 
     def _bury(self, control: socket.socket, folder: str) -> None:
         """The zygote is gone, and by the kernel so are its sandboxes: ends their groups too and tells their runners."""

@@ -116,6 +116,14 @@ def test_what_came_first_is_the_reason(begin: Begin) -> None:
     assert attempt.outcome(3) == Cancelled()
 
 
+def test_waiting_for_a_blocking_agent_costs_nothing(begin: Begin) -> None:
+    attempt = begin("block", time_limit_s=0.2, grace_s=1)
+    attempt.wait_for()
+    before = time.process_time()
+    assert attempt.outcome() == TimedOut(0.2)
+    assert time.process_time() - before < 0.3  # of more than a second
+
+
 def test_a_stopped_sandbox_meets_its_time_limit_too(begin: Begin) -> None:
     attempt = begin("wait", time_limit_s=0.5, grace_s=GRACE_S)
     attempt.wait_for()

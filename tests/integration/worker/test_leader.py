@@ -87,6 +87,13 @@ def test_what_was_to_be_cancelled_ends_cancelled(node: Node, leader: Leader, dea
     assert node.now(run).status == "cancelled"
 
 
+def test_what_was_to_be_cancelled_ends_cancelled_in_its_last_attempt_too(node: Node, leader: Leader, dead: str) -> None:
+    run = start_run(node.services, node.submit("wait"), dead)  # one attempt only
+    cancel(node.services.database, run)
+    leader.recover_dead_workers()
+    assert node.now(run).status == "cancelled"
+
+
 def test_a_dead_workers_row_goes_when_its_runs_have_gone(node: Node, leader: Leader, dead: str) -> None:
     start_run(node.services, node.submit("echo"), dead)
     leader.recover_dead_workers()
@@ -256,6 +263,30 @@ def test_parked_runs_are_admitted_whatever_should_have_done_it(node: Node, leade
     limit = node.services.settings.user_concurrent_runs
     assert [node.now(run).granted_at is not None for run in runs] == ([True] * limit + [False] * (4 - limit)) * 2
     assert len(take_messages(node.services)) == 2 * limit
+
+
+def test_no_user_waits_for_ever_behind_those_whose_slots_are_full(
+    node: Node, leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.leader.MAX_REPAIRS", 1)
+    limit = node.services.settings.user_concurrent_runs
+    full = [node.submit("echo", user_id="alice") for _ in range(limit + 1)]
+    other = node.submit("echo", user_id="bob")
+    sweep(leader)
+    assert node.now(full[-1]).granted_at is None  # so alice is found in every sweep
+    assert node.now(other).granted_at is not None
+
+
+def test_one_repair_that_fails_does_not_keep_the_others_from_being_made(
+    node: Node, leader: Leader, dead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leader, "keep_granted", lambda: 1 / 0)
+    run = start_run(node.services, node.submit("echo"), dead)
+    parked = node.submit("echo", user_id="bob")
+    leader.tick()
+    assert node.now(run).attempt == 1
+    assert node.now(run).status == "queued"
+    assert node.now(parked).granted_at is not None
 
 
 def test_a_tick_on_a_healthy_fleet_changes_nothing(node: Node, leader: Leader) -> None:

@@ -397,6 +397,7 @@ def test_what_is_handed_back_is_not_counted_and_begins_again(node: Node) -> None
     node.join()
     assert (node.now(run).status, node.now(run).lost_attempts) == ("queued", 0)
     assert node.log(run)[-1]["data"]["reason"] == "drained"
+    node.parts._handing_back.clear()  # as if this were the next worker
     node.pump()
     assert node.wait(run).status == "completed"
 
@@ -479,3 +480,10 @@ def test_a_superseded_attempt_that_ends_by_itself_writes_no_end(
 def test_the_attempts_of_this_suite_leave_no_sandbox(zygote: ZygoteClient, begin: Begin) -> None:
     begin("echo").outcome()
     assert wait_until(lambda: sandbox_pids(zygote) == set(), 2)
+
+
+def test_what_is_claimed_while_all_is_handed_back_is_handed_back_too(node: Node) -> None:
+    node.parts.hand_back_all()
+    run = node.begin("wait", {"seconds": 30})
+    node.join()
+    assert (node.now(run).status, node.now(run).lost_attempts) == ("queued", 0)

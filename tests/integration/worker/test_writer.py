@@ -72,7 +72,10 @@ def test_many_runs_write_at_once_and_each_keeps_its_order(services: Services, wr
     assert all(stream_is_gapless(services, f"user-{n}") for n in range(3))
 
 
-def test_what_arrives_while_one_batch_is_written_forms_the_next(services: Services, writer: EventWriter) -> None:
+def test_what_arrives_while_one_batch_is_written_forms_the_next(
+    services: Services, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "MAX_QUEUED_PER_RUN", 1200)
     run = start_run(services, submit_run(services))
     for number in range(1200):
         assert writer.put(event(run, number), 0)
@@ -88,7 +91,7 @@ def test_what_arrives_while_one_batch_is_written_forms_the_next(services: Servic
 def test_the_queue_is_bounded_and_says_when_it_is_full(
     services: Services, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "MAX_QUEUED", 10)
+    monkeypatch.setattr(writer_module, "MAX_QUEUED_PER_RUN", 10)
     run = start_run(services, submit_run(services))
     assert all(writer.put(event(run, number), 0) for number in range(10))
     assert not writer.put(event(run, 10), 0.01)
@@ -99,6 +102,18 @@ def test_the_queue_is_bounded_and_says_when_it_is_full(
     waiting.join(PATIENCE_S)
     writer.stop()
     assert written(services, run) == list(range(11))
+
+
+def test_a_run_that_talks_too_much_waits_alone(
+    services: Services, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "MAX_QUEUED_PER_RUN", 10)
+    loud, quiet = (start_run(services, submit_run(services)) for _ in range(2))
+    assert all(writer.put(event(loud, number), 0) for number in range(10))
+    assert not writer.put(event(loud, 10), 0)
+    assert writer.put(event(quiet, 0), 0)
+    writer.take(loud.id, lambda: False)
+    assert writer.put(event(loud, 10), 0)
 
 
 def test_what_is_taken_for_the_end_of_a_run_is_not_written_twice(services: Services, writer: EventWriter) -> None:
