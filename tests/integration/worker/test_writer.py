@@ -32,7 +32,7 @@ def writer(services: Services, refused: list[str]) -> Iterator[EventWriter]:
     """A writer that has not been started yet."""
     writer = EventWriter(services, refused.append)
     yield writer
-    writer.stop()
+    writer.stop(PATIENCE_S)
 
 
 def event(run: Run, number: int, attempt: int = 1) -> Event:
@@ -66,7 +66,7 @@ def test_many_runs_write_at_once_and_each_keeps_its_order(services: Services, wr
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
-    writer.stop()
+    writer.stop(PATIENCE_S)
     for run in runs:
         assert written(services, run) == list(range(300))
     assert all(stream_is_gapless(services, f"user-{n}") for n in range(3))
@@ -100,7 +100,7 @@ def test_the_queue_is_bounded_and_says_when_it_is_full(
     waiting.start()
     writer.start()  # makes room
     waiting.join(PATIENCE_S)
-    writer.stop()
+    writer.stop(PATIENCE_S)
     assert written(services, run) == list(range(11))
 
 
@@ -124,7 +124,7 @@ def test_what_is_taken_for_the_end_of_a_run_is_not_written_twice(services: Servi
     taken = writer.take(mine.id, lambda: False)
     assert [item.data["text"] for item in taken] == list("01234")
     writer.start()
-    writer.stop()
+    writer.stop(PATIENCE_S)
     assert written(services, mine) == []
     assert written(services, other) == list(range(5))
 
@@ -174,7 +174,7 @@ def test_a_superseded_run_is_reported_and_its_neighbours_in_the_batch_are_writte
         for run in (mine, superseded, ended):
             writer.put(event(run, number), 0)
     writer.start()
-    writer.stop()
+    writer.stop(PATIENCE_S)
     assert sorted(refused) == sorted([superseded.id, ended.id])
     assert written(services, mine) == [0, 1, 2]
     assert written(services, superseded) == written(services, ended) == []
@@ -188,7 +188,7 @@ def test_one_event_that_the_database_refuses_costs_no_other_one(services: Servic
     writer.put(event(mine, 1), 0)
     writer.put(event(other, 2), 0)
     writer.start()
-    writer.stop()
+    writer.stop(PATIENCE_S)
     assert written(services, mine) == [0, 1]
     assert written(services, other) == [2]
 
