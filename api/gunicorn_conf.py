@@ -10,6 +10,7 @@ from gunicorn.glogging import Logger
 from shared import logs
 from shared.errors import ConfigurationError
 from shared.settings import get_settings
+from shared.tokens import TokenVerifier
 
 KEEPALIVE_S = 75  # longer than a load balancer keeps its idle connections, so that it never sends into a closed one
 # A wait on Postgres ends at the server after statement_timeout (30 s); this is for a server that is no longer there.
@@ -18,6 +19,8 @@ CONNECT_TIMEOUT_S = 5
 
 try:
     settings = get_settings()
+    if settings.jwt_jwks_file is not None:
+        TokenVerifier(settings)  # says now, in one line, what is wrong with the file
 except ConfigurationError as error:
     sys.exit(f"lanewise api: {error.message}")
 

@@ -21,6 +21,7 @@ from shared.errors import (
     ForbiddenError,
     InvalidError,
     LanewiseError,
+    QuotaError,
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
@@ -30,6 +31,10 @@ from shared.errors import (
 _REF = "#/components/schemas/{model}"
 _PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>")
 _PROBLEM = {CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
+_LOCATION = {"description": "where it is from now on", "required": True, "schema": {"type": "string"}}
+_RETRY = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
+_CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}}}
+_ERROR_HEADERS = {UnauthorizedError: _CHALLENGE, QuotaError: _RETRY, UnavailableError: _RETRY}
 _TEXT = {"schema": {"type": "string"}}
 _DESCRIPTION = "Runs agents for many users at once. Every call but the open ones takes a bearer token."
 
@@ -82,6 +87,8 @@ def _answers(operation: Operation) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for status, answer in operation.answers.items():
         found[str(status)] = {"description": HTTPStatus(status).phrase}
+        if operation.located:
+            found[str(status)]["headers"] = {"Location": _LOCATION}
         if answer is not None:
             found[str(status)]["content"] = _content(answer)
     return found
@@ -95,12 +102,14 @@ def _errors(operation: Operation) -> dict[str, Any]:
         kinds |= {BadRequestError, InvalidError}
     if isinstance(operation.body, type):
         kinds |= {BadRequestError, InvalidError, TooLargeError, UnsupportedMediaTypeError}
-    by_status = sorted({kind.status: kind for kind in kinds}.items())
-    return {
-        str(status): {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
-        for status, _ in by_status
-        if status not in operation.answers
-    }
+    by_status = sorted({kind.status: kind for kind in kinds}.items())  # one class stands for all of its status
+    found: dict[str, Any] = {}
+    for status, kind in by_status:
+        if status not in operation.answers:
+            found[str(status)] = {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
+            if kind in _ERROR_HEADERS:
+                found[str(status)]["headers"] = _ERROR_HEADERS[kind]
+    return found
 
 
 def _content(answer: type[BaseModel] | str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Operation:
     body: type[BaseModel] | str | None
     body_required: bool
     request_headers: Mapping[str, str]
+    located: bool
     errors: tuple[type[LanewiseError], ...]
 
     @property
@@ -73,6 +74,7 @@ def operation(  # noqa: PLR0913 - one declaration, all of it named
     body: type[BaseModel] | str | None = None,
     body_required: bool = True,
     request_headers: Mapping[str, str] | None = None,
+    located: bool = False,
     errors: tuple[type[LanewiseError], ...] = (),
 ) -> Callable[[View], Operation]:
     """Declares a view.
@@ -85,11 +87,13 @@ def operation(  # noqa: PLR0913 - one declaration, all of it named
         body: a model: the view gets it as `body`; a media type: the view reads it itself.
         body_required: whether an empty body is refused; else it means the model's defaults.
         request_headers: further headers by name, with a description each.
+        located: whether its answers have a `Location`.
         errors: what it may answer besides what follows from the rest.
     """
 
     def decorate(view: View) -> Operation:
-        return Operation(view, summary, answers, scope, query, body, body_required, request_headers or {}, errors)
+        headers = request_headers or {}
+        return Operation(view, summary, answers, scope, query, body, body_required, headers, located, errors)
 
     return decorate
 

@@ -50,6 +50,7 @@ def list_documents(identity: Identity, query: PageQuery) -> Response:
     {201: Document, 200: Document},
     body="*/*",
     body_required=False,
+    located=True,
     errors=(TooLargeError, InvalidError),
 )
 def put(identity: Identity, name: str) -> Response:

@@ -25,6 +25,7 @@ bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
     "Submit a run",
     {202: Run},
     body=RunSubmission,
+    located=True,
     request_headers={"Idempotency-Key": "1 to 255 printable ASCII characters: the same key and body are the same run"},
     errors=(NotFoundError, ConflictError, TooLargeError, QuotaError),
 )

@@ -28,7 +28,9 @@ CANCELS_AT_ONCE = 100
 
 
 @bp.post("")
-@operation("Make a thread", {201: Thread}, body=ThreadCreation, body_required=False, errors=(TooLargeError,))
+@operation(
+    "Make a thread", {201: Thread}, body=ThreadCreation, body_required=False, located=True, errors=(TooLargeError,)
+)
 def create(identity: Identity, body: ThreadCreation) -> Response:
     """A run without `thread_id` makes one by itself."""
     check_json(body.title, "title", MAX_TITLE_BYTES)
