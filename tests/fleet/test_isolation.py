@@ -67,8 +67,8 @@ def breakable(switches: Path) -> Iterator[Fleet]:
 
 
 NO_ROW_SECURITY = (
-    "ALTER TABLE lanewise.runs DISABLE ROW LEVEL SECURITY",
-    "ALTER TABLE lanewise.runs ENABLE ROW LEVEL SECURITY",
+    "ALTER TABLE lanewise.runs DISABLE ROW LEVEL SECURITY; ALTER TABLE lanewise.threads DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE lanewise.runs ENABLE ROW LEVEL SECURITY; ALTER TABLE lanewise.threads ENABLE ROW LEVEL SECURITY",
 )
 OPEN_POLICY = (
     "CREATE POLICY planted ON lanewise.documents FOR SELECT TO lanewise_run USING (true)",
@@ -76,9 +76,12 @@ OPEN_POLICY = (
 )
 PLANTED = {
     "nothing is broken": ((), set()),
-    "a list forgets its filter": (("filter",), set()),  # row level security holds
-    "a table has no row level security": ((NO_ROW_SECURITY,), {"database"}),
-    "neither filter nor row level security": (("filter", NO_ROW_SECURITY), {"database", "rest"}),
+    "every query forgets its filter": (("filter",), set()),  # row level security holds
+    "tables have no row level security": ((NO_ROW_SECURITY,), {"database"}),
+    "neither filters nor row level security": (
+        ("filter", NO_ROW_SECURITY),
+        {"database", "rest", "websocket snapshot"},
+    ),
     "a policy lets every run in": ((OPEN_POLICY,), {"sandbox rows", "sandbox memory"}),
     "events go to everybody's channel": (("channel",), {"redis", "websocket live"}),
     "stored values share their keys": (("store",), {"redis", "sandbox store", "sandbox memory"}),

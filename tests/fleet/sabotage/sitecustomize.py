@@ -10,11 +10,15 @@ import importlib.machinery
 import json
 import mmap
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+FILTER = re.compile(r"\b(\w+\.)*user_id = %\(\w+\)s")
+WRITING = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 
 
 def broken(name: str) -> bool:
@@ -42,26 +46,21 @@ def publish_to_everybody(module: Any) -> None:
     module.publish = publish
 
 
-def forget_the_filter(module: Any) -> None:
-    right = module._filtered
+def forget_filters(_module: Any) -> None:
+    """No query of the api says any more whose rows it wants."""
+    from sqlalchemy import event  # noqa: PLC0415 - nothing is imported before the fleet does it
+    from sqlalchemy.engine import Engine  # noqa: PLC0415
 
-    def filtered(user_id: str, query: Any) -> Any:
-        from sqlalchemy import select  # noqa: PLC0415 - nothing is imported before the fleet does it
-
-        return select(module.models.Run) if broken("filter") else right(user_id, query)
-
-    module._filtered = filtered
+    @event.listens_for(Engine, "before_cursor_execute", retval=True)
+    def forget(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        if broken("filter") and not WRITING.search(statement):
+            statement = FILTER.sub("true", statement)
+        return statement, parameters
 
 
 def log_what_agents_say(module: Any) -> None:
-    right = module.Supervisor._log_trace
-
-    def log_trace(supervisor: Any, frame: dict[str, Any]) -> None:
-        if broken("log"):
-            module.log.info("an agent raised", message=frame["message"])
-        right(supervisor, frame)
-
-    module.Supervisor._log_trace = log_trace
+    right = module.describe_trace
+    module.describe_trace = lambda error: str(error) if broken("log") else right(error)
 
 
 def share_memory(module: Any) -> None:
@@ -79,8 +78,8 @@ def share_memory(module: Any) -> None:
 BREAKS: dict[str, Callable[[Any], None]] = {
     "shared.redis": share_the_store,
     "shared.events": publish_to_everybody,
-    "api.resources.runs": forget_the_filter,
-    "worker.supervise": log_what_agents_say,
+    "api.wsgi": forget_filters,
+    "worker.core": log_what_agents_say,
     "tests.fleet.agents_acceptance": share_memory,
 }
 
