@@ -10,7 +10,6 @@ from gunicorn.glogging import Logger
 from shared import logs
 from shared.errors import ConfigurationError
 from shared.settings import get_settings
-from shared.tokens import TokenVerifier
 
 KEEPALIVE_S = 75  # longer than a load balancer keeps its idle connections, so that it never sends into a closed one
 # A wait on Postgres ends at the server after statement_timeout (30 s); this is for a server that is no longer there.
@@ -19,8 +18,6 @@ CONNECT_TIMEOUT_S = 5
 
 try:
     settings = get_settings()
-    if settings.jwt_jwks_file is not None:
-        TokenVerifier(settings)  # says now, in one line, what is wrong with the file
 except ConfigurationError as error:
     sys.exit(f"lanewise api: {error.message}")
 
@@ -66,8 +63,9 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def worker_exit(_server: Any, _worker: Any) -> None:
-    """Closes what is open."""
-    from api.state import EXTENSION  # noqa: PLC0415
-    from api.wsgi import app  # noqa: PLC0415
+    """Closes what is open, if it came that far."""
+    wsgi = sys.modules.get("api.wsgi")
+    if wsgi is not None:
+        from api.state import EXTENSION  # noqa: PLC0415 - not in the main process
 
-    app.extensions[EXTENSION].close()
+        wsgi.app.extensions[EXTENSION].close()

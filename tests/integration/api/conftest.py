@@ -149,7 +149,9 @@ def make_fleet(servers: Servers, log: Path, **changes: Any) -> Iterator[Fleet]:
         worker = FakeWorker(services)
         server = stack.enter_context(run_server(settings, partial(make_token, settings.jwt_keys[0]), log))
         yield Fleet(server, name, settings, services, superuser, worker)
-    assert '"level": "error"' not in log.read_text(), log.read_text()
+    text = log.read_text()
+    assert '"level": "error"' not in text, text
+    assert all(line.startswith("{") for line in text.splitlines()), text
 
 
 @pytest.fixture(scope="session")
