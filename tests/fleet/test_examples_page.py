@@ -43,9 +43,8 @@ def shell(examples: Fleet) -> dict[str, str]:
 
 @pytest.mark.parametrize("line", TYPED)
 def test_a_line_does_what_it_should(shell: dict[str, str], line: str) -> None:
-    done = subprocess.run(
-        ("bash", "-euc", line), cwd=ROOT, env=shell, capture_output=True, text=True, timeout=60, check=False
-    )
+    argv = ("bash", "-euc", line)
+    done = subprocess.run(argv, cwd=ROOT, env=shell, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
     assert '"problem"' not in done.stdout
