@@ -55,8 +55,9 @@ class RunReader:
 
     def page(self, executor: Executor, user_id: str, limit: int, **only: Any) -> tuple[Views, bool]:
         """Does the same in a transaction of the caller's."""
+        agents = self._catalogue.all()  # first: it may need a connection of its own
         parameters = {**_ANY, **only, "user_id": user_id, "limit": limit, "budget": MAX_PAGE_BYTES}
         rows = list(executor.execute(_PAGE, parameters))
         runs = cast("Sequence[Run]", rows)  # the columns that a view needs, under the same names
-        queues = queue_views(executor, user_id, runs, self._catalogue.all(), redis_away=self._hub.redis_away)
+        queues = queue_views(executor, user_id, runs, agents, redis_away=self._hub.redis_away)
         return [run_view(run, queues.get(run.id)) for run in runs], bool(rows) and rows[0].total > len(rows)

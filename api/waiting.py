@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from api.gateway.channel import Delivery
@@ -15,8 +17,10 @@ from shared.states import ExecutionState
 
 LOOK_AGAIN_S = 5.0
 MAX_WAITERS = 2000
+MAX_WAITERS_PER_USER = 100
 _ENDS = frozenset(TERMINAL.values())
-_waiters = threading.BoundedSemaphore(MAX_WAITERS)
+_waiters: Counter[str] = Counter()  # by user
+_lock = threading.Lock()
 
 
 class Waiter:
@@ -47,18 +51,31 @@ def wait_for_end(state: Api, user_id: str, run_id: str, timeout_s: float) -> dic
     view = state.runs.view(user_id, run_id)
     if _has_ended(view) or timeout_s <= 0:
         return view
-    if not _waiters.acquire(blocking=False):
-        raise QuotaError(f"{MAX_WAITERS} requests are waiting; ask again", retry_after_s=1)
     waiter = Waiter(run_id)
+    with _place(user_id), state.metrics.waiting.track_inprogress(), state.hub.channel(user_id) as channel:
+        channel.add(waiter)
+        try:
+            return _wait(state, user_id, run_id, waiter, deadline)
+        finally:
+            channel.remove(waiter)
+
+
+@contextmanager
+def _place(user_id: str) -> Iterator[None]:
+    """Counts a request that waits: so many of one user, and so many in all."""
+    with _lock:
+        if _waiters[user_id] >= MAX_WAITERS_PER_USER:
+            raise QuotaError(f"{MAX_WAITERS_PER_USER} requests of yours are waiting; ask again", retry_after_s=1)
+        if _waiters.total() >= MAX_WAITERS:
+            raise QuotaError(f"{MAX_WAITERS} requests are waiting; ask again", retry_after_s=1)
+        _waiters[user_id] += 1
     try:
-        with state.metrics.waiting.track_inprogress(), state.hub.channel(user_id) as channel:
-            channel.add(waiter)
-            try:
-                return _wait(state, user_id, run_id, waiter, deadline)
-            finally:
-                channel.remove(waiter)
+        yield
     finally:
-        _waiters.release()
+        with _lock:
+            _waiters[user_id] -= 1
+            if not _waiters[user_id]:
+                del _waiters[user_id]
 
 
 def _wait(state: Api, user_id: str, run_id: str, waiter: Waiter, deadline: float) -> dict[str, Any]:

@@ -86,13 +86,17 @@ class Database:
         )
 
     @contextmanager
-    def user_session(self, user_id: str) -> Iterator[Session]:
+    def user_session(self, user_id: str, *, repeatable: bool = False) -> Iterator[Session]:
         """Yields a session that sees and writes one user's rows; commits at the end, rolls back on any error.
+
+        Args:
+            user_id: whose.
+            repeatable: whether all that is read is as of one moment.
 
         Raises:
             UnavailableError: Postgres cannot be reached or does not answer in time.
         """
-        with self._session(_STATE_USER, {"user_id": check_user_id(user_id)}) as session:
+        with self._session(_STATE_USER, {"user_id": check_user_id(user_id)}, repeatable=repeatable) as session:
             yield session
 
     def once(self, user_id: str) -> Once:
@@ -120,9 +124,13 @@ class Database:
             yield session
 
     @contextmanager
-    def _session(self, statement: sa.TextClause, parameters: dict[str, str]) -> Iterator[Session]:
+    def _session(
+        self, statement: sa.TextClause, parameters: dict[str, str], *, repeatable: bool = False
+    ) -> Iterator[Session]:
         try:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
+                if repeatable:
+                    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
                 session.execute(statement, parameters)
                 yield session
         except (DBAPIError, PoolTimeoutError) as error:

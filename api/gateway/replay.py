@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from api.reading import RunReader
 from shared.database import Database
+from shared.events import head as stream_head
 from shared.events import read_stream
-from shared.models import RunEvent, UserStream
+from shared.models import RunEvent
 from shared.states import LIVE
 
 PAGE = 500
@@ -53,8 +54,8 @@ class Replay:
         Raises:
             UnavailableError: Postgres is away.
         """
-        with self._database.user_session(self._user_id) as session:
-            head = self._locked_head(session)
+        with self._database.user_session(self._user_id, repeatable=True) as session:
+            head = stream_head(session, self._user_id)  # all that is read here is as of this head, without any lock
             reason = None if after is None else self._obstacle(session, after, head)
             welcome: dict[str, Any]
             if after is not None and reason is None:
@@ -68,11 +69,6 @@ class Replay:
         """Returns the next page of events."""
         with self._database.user_session(self._user_id) as session:
             return read_stream(session, self._user_id, after, PAGE)
-
-    def _locked_head(self, session: Session) -> int:
-        """Returns the head; nothing is appended until this transaction ends, so the snapshot is as of this head."""
-        query = select(UserStream.head).where(UserStream.user_id == self._user_id)
-        return session.scalar(query.with_for_update(read=True)) or 0
 
     def _obstacle(self, session: Session, after: int, head: int) -> str | None:
         if after > head:

@@ -39,6 +39,7 @@ LIMITS: dict[str, float] = {
     "document": api.resources.documents.MAX_BYTES,
     "`Idempotency-Key`": api.idempotency.MAX_KEY_LENGTH,
     "user, thread and other ids of a context": shared.context.MAX_ID_LENGTH,
+    "requests of one user that wait for the end of a run, per api process": api.waiting.MAX_WAITERS_PER_USER,
     "requests that wait for the end of a run, per api process": api.waiting.MAX_WAITERS,
     "WebSocket connections of a user, per api process": api.gateway.protocol.MAX_SOCKETS_PER_USER,
     "time until the first frame of a WebSocket": api.gateway.protocol.HELLO_TIMEOUT_S,
