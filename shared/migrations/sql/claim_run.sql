@@ -11,10 +11,11 @@ LANGUAGE plpgsql SET search_path = lanewise AS $$
 #variable_conflict use_column
 DECLARE
     claimed runs;
+    moment timestamptz := clock_timestamp();
 BEGIN
     UPDATE runs r SET
-        status = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = clock_timestamp(),
-        started_at = coalesce(r.started_at, clock_timestamp())
+        status = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = moment,
+        started_at = coalesce(r.started_at, moment)
     WHERE r.user_id = p_user AND r.id = p_run AND r.attempt = p_attempt AND r.status = 'queued'
         AND r.granted_at IS NOT NULL AND r.agent = ANY (p_agents) AND r.context = p_context
     RETURNING r.* INTO claimed;
