@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from worker import zygote_client
 from worker.zygote_client import ZygoteClient
 
 GRACE_S = 0.3
+SPAWNED: list[int] = []  # by the present test's agents
 DRAINED = Lost("drained", "the worker was shut down", counted=False)
 
 
@@ -210,12 +212,22 @@ def again(begin: Begin, zygote: ZygoteClient) -> Attempt:
 # Descendants
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Ends what a test that failed has left behind."""
+    SPAWNED.clear()
+    yield
+    for pid in SPAWNED:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+
+
 @pytest.mark.parametrize("then", ["return", "die"])
 def test_what_a_run_started_is_gone_after_it(begin: Begin, then: str) -> None:
     attempt = begin("spawn", {"then": then})
     outcome = attempt.outcome()
+    pids = spawned(attempt)
     assert isinstance(outcome, Completed if then == "return" else Lost)
-    pids = [int(pid) for pid in attempt.texts[0].split(",")]
     assert len(set(pids)) == 3
     assert all_gone(*pids)
 
@@ -223,6 +235,7 @@ def test_what_a_run_started_is_gone_after_it(begin: Begin, then: str) -> None:
 def test_what_a_run_started_is_gone_after_its_cancel(begin: Begin) -> None:
     attempt = begin("spawn", {"then": "wait"}, grace_s=GRACE_S)
     pids = spawned(attempt)
+    assert not any(map(gone, pids[:2]))
     attempt.live.cancel()
     assert attempt.outcome(3) == Cancelled()
     assert all_gone(*pids)
@@ -231,6 +244,7 @@ def test_what_a_run_started_is_gone_after_its_cancel(begin: Begin) -> None:
 def test_what_runs_started_is_gone_when_their_zygote_is_stopped(begin: Begin, own_zygote: ZygoteClient) -> None:
     attempt = begin("spawn", {"then": "wait"}, zygote=own_zygote)
     pids = spawned(attempt)
+    assert not any(map(gone, pids[:2]))
     own_zygote.stop()
     assert isinstance(attempt.outcome(), Lost)
     assert all_gone(*pids)
@@ -239,7 +253,7 @@ def test_what_runs_started_is_gone_when_their_zygote_is_stopped(begin: Begin, ow
 def spawned(attempt: Attempt) -> list[int]:
     attempt.wait_for("")
     pids = [int(pid) for pid in attempt.texts[0].split(",")]
-    assert not any(gone(pid) for pid in pids[:2])
+    SPAWNED.extend(pids)
     return pids
 
 
@@ -268,19 +282,17 @@ def worker() -> Iterator[subprocess.Popen[str]]:
             [sys.executable, "-c", textwrap.dedent(WORKER)],
             cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-    left = []
     with process:
         yield process
-        left = descendants(process.pid)
+        SPAWNED.extend(descendants(process.pid))
         process.kill()
-    for pid in left:
-        psutil.Process(pid).kill()
 
 
 def below(worker: subprocess.Popen[str]) -> tuple[list[int], Path]:
     """Returns the pids below a worker that is under way, and its zygote's folder."""
     assert worker.stdout is not None
     pids = [int(pid) for pid in worker.stdout.readline().split()]
+    SPAWNED.extend(pids)
     assert len(pids) == 6
     assert not any(map(gone, pids[:5]))
     return pids, Path(psutil.Process(pids[0]).environ()["HOME"])
