@@ -15,10 +15,11 @@ from referencing import Registry
 
 from shared.catalogue import running_agents
 from shared.database import Database
-from shared.errors import InvalidError, UnknownAgentError
+from shared.errors import InvalidError, UnavailableError, UnknownAgentError
 from shared.jsonvalue import clean_json
 from shared.models import Agent
 
+LATELY_LEASES = 4  # a worker that was silent for so long is not coming back
 FRESH_S = 1.0
 RECHECK_S = 0.05  # a name that is not there is looked up again, but a flood of such names is not
 MAX_ERRORS = 20
@@ -55,17 +56,24 @@ class AgentCatalogue:
 
         Raises:
             UnknownAgentError: no running worker has it.
-            UnavailableError: Postgres is away.
+            UnavailableError: Postgres is away, or was a moment ago, so that workers could not say that they live.
         """
         found = self.all().get(name)
         if found is None:
             self._refresh(RECHECK_S)
             found = self._agents.get(name)
+        if found is None and self._was_here(name):
+            message = "the workers that have this agent give no sign of life; try again shortly"
+            raise UnavailableError(message, retry_after_s=2)
         if found is None:
             shown = str(clean_json(name))[:MAX_MESSAGE]
             message = f"no running worker has an agent {shown!r}"
             raise UnknownAgentError(message, errors=[{"field": "agent", "message": message}])
         return found
+
+    def _was_here(self, name: str) -> bool:
+        with self._database.system_session() as session:
+            return any(agent.name == name for agent in running_agents(session, LATELY_LEASES * self._lease_s))
 
     def check_input(self, agent: Agent, value: Any) -> None:
         """Holds an input against the agent's schema (JSON Schema, draft 2020-12).

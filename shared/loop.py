@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import structlog
 
+from shared.errors import UnavailableError
+
 log = structlog.get_logger(__name__)
 
 
@@ -44,6 +46,8 @@ class Loop(ABC):
         while not self._stopping.is_set():
             try:
                 self.tick()
+            except UnavailableError as error:
+                log.warning("a background tick has to wait", loop=self.name, error=error.message)
             except Exception:  # the loop must outlive whatever a store or a row did to one tick
                 log.exception("a background tick failed", loop=self.name)
             self._stopping.wait(self._interval_s)

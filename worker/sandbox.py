@@ -8,14 +8,13 @@ import os
 import resource
 import signal
 import socket
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
 from shared.context import UserExecutionContext
 from shared.states import ExecutionState
 from worker.bridge import WebSocketBridge
-from worker.core import AgentExecutionResult
+from worker.core import AgentExecutionResult, describe_trace
 from worker.engine import ExecutionEngineFactory, Infrastructure
 from worker.link import RunnerLink
 from worker.managers import SandboxDatabase, SandboxStore
@@ -99,7 +98,7 @@ async def perform(link: RunnerLink, start: dict[str, Any], registry: AgentClassR
     except asyncio.CancelledError:
         ending = {"t": "cancelled"}
     except Exception as error:  # noqa: BLE001 - ours, not the agent's; the runner logs the trace
-        ending = {"t": "error", **describe_error(error), "trace": traceback.format_exc()}
+        ending = {"t": "error", **describe_error(error), "trace": describe_trace(error)}
     link.send(ending)
 
 

@@ -43,6 +43,19 @@ class TestSubmit:
         assert message.headers["id"] == f"{run_id}:1"
         assert body["input"]["text"] not in str(message.body)
 
+    @pytest.mark.parametrize(("leases", "status"), [(2, 503), (5, 422)])
+    def test_an_agent_whose_workers_fell_silent_may_come_back(
+        self, apart: Home, body: Body, leases: int, status: int
+    ) -> None:
+        apart.superuser.execute(
+            sa.text("UPDATE lanewise.workers SET heartbeat_at = now() - make_interval(secs => :age)"),
+            {"age": leases * apart.settings.lease_s},
+        )
+        with apart.client("alice") as alice:
+            answer = alice.post("/v1/runs", json=body)
+        assert answer.status_code == status, answer.text
+        assert ("Retry-After" in answer.headers) == (status == 503)
+
     @pytest.mark.parametrize(
         ("change", "status", "code", "field"),
         [
