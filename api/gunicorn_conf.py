@@ -44,6 +44,7 @@ timeout = 60
 logger_class = JsonLogger
 accesslog = None
 control_socket_disable = True
+forwarded_allow_ips = ",".join(settings.trusted_proxies) or "127.0.0.1,::1"
 
 
 def post_fork(_server: Any, _worker: Any) -> None:

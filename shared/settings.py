@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from functools import cached_property, lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     retention_days: float = Field(30, gt=0)
     sandbox_env: Csv = Field((), description="names of environment variables that are passed into sandboxes")
     sandbox_writable: Csv = Field((), description="paths that sandboxes may write to, besides their own folder")
+    trusted_proxies: Csv = Field((), description="addresses whose X-Forwarded-Proto is believed; unset: loopback")
     sandbox_memory_mb: int = Field(1024, ge=64)
     metrics_port: int | None = Field(None, ge=0, le=65_535, description="a worker's /metrics on loopback; unset: none")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -70,6 +72,7 @@ class Settings(BaseSettings):
         "queues",
         "sandbox_env",
         "sandbox_writable",
+        "trusted_proxies",
         mode="before",
     )
     @classmethod
@@ -95,6 +98,13 @@ class Settings(BaseSettings):
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _REDIS_URL.fullmatch(value.get_secret_value()):
             raise ValueError("must be a redis:// or rediss:// URL with a database number as its path")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in value:
+            ip_network(address, strict=False)
         return value
 
     @model_validator(mode="after")

@@ -102,7 +102,14 @@ def test_watching_all_ends_with_an_interrupt_and_code_0(
 ) -> None:
     output = tmp_path / "output"
     with output.open("w") as stdout:
-        watching = subprocess.Popen([*LANEWISE, "watch"], env=environment, stdout=stdout, stderr=subprocess.STDOUT)
+        watching = subprocess.Popen(
+            [*LANEWISE, "watch"],
+            env=environment,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            # As in a terminal: whoever runs the tests in the background of a shell has it ignore interrupts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread here
+        )
     try:
         deadline = time.monotonic() + 30
         while "run_completed" not in output.read_text() and time.monotonic() < deadline:

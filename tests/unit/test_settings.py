@@ -70,6 +70,7 @@ def test_every_missing_setting_is_named() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("TRUSTED_PROXIES", "10.0.0.0/8, proxy.example"),
         ("LEASE_S", "soon"),
         ("LEASE_S", "0"),
         ("LEASE_S", "nan"),
