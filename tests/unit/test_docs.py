@@ -100,3 +100,9 @@ def test_limits_without_a_constant_are_settings_or_the_runs_own() -> None:
 
 def test_both_sides_of_the_sandbox_agree_on_the_output() -> None:
     assert worker.core.MAX_OUTPUT_BYTES == worker.supervise.MAX_OUTPUT_BYTES
+
+
+@pytest.mark.parametrize("page", [PAGE.parents[1] / "README.md", *PAGE.parent.glob("*.md")], ids=lambda page: page.name)
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
