@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Protocol
 
+import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -17,6 +18,7 @@ from shared.context import check_user_id
 from shared.errors import UnavailableError
 
 EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be called so
+_AWAY = "the database is away; try again shortly"
 _STATE_USER = sa.text("SELECT set_config('lanewise.user', :user_id, true)")
 _STATE_TOKEN = sa.text("SELECT set_config('lanewise.token', :token, true)")
 
@@ -145,12 +147,20 @@ class Database:
 def _autocommit(connection: sa.Connection) -> Iterator[None]:
     """Has the driver begin no transaction; SQLAlchemy's own AUTOCOMMIT costs a round trip more."""
     driver: Any = connection.connection.dbapi_connection
-    driver.autocommit = True
+    _set_autocommit(connection, driver, value=True)
     try:
         yield
     finally:
         if not driver.closed:
-            driver.autocommit = False
+            _set_autocommit(connection, driver, value=False)
+
+
+def _set_autocommit(connection: sa.Connection, driver: Any, *, value: bool) -> None:
+    try:
+        driver.autocommit = value
+    except psycopg2.Error as error:  # closed, or left inside a transaction: nobody is to get it again
+        connection.invalidate()
+        raise UnavailableError(_AWAY, retry_after_s=2) from error
 
 
 @lru_cache(maxsize=64)
@@ -161,7 +171,7 @@ def _stating_user(statement: str) -> sa.TextClause:
 def _outage(error: Exception) -> Exception:
     """Returns the error for the caller: ours if the database is the reason, else as it is."""
     if is_outage(error):
-        return UnavailableError("the database is away; try again shortly", retry_after_s=2)
+        return UnavailableError(_AWAY, retry_after_s=2)
     return error
 
 

@@ -110,3 +110,15 @@ def test_an_error_does_not_repeat_what_the_user_sent(database: Database) -> None
     with pytest.raises(sa.exc.DBAPIError) as caught, database.user_session("alice") as session:
         session.execute(sa.text("SELECT 1 / length(:nothing), CAST(:sent AS text)"), {"nothing": "", "sent": "canary"})
     assert "canary" not in str(caught.value)
+
+
+def test_a_connection_that_was_closed_meanwhile_is_an_outage_once_and_then_replaced(database: Database) -> None:
+    once = database.once("alice")
+    assert list(once.execute(sa.text("SELECT 1"), {}))
+    with database._engine.connect() as connection:
+        driver = connection.connection.dbapi_connection
+    assert driver is not None
+    driver.close()  # it is in the pool again, the last one in and so the next one out
+    with pytest.raises(UnavailableError):
+        once.execute(sa.text("SELECT 1"), {})
+    assert list(once.execute(sa.text("SELECT 1"), {}))
