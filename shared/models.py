@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Computed,
     DateTime,
     ForeignKeyConstraint,
     Identity,
@@ -21,11 +22,12 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA = "lanewise"
 NOW = text("now()")
+CLOCK = text("clock_timestamp()")
 
 
 class Base(DeclarativeBase):
@@ -38,6 +40,12 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSONB,
         list[str]: ARRAY(Text),
     }
+
+
+def _of_a_run() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["user_id", "run_id"], [f"{SCHEMA}.runs.user_id", f"{SCHEMA}.runs.id"], ondelete="CASCADE"
+    )
 
 
 class Agent(Base):
@@ -135,6 +143,7 @@ class Run(Base):
     max_attempts: Mapped[int]
     time_limit_s: Mapped[float]
     ran_s: Mapped[float] = mapped_column(server_default=text("0"))
+    usage: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     progress: Mapped[float] = mapped_column(server_default=text("0"))
     progress_note: Mapped[str] = mapped_column(server_default=text("''"))
     last_run_seq: Mapped[int] = mapped_column(server_default=text("0"))
@@ -179,6 +188,88 @@ class Document(Base):
     content: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     updated_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Passage(Base):
+    """A passage of a document, with the words that full text search finds it by."""
+
+    __tablename__ = "document_passages"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "document"], [f"{SCHEMA}.documents.user_id", f"{SCHEMA}.documents.name"], ondelete="CASCADE"
+        ),
+    )
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    document: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    sha256: Mapped[str]
+    heading: Mapped[str]
+    page: Mapped[int | None]
+    start_char: Mapped[int]
+    end_char: Mapped[int]
+    text: Mapped[str]
+    words: Mapped[str] = mapped_column(
+        TSVECTOR,
+        Computed("setweight(to_tsvector('english', heading), 'B') || setweight(to_tsvector('english', text), 'A')"),
+    )
+
+
+class RunStep(Base):
+    """The result of a step of a run, which is not done again."""
+
+    __tablename__ = "run_steps"
+    __table_args__ = (_of_a_run(),)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int]
+    result: Mapped[Any] = mapped_column(JSON)
+    recorded_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class AgentState(Base):
+    """What an agent remembers: of a thread (`run_id` is empty), or of a run."""
+
+    __tablename__ = "agent_state"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["user_id", "thread_id"], [f"{SCHEMA}.threads.user_id", f"{SCHEMA}.threads.id"], ondelete="CASCADE"
+        ),
+    )
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    thread_id: Mapped[str] = mapped_column(primary_key=True)
+    agent: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(BigInteger)
+    value: Mapped[Any] = mapped_column(JSON)
+    saved_by: Mapped[str]
+    saved_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+
+
+class Artifact(Base):
+    """A file that an agent saved for the user of its run."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (_of_a_run(),)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    content_type: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class ToolGrant(Base):
+    """A tool that needs a grant, and a user who has one."""
+
+    __tablename__ = "tool_grants"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    tool: Mapped[str] = mapped_column(primary_key=True)
+    granted_by: Mapped[str]
+    granted_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime | None]
 
 
 class IdempotencyKey(Base):

@@ -82,14 +82,15 @@ def test_the_run_role_has_only_what_it_needs(superuser: sa.Connection) -> None:
                     AND has_any_column_privilege('lanewise_run', c.oid, p.privilege))
         """)
     ).all()
-    assert {tuple(row) for row in tables} == {("documents", "SELECT")}
+    passages = {("document_passages", privilege) for privilege in ("SELECT", "INSERT", "DELETE")}
+    assert {tuple(row) for row in tables} == {("documents", "SELECT"), *passages}
     functions = superuser.scalars(
         sa.text("""
             SELECT proname FROM pg_proc WHERE pronamespace = 'lanewise'::regnamespace
             AND has_function_privilege('lanewise_run', oid, 'EXECUTE')
         """)
     ).all()
-    assert functions == ["run_user"]
+    assert set(functions) == {"run_user", "record_own_step"}
     assert not superuser.scalar(sa.text("SELECT has_schema_privilege('lanewise_run', 'lanewise', 'CREATE')"))
 
 

@@ -11,7 +11,19 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from shared import runs
 from shared.database import Database
 from shared.migrate import TOKEN_PURPOSE
-from shared.models import SCHEMA, Base, Document, IdempotencyKey, Run, UserLimit
+from shared.models import (
+    SCHEMA,
+    AgentState,
+    Artifact,
+    Base,
+    Document,
+    IdempotencyKey,
+    Passage,
+    Run,
+    RunStep,
+    ToolGrant,
+    UserLimit,
+)
 from shared.outcomes import Completed, Lost
 from shared.services import Services
 from shared.signing import database_token, derive_key
@@ -19,6 +31,7 @@ from tests.services import SECRETS, start_run, submit_run
 
 USER_TABLES = sorted(table.name for table in Base.metadata.sorted_tables if "user_id" in table.columns)
 USERS = ("alice", "bob")
+OPEN_TABLES = {f"{SCHEMA}.documents", f"{SCHEMA}.document_passages"}  # to the run role, as far as its policies go
 DENIED = "42501"  # insufficient privilege, a policy's refusal included
 FORBIDDEN = """
     TABLE lanewise.token_keys
@@ -27,6 +40,10 @@ FORBIDDEN = """
     UPDATE documents SET content = ''
     DELETE FROM documents
     TRUNCATE documents
+    TRUNCATE document_passages
+    UPDATE document_passages SET text = 'changed'
+    SELECT record_step('alice', 'r', 1, 'n', '1', 9)
+    SELECT save_state('alice', 'r', 1, 'a', false, 0, '1')
     CREATE TABLE lanewise.mine (x int)
     ALTER TABLE documents DISABLE ROW LEVEL SECURITY
     DROP POLICY run ON documents
@@ -46,7 +63,7 @@ def populated(services: Services) -> dict[str, Run]:
     """Rows of both users in every table that has users, and a running run of each."""
     running = {}
     for user_id in USERS:
-        running[user_id] = start_run(services, submit_run(services, user_id))
+        run = running[user_id] = start_run(services, submit_run(services, user_id))
         with services.database.user_session(user_id) as session:
             session.add_all(
                 [
@@ -55,8 +72,25 @@ def populated(services: Services) -> dict[str, Run]:
                         content=f"of {user_id}".encode(),
                     ),
                     UserLimit(user_id=user_id, concurrent_runs=1),
-                    IdempotencyKey(user_id=user_id, key="k", fingerprint="f", run_id=running[user_id].id),
+                    IdempotencyKey(user_id=user_id, key="k", fingerprint="f", run_id=run.id),
+                    RunStep(user_id=user_id, run_id=run.id, name="s", attempt=1, result=1),
+                    AgentState(
+                        user_id=user_id, thread_id=run.thread_id, agent="a", run_id="", version=1, value=1,
+                        saved_by=run.id,
+                    ),
+                    Artifact(
+                        user_id=user_id, run_id=run.id, name="a", content_type="text/plain", size=1, sha256="x",
+                        content=b"1",
+                    ),
+                    ToolGrant(user_id=user_id, tool="t", granted_by="user:root"),
                 ]
+            )  # fmt: skip
+            session.flush()
+            session.add(
+                Passage(
+                    user_id=user_id, document="d", number=1, sha256="x", heading="", start_char=0, end_char=1,
+                    text=f"of {user_id}",
+                )
             )  # fmt: skip
     return running
 
@@ -88,7 +122,9 @@ class TestServiceRole:
 
     def test_rows_cannot_be_made_for_another_user(self, database: Database) -> None:
         for table in USER_TABLES:
-            columns = [c.name for c in Base.metadata.tables[f"{SCHEMA}.{table}"].columns if not c.identity]
+            columns = [
+                c.name for c in Base.metadata.tables[f"{SCHEMA}.{table}"].columns if not c.identity and not c.computed
+            ]
             values = ", ".join("'bob'" if name == "user_id" else name for name in columns)
             statement = f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM {table}"  # noqa: S608 - as above
             with pytest.raises(ProgrammingError, match="row-level security"), database.user_session("alice") as session:
@@ -216,7 +252,7 @@ class TestRunRole:
             assert session.scalar(sa.text("SELECT current_setting('lanewise.user', true)")) in ("", None)
 
     def test_what_a_sandbox_may_not_do(self, populated: dict[str, Run], run_database: Database) -> None:
-        others = (name for name in Base.metadata.tables if name != f"{SCHEMA}.documents")
+        others = (name for name in Base.metadata.tables if name not in OPEN_TABLES)
         for statement in (*(f"TABLE {name}" for name in others), *FORBIDDEN.strip().splitlines()):
             with pytest.raises(DBAPIError) as caught, run_database.token_session(token(populated["alice"])) as session:
                 session.execute(sa.text(statement.strip()))

@@ -172,7 +172,7 @@ def upgrade() -> None:
     """Makes everything."""
     op.execute(TABLES)
     for name in ("run_user", "append_events", "accept_run", "claim_run", "end_run"):
-        op.execute((files("shared.migrations") / "sql" / f"{name}.sql").read_text())
+        op.execute((files("shared.migrations") / "sql" / "0001" / f"{name}.sql").read_text())
     for table in USER_TABLES:
         op.execute(POLICY.format(table=table))
     op.execute(GRANTS)

@@ -1,0 +1,24 @@
+-- Records the result of a step of a run, once. The lock on the run holds off whoever wants to end this attempt until the
+-- commit: so a step of a superseded attempt is never recorded.
+--
+-- p_attempt  the attempt that made the step; another one writes nothing
+-- p_result   JSON, kept as the text it is, so that it is read back exactly as it was returned
+-- p_most     how many steps a run may have
+-- Answers    `recorded`; `known`: there is one of that name, it stays; `superseded`; `too_many`.
+CREATE FUNCTION record_step(
+    p_user text, p_run text, p_attempt integer, p_name text, p_result json, p_most integer
+) RETURNS text
+LANGUAGE plpgsql SET search_path = lanewise AS $$
+BEGIN
+    PERFORM FROM runs r
+    WHERE r.user_id = p_user AND r.id = p_run AND r.attempt = p_attempt AND r.status = 'running' FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN 'superseded';
+    END IF;
+    IF (SELECT count(*) FROM run_steps s WHERE s.user_id = p_user AND s.run_id = p_run) >= p_most THEN
+        RETURN 'too_many';
+    END IF;
+    INSERT INTO run_steps (user_id, run_id, name, attempt, result)
+    VALUES (p_user, p_run, p_name, p_attempt, p_result) ON CONFLICT DO NOTHING;
+    RETURN CASE WHEN FOUND THEN 'recorded' ELSE 'known' END;
+END $$;
