@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, DateTime, Row, and_, func, null, select, text, update
 from sqlalchemy.orm import Session
@@ -75,9 +75,20 @@ def live(executor: Executor, user_id: str, run_ids: Sequence[str]) -> set[str]:
     return {row.id for row in executor.execute(_LIVE, {"user_id": user_id, "run_ids": list(run_ids)})}
 
 
-def claim(
-    executor: Executor, message: RunMessage, worker_id: str, agents: Sequence[str]
-) -> tuple[Run, list[StoredEvent]] | None:
+class Claimed(NamedTuple):
+    """A run that is a worker's now.
+
+    Args:
+        stored: its event.
+        granted: tools that its user has a grant for at this moment.
+    """
+
+    run: Run
+    stored: list[StoredEvent]
+    granted: list[str]
+
+
+def claim(executor: Executor, message: RunMessage, worker_id: str, agents: Sequence[str]) -> Claimed | None:
     """Makes the run this worker's: raises `attempt`, which is the fence from now on.
 
     Args:
@@ -85,7 +96,7 @@ def claim(
         agents: names of those that the worker has; a run of another stays queued until a worker has its agent.
 
     Returns:
-        the run with its event, or None when the message is stale, doubled or not what is stored.
+        what was claimed, or None when the message is stale, doubled or not what is stored.
     """
     context = message.context
     parameters = {
@@ -98,7 +109,8 @@ def claim(
     (row,) = rows
     run = _from_json(row.run)
     event = _event(run, EventType.RUN_STARTED, {"attempt": run.attempt})
-    return run, [StoredEvent(event, row.seq, row.run_seq, run.thread_id, run.correlation_id, row.at)]
+    stored = [StoredEvent(event, row.seq, row.run_seq, run.thread_id, run.correlation_id, row.at)]
+    return Claimed(run, stored, row.granted)
 
 
 def finish(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 
 from shared.models import Run
 from shared.outcomes import Cancelled, Lost, Outcome, TimedOut
@@ -15,10 +16,12 @@ class LiveRun:
 
     Args:
         run: as claimed.
+        granted: tools that its user had a grant for at the claim.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, granted: Sequence[str] = ()) -> None:
         self.run = run
+        self.granted = tuple(granted)
         self.remaining_s = run.time_limit_s - run.ran_s
         self.deadline = time.monotonic() + self.remaining_s
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from shared import runs
+from shared import records, runs
 from shared.errors import SignatureError, UnavailableError
 from shared.events import Event, StoredEvent
 from shared.limits import concurrent_runs
@@ -19,8 +19,10 @@ from shared.redis import RedisError
 from shared.services import Services
 from shared.signing import database_token, derive_key
 from shared.states import ExecutionState
-from worker import calls, metrics
+from worker import metrics
+from worker.calls import Calls
 from worker.live import LiveRun
+from worker.records import PostgresRecords, UserStore
 from worker.supervise import Supervisor
 from worker.tracker import AgentExecutionTracker
 from worker.writer import EventWriter
@@ -79,10 +81,11 @@ class Runner:
         with structlog.contextvars.bound_contextvars(
             run_id=context.run_id, correlation_id=context.correlation_id, user_id=context.user_id
         ):
-            run = self._claim(message)
-            if run is None:
+            claimed = self._claim(message)
+            if claimed is None:
                 return
-            live = LiveRun(run)
+            run = claimed.run
+            live = LiveRun(run, claimed.granted)
             self._live[run.id] = live
             if self._must_hand_back():  # it was claimed while the others were stopped
                 live.stop(HANDED_BACK)
@@ -94,7 +97,7 @@ class Runner:
                 live.close()
             self._settle(run, recorded=recorded)
 
-    def _claim(self, message: RunMessage) -> Run | None:
+    def _claim(self, message: RunMessage) -> runs.Claimed | None:
         context = message.context
         try:
             if not self._hold_slot(message):
@@ -108,14 +111,14 @@ class Runner:
         if claimed is None:
             metrics.STALE_MESSAGES.inc()
             return None
-        run, stored = claimed
-        self._services.publish(stored)
+        run = claimed.run
+        self._services.publish(claimed.stored)
         self._tracker.start(self._key(run), run.id, run.correlation_id, agent=run.agent)
         self._tracker.transition(self._key(run), ExecutionState.RUNNING, attempt=run.attempt)
         metrics.CLAIMED.labels(run.queue).inc()
         if run.claimed_at and run.granted_at:
             metrics.DISPATCH_SECONDS.labels(run.queue).observe((run.claimed_at - run.granted_at).total_seconds())
-        return run
+        return claimed
 
     def _hold_slot(self, message: RunMessage) -> bool:
         """Renews the slot that was granted; takes it again if it got lost; parks the run if there is none."""
@@ -149,7 +152,7 @@ class Runner:
             sandbox,
             kill=lambda signum: self._zygote.kill(sandbox, signum),
             put_event=self._writer.put,
-            answer_call=lambda method, parameters: calls.answer(self._services, run, method, parameters),
+            answer_call=Calls(UserStore(self._services, run), PostgresRecords(self._services, run)).answer,
             grace_s=self._services.settings.cancel_grace_s,
         )
         try:
@@ -174,9 +177,17 @@ class Runner:
             "context": run.context,
             "agent": run.agent,
             "input": run.input,
+            "granted": live.granted,
+            "steps": self._recorded_steps(run),
             "database_url": url.get_secret_value() if url else None,
             "database_token": database_token(self._token_key, run.user_id, run.id, run.attempt, ttl_s),
         }
+
+    def _recorded_steps(self, run: Run) -> list[str]:
+        if run.attempt == 1:
+            return []
+        with self._services.database.user_session(run.user_id) as session:
+            return records.step_names(session, run)
 
     def _record(self, live: LiveRun, outcome: Outcome) -> bool:
         """Writes the end, in one transaction with the events that were still waiting; tries until Postgres takes it.
