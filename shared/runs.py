@@ -149,7 +149,7 @@ def end(
         executor: of the run's user.
     """
     check_transition(ExecutionState(run.status), outcome.state)
-    error = _error(run, outcome)
+    error = error_of(run, outcome)
     output = outcome.output if isinstance(outcome, Completed) else None
     events = [*pending, _event(run, TERMINAL[outcome.state], {"error": error} if error else {})]
     parameters = {
@@ -251,7 +251,8 @@ def _last_attempt_lost(run: Run, lost: Lost) -> Failed:
     return Failed(lost.type, f"{lost.message}; the run has used {attempts}", retryable=True)
 
 
-def _error(run: Run, outcome: Ended) -> dict[str, Any] | None:
+def error_of(run: Run, outcome: Ended) -> dict[str, Any] | None:
+    """Returns an end as the `error` of a run, None if it completed."""
     if isinstance(outcome, Failed):
         kind, message, retryable = outcome.type, outcome.message, outcome.retryable
     elif isinstance(outcome, TimedOut):
