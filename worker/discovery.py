@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import pkgutil
 import time
-import traceback
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import NamedTuple
 
 from shared.errors import ConfigurationError
 from worker import linux
 from worker.authoring import Agent
+from worker.places import full_name, where_raised
 from worker.registry import AgentClassRegistry
 
 GROUP = "lanewise.agents"
@@ -19,14 +22,25 @@ OURS = "lanewise"
 THREAD_END_S = 0.5
 
 
-def load_agents(names: Iterable[str]) -> tuple[AgentClassRegistry, list[str]]:
+class Loaded(NamedTuple):
+    """The agents of a process.
+
+    Args:
+        registry: frozen.
+        notes: on built-in agents left out because their extra is not installed.
+        named: the names of the agents that each of the given names stands for.
+    """
+
+    registry: AgentClassRegistry
+    notes: list[str]
+    named: dict[str, list[str]]
+
+
+def load_agents(names: Iterable[str]) -> Loaded:
     """Imports and registers every agent of this process.
 
     Args:
         names: `package.module` (every agent defined there) or `package.module:Class`.
-
-    Returns:
-        the frozen registry, and notes on built-in agents left out because their extra is not installed.
 
     Raises:
         ConfigurationError: an agent that cannot be imported, is not sound, or leaves a thread running; with file, line
@@ -36,40 +50,48 @@ def load_agents(names: Iterable[str]) -> tuple[AgentClassRegistry, list[str]]:
     notes: list[str] = []
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
-            classes = _load(entry.value)
+            _register(registry, entry.value)
         except _MissingModuleError as error:
             if not _is_ours(entry):
-                raise ConfigurationError(str(error)) from None
+                raise ConfigurationError(f"{error} (entry point {entry.name!r} of {_dist(entry)})") from None
             notes.append(f"agent {entry.name!r} is left out: install lanewise[{entry.name}] for it ({error})")
-            continue
-        for cls in classes:
-            registry.register(cls)
-    for name in names:
-        for cls in _load(name):
-            registry.register(cls)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error} (entry point {entry.name!r} of {_dist(entry)})") from None
+    named = {name: _register(registry, name) for name in map(str.strip, names)}
     registry.freeze()
-    return registry, notes
+    return Loaded(registry, notes, named)
 
 
 class _MissingModuleError(ConfigurationError):
     """A module that an agent imports is not installed."""
 
 
+def _register(registry: AgentClassRegistry, name: str) -> list[str]:
+    classes = _load(name)
+    for cls in classes:
+        registry.register(cls)
+    return [cls.name for cls in classes]
+
+
 def _load(name: str) -> list[type[Agent]]:
     module_name, _, attribute = name.partition(":")
     module = _import(module_name)
+    found = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module.__name__
+    }
     if attribute:
         if not hasattr(module, attribute):
-            raise ConfigurationError(f"{name}: {module.__file__} defines no {attribute!r}")
-        return [getattr(module, attribute)]
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module.__name__
-    ]
+            raise ConfigurationError(f"{name}: {module.__file__} defines no {attribute!r}{_nearest(attribute, found)}")
+        cls = getattr(module, attribute)
+        if not (isinstance(cls, type) and issubclass(cls, Agent)):
+            kind = full_name(cls) if isinstance(cls, type) else f"a {type(cls).__name__}"
+            raise ConfigurationError(f"{name}: {kind} in {module.__file__} is not a subclass of Agent")
+        return [cls]
     if not found:
         raise ConfigurationError(f"{name}: {module.__file__} defines no subclass of lanewise.Agent")
-    return found
+    return list(dict.fromkeys(found.values()))
 
 
 def _import(name: str) -> ModuleType:
@@ -78,8 +100,8 @@ def _import(name: str) -> ModuleType:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) or isinstance(error.__cause__, ModuleNotFoundError):
-            raise _MissingModuleError(f"cannot import {name}: {_where(error)}") from error
-        raise ConfigurationError(f"cannot import {name}: {_where(error)}") from error
+            raise _MissingModuleError(f"cannot import {name}: {_what(error)}{_cure(name, error)}") from error
+        raise ConfigurationError(f"cannot import {name}: {_what(error)}") from error
     if not _fall_to(threads):
         raise ConfigurationError(
             f"importing {name} left a thread running, which a forked sandbox would not have: start it in execute() "
@@ -98,14 +120,30 @@ def _fall_to(threads: int) -> bool:
     return True
 
 
-def _where(error: BaseException) -> str:
-    place = ""
-    if isinstance(error, SyntaxError):
-        place = f" ({error.filename}, line {error.lineno})"
-    elif frames := [item for item in traceback.extract_tb(error.__traceback__) if "importlib" not in item.filename]:
-        place = f" ({frames[-1].filename}, line {frames[-1].lineno})"
-    return f"{type(error).__name__}: {error}{place}"
+def _what(error: BaseException) -> str:
+    said = error.msg if isinstance(error, SyntaxError) else error  # without its place, which follows
+    return f"{type(error).__name__}: {said}{where_raised(error)}"
+
+
+def _cure(name: str, error: BaseException) -> str:
+    """Says what to do when the module itself, not one that it imports, is not there."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is None or not f"{name}.".startswith(f"{missing}."):
+        return ""
+    above, _, last = missing.rpartition(".")
+    folders = importlib.import_module(above).__path__ if above else None
+    near = _nearest(last, (module.name for module in pkgutil.iter_modules(folders)))
+    return near or ": install its package, start in its folder, or put that on PYTHONPATH"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _is_ours(entry: EntryPoint) -> bool:
     return entry.dist is not None and entry.dist.name == OURS
+
+
+def _dist(entry: EntryPoint) -> str:
+    return f"the package {entry.dist.name!r}" if entry.dist else "a package"

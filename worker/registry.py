@@ -15,6 +15,7 @@ from pydantic import BaseModel, PydanticUserError
 
 from shared.errors import ConfigurationError, UnknownAgentError
 from worker.authoring import Agent, Tool
+from worker.places import full_name, unsound, where_defined
 
 # What instances of these hold can be changed by one run and seen by the next one in the same process.
 _MUTABLE = (MutableMapping, MutableSequence, MutableSet)
@@ -42,7 +43,8 @@ class AgentClassRegistry:
                 raise ConfigurationError(f"agent {cls.name!r} comes too late: the registry is frozen after start-up")
             known = self._agents.get(cls.name)
             if known is not None and known is not cls:
-                raise ConfigurationError(f"two agents are called {cls.name!r}: {_place(known)} and {_place(cls)}")
+                both = " and ".join(f"{full_name(one)}{where_defined(one, 'name')}" for one in (known, cls))
+                raise ConfigurationError(f"two agents are called {cls.name!r}: {both}: rename one")
             self._agents[cls.name] = cls
 
     def freeze(self) -> None:
@@ -90,21 +92,23 @@ def check_agent_class(cls: Any) -> None:
     _check_name(cls)
     _check_model(cls, "Input")
     if cls.execute is Agent.execute:
-        raise ConfigurationError(f"{_place(cls)} has no execute(self, context, run)")
-    if not (isinstance(cls.time_limit_s, int | float) and 0 < cls.time_limit_s < math.inf):
-        raise ConfigurationError(f"{_place(cls)}.time_limit_s must be a number of seconds above 0")
+        raise unsound(cls, "", "has no execute(self, context, run)")
+    _check_arguments(cls, "execute", "self, context, run")
+    _check_time_limit(cls)
     if not (isinstance(cls.max_attempts, int) and cls.max_attempts > 0):
-        raise ConfigurationError(f"{_place(cls)}.max_attempts must be a whole number above 0")
+        raise unsound(cls, "max_attempts", "must be a whole number above 0")
     if not (isinstance(cls.queue, str) and _NAME.fullmatch(cls.queue)):
-        raise ConfigurationError(f"{_place(cls)}.queue must be 1 to 64 letters, digits, '-' or '_'")
+        raise unsound(cls, "queue", "must be 1 to 64 letters, digits, '-' or '_'")
     if not isinstance(cls.tools, tuple):
-        raise ConfigurationError(f"{_place(cls)}.tools must be a tuple of Tool classes")
+        raise unsound(cls, "tools", "must be a tuple of Tool classes")
     _check_state(cls, Agent)
     for tool in cls.tools:
+        if not (inspect.isclass(tool) and issubclass(tool, Tool)):
+            raise unsound(cls, "tools", f"has {tool!r}, which is not a subclass of Tool")
         check_tool_class(tool)
     names = [tool.name for tool in cls.tools]
     if len(set(names)) != len(names):
-        raise ConfigurationError(f"{_place(cls)}.tools has two tools of one name: {', '.join(sorted(names))}")
+        raise unsound(cls, "tools", f"has two tools of one name: {', '.join(sorted(names))}")
 
 
 def check_tool_class(cls: Any) -> None:
@@ -118,28 +122,43 @@ def check_tool_class(cls: Any) -> None:
     _check_name(cls)
     _check_model(cls, "Parameters")
     if cls.run is Tool.run:
-        raise ConfigurationError(f"{_place(cls)} has no run(self, context, parameters)")
+        raise unsound(cls, "", "has no run(self, context, parameters)")
+    _check_arguments(cls, "run", "self, context, parameters")
     if cls.permission not in ("open", "granted"):
-        raise ConfigurationError(f"{_place(cls)}.permission must be 'open' or 'granted'")
+        raise unsound(cls, "permission", "must be 'open' or 'granted'")
+    _check_time_limit(cls)
     _check_state(cls, Tool)
 
 
 def _check_name(cls: type[Agent | Tool]) -> None:
     name = getattr(cls, "name", None)
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise ConfigurationError(f"{_place(cls)}.name must be 1 to 64 letters, digits, '-' or '_'")
+        raise unsound(cls, "name", "must be 1 to 64 letters, digits, '-' or '_'")
     if not cls.__doc__:  # of its own: an inherited one describes something else
-        raise ConfigurationError(f"{_place(cls)} has no docstring: it is the description that users read")
+        raise unsound(cls, "", "has no docstring: it is the description that users read")
+
+
+def _check_time_limit(cls: type[Agent | Tool]) -> None:
+    limit = cls.time_limit_s
+    if isinstance(limit, bool) or not (isinstance(limit, int | float) and 0 < limit < math.inf):
+        raise unsound(cls, "time_limit_s", "must be a number of seconds above 0")
+
+
+def _check_arguments(cls: type[Any], method: str, arguments: str) -> None:
+    try:
+        inspect.signature(getattr(cls, method)).bind(*arguments.split(", "))
+    except TypeError:
+        raise unsound(cls, method, f"must take ({arguments})") from None
 
 
 def _check_model(cls: type[Any], attribute: str) -> None:
     model = getattr(cls, attribute)
     if not (inspect.isclass(model) and issubclass(model, BaseModel)):
-        raise ConfigurationError(f"{_place(cls)}.{attribute} must be a pydantic model")
+        raise unsound(cls, attribute, "must be a pydantic model")
     try:
         model.model_json_schema()
     except PydanticUserError as error:
-        raise ConfigurationError(f"{_place(cls)}.{attribute} has no JSON Schema: {error.message}") from None
+        raise unsound(cls, attribute, f"has no JSON Schema: {error.message}") from None
 
 
 def _check_state(cls: type[Any], base: type[Any]) -> None:
@@ -148,9 +167,11 @@ def _check_state(cls: type[Any], base: type[Any]) -> None:
             continue
         for attribute, value in vars(owner).items():
             if isinstance(value, _MUTABLE) and not attribute.startswith("__"):
-                raise ConfigurationError(
-                    f"{_place(cls)}.{attribute} is a {type(value).__name__} on the class, which all users would share: "
-                    f"set it in __init__, or make it a tuple, frozenset or MappingProxyType"
+                raise unsound(
+                    owner,
+                    attribute,
+                    f"is a {type(value).__name__} on the class, which all users would share: set it in __init__, or "
+                    f"make it a tuple, frozenset or MappingProxyType",
                 )
 
 
@@ -163,7 +184,3 @@ def _entry(cls: type[Agent]) -> dict[str, Any]:
         "time_limit_s": float(cls.time_limit_s),
         "max_attempts": cls.max_attempts,
     }
-
-
-def _place(cls: type[Any]) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

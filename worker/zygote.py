@@ -4,7 +4,7 @@ It has one thread and no key, URL or connection in its memory, so that what it f
 in packets of JSON over the socket that is its standard input:
 
     in    {"op": "fork", "id": 7} with one file descriptor · {"op": "kill", "id": 7, "signal": 9}
-    out   {"op": "agent", …} for each agent, {"op": "ready"} or {"op": "failed", "message"} ·
+    out   {"op": "agent", …} for each agent, {"op": "ready", "notes", "named"} or {"op": "failed", "message"} ·
           {"op": "forked", "id", "pid"} or {"op": "refused", "id", "message"} ·
           {"op": "exited", "id", "status", "signal", "cpu_s", "max_rss_kb"}
 """
@@ -184,19 +184,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     linux.become_subreaper()
     try:
-        registry, notes = load_agents(filter(None, os.environ.get("LANEWISE_AGENTS", "").split(",")))
+        loaded = load_agents(filter(None, os.environ.get("LANEWISE_AGENTS", "").split(",")))
     except LanewiseError as error:
         control.send(json.dumps({"op": "failed", "message": error.message[:4000]}).encode())
         sys.exit(1)
-    for entry in registry.catalogue():
+    for entry in loaded.registry.catalogue():
         control.send(json.dumps({"op": "agent", **entry}).encode())
-    control.send(json.dumps({"op": "ready", "notes": notes}).encode())
+    control.send(json.dumps({"op": "ready", "notes": loaded.notes, "named": loaded.named}).encode())
     rehearse()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
     gc.enable()
     given = json.loads(sys.argv[2])
     limits = sandbox.SandboxLimits(linux.address_space() + given["memory_mb"] * 1024 * 1024, given["folder"])
-    zygote = Zygote(control, registry, limits)
+    zygote = Zygote(control, loaded.registry, limits)
     linux.outlive_parent()  # from here on the end of the control socket tells: there may be sandboxes to end
     zygote.serve()
     os._exit(0)  # libraries that complain at the interpreter's end have nothing to tell anybody here

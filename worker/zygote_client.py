@@ -78,6 +78,7 @@ class ZygoteClient:
         self._imported = False
         self._thread = threading.Thread(target=self._keep, name="lanewise-zygote", daemon=True)
         self.agents: list[dict[str, Any]] = []
+        self.named: dict[str, list[str]] = {}  # what each name in LANEWISE_AGENTS stands for
         self.restarts = 0
 
     def start(self) -> None:
@@ -198,7 +199,8 @@ class ZygoteClient:
                 case "agent":
                     agents.append(message)
                 case "ready":
-                    self.agents, self._failure, self._imported = agents, None, True
+                    self.agents, self.named = agents, message["named"]
+                    self._failure, self._imported = None, True
                     for note in message["notes"]:
                         log.warning(note)
                     self._ready.set()

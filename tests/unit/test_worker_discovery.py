@@ -67,7 +67,7 @@ def refused(*names: str) -> str:
 def test_all_agents_that_a_module_defines(write: Write) -> None:
     write("seen_two.py", agent("first", "First") + agent("second", "Second"))
     write("seen_import.py", "from seen_two import First\n" + agent("third"))
-    registry, notes = load_agents(["seen_two"])
+    registry, notes, _ = load_agents(["seen_two"])
     assert {"first", "second"} <= set(registry.names())
     assert notes == []
     assert "first" not in load_agents(["seen_import"])[0].names()  # imported there, defined elsewhere
@@ -102,7 +102,7 @@ def test_an_agent_named_twice_is_there_once(write: Write) -> None:
 
 
 def test_the_registry_is_frozen() -> None:
-    registry, _ = load_agents([])
+    registry = load_agents([]).registry
     with pytest.raises(ConfigurationError, match="frozen"):
         registry.register(registry.get(registry.names()[0]))
 
@@ -185,11 +185,14 @@ def test_a_thread_that_ended_with_the_import_is_fine(write: Write) -> None:
 
 
 def test_an_unsound_agent_and_two_of_one_name(write: Write) -> None:
-    write("seen_state.py", agent("first") + "    cache = {}\n")
-    assert refused("seen_state").startswith("seen_state.Made.cache is a dict on the class")
-    write("seen_a.py", agent("first"))
-    write("seen_b.py", agent("first"))
-    assert refused("seen_a", "seen_b") == "two agents are called 'first': seen_a.Made and seen_b.Made"
+    path = write("seen_state.py", agent("first") + "    cache = {}\n")
+    message = refused("seen_state")
+    assert message.startswith("seen_state.Made.cache is a dict on the class")
+    assert message.endswith(f" ({path}, line 9)")
+    first, second = write("seen_a.py", agent("first")), write("seen_b.py", agent("first"))
+    assert refused("seen_a", "seen_b") == (
+        f"two agents are called 'first': seen_a.Made ({first}, line 6) and seen_b.Made ({second}, line 6): rename one"
+    )
 
 
 # Extras
@@ -198,7 +201,7 @@ def test_an_unsound_agent_and_two_of_one_name(write: Write) -> None:
 def test_a_built_in_agent_whose_extra_is_missing_is_left_out_with_a_note(write: Write) -> None:
     write("seen_builtin.py", "import seen_nowhere\n" + agent("first"))
     install(write, "data = seen_builtin:Made", dist="lanewise")
-    registry, notes = load_agents([])
+    registry, notes, _ = load_agents([])
     assert registry.names() == []
     (note,) = notes
     assert note.startswith("agent 'data' is left out: install lanewise[data] for it")
@@ -209,7 +212,7 @@ def test_the_data_agent_without_duckdb(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("duckdb", "worker.agents.", "worker.tools."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    registry, notes = load_agents([])
+    registry, notes, _ = load_agents([])
     assert "data" not in registry.names()
     assert ["lanewise[data]" in note for note in notes] == [True]
 
