@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from shared.context import UserExecutionContext, validate_user_context
-from worker.authoring import Tool, ToolScope
+from worker.authoring import Tool
 from worker.emitter import UserWebSocketEmitter
 from worker.interfaces import DatabaseSessionManager, EventBridge, RedisManager
+from worker.toolcalls import ToolCalls
 from worker.tooling import ToolDispatcher, ToolExecutionResult, ToolRegistry
+from worker.toolscope import ToolScope
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -54,18 +56,27 @@ class UserToolSystem:
 
 
 class UserContextToolFactory:
-    """Makes the tool system of a run.
+    """Makes the tool systems of a run.
 
     Args:
         database: opens the sessions that tools ask for.
         store: the run's small values.
         granted: tools that this user was granted.
+        is_cancelled: whether the user asked to cancel the run.
     """
 
-    def __init__(self, database: DatabaseSessionManager, store: RedisManager, granted: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        database: DatabaseSessionManager,
+        store: RedisManager,
+        granted: Iterable[str] = (),
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._database = database
         self._store = store
         self._granted = frozenset(granted)
+        self._is_cancelled = is_cancelled
+        self._calls = ToolCalls()
 
     def create_user_tool_system(
         self,
@@ -86,13 +97,25 @@ class UserContextToolFactory:
             InvalidContextError: the context is not sound.
         """
         validate_user_context(context)
-        emit = UserWebSocketEmitter(context, bridge_factory(context), agent)
-        scope = ToolScope(context, emit, self._store, self._opener(context))
+        bridge = bridge_factory(context)
+        emit = UserWebSocketEmitter(context, bridge, agent)
+        scope = ToolScope(
+            context,
+            bridge,
+            agent,
+            store=self._store,
+            open_session=self._opener(context),
+            is_cancelled=self._is_cancelled,
+        )
         registry = ToolRegistry(context)
         for tool_class in tool_classes:
             registry.register(tool_class(scope))
-        dispatcher = ToolDispatcher.create_request_scoped(context, registry, emit, self._granted)
+        dispatcher = ToolDispatcher.create_request_scoped(context, registry, emit, self._granted, self._calls)
         return UserToolSystem(context, dispatcher, emit)
+
+    def cancel(self) -> None:
+        """Interrupts the blocking calls of the run that are under way; see `ToolCalls.cancel`."""
+        self._calls.cancel()
 
     def _opener(self, context: UserExecutionContext) -> Callable[[], AbstractContextManager[Session]]:
         return lambda: self._database.session(context)

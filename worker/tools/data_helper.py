@@ -12,11 +12,12 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from shared.context import UserExecutionContext
-from worker.authoring import Tool, ToolError, ToolScope
+from worker.authoring import Tool, ToolError
 from worker.tools.chart import Kind
 from worker.tools.plot import Plot, draw, suits_result, suits_table
 from worker.tools.tables import Column, Format, Source, Table, TableError, Tables, format_of
 from worker.tools.tables.profile import profile
+from worker.toolscope import ToolScope
 
 MAX_JOINED = 4
 # Where each action lies on the way from 0 to 1, when they are called in this order.
@@ -114,6 +115,7 @@ class DataHelperTool(Tool):
 
     name: ClassVar[str] = "data_helper"
     Parameters: ClassVar[type[BaseModel]] = DataHelperParameters
+    time_limit_s: ClassVar[float] = 120  # of one action: the agent's own
 
     def __init__(self, scope: ToolScope) -> None:
         super().__init__(scope)
