@@ -99,4 +99,5 @@ def _has_nul(value: Any) -> bool:
 
 
 def _invalid(field: str, problem: str) -> InvalidError:
-    return InvalidError(f"{field} {problem}", errors=[{"field": field, "message": problem}])
+    message = problem if problem.startswith(field) else f"{field} {problem}"  # `freeze` names the place inside it
+    return InvalidError(message, errors=[{"field": field, "message": problem}])
