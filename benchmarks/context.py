@@ -15,7 +15,7 @@ from worker.bridge import WebSocketBridge
 from worker.engine import ExecutionEngineFactory, Infrastructure
 from worker.factory import AgentInstanceFactory
 from worker.link import RunnerLink
-from worker.managers import SandboxDatabase, SandboxStore
+from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.toolsystem import UserContextToolFactory
 
@@ -36,7 +36,9 @@ def _measure(link: RunnerLink, number: int) -> list[Figure]:
     registry = AgentClassRegistry()
     registry.register(Noop)
     registry.freeze()
-    parts = Infrastructure(registry, SandboxDatabase(None, ""), SandboxStore(link), WebSocketBridge(link, root))
+    parts = Infrastructure(
+        registry, SandboxDatabase(None, ""), SandboxStore(link), SandboxRecords(link), WebSocketBridge(link, root)
+    )
     engines = ExecutionEngineFactory(parts)
     factory = AgentInstanceFactory(registry)
     tool_systems = UserContextToolFactory(parts.database, parts.store)

@@ -82,6 +82,18 @@ class ConflictError(LanewiseError):
     code, status, title = "conflict", 409, "Conflict"
 
 
+class StateConflictError(ConflictError):
+    """Another run of the thread saved the state meanwhile: load it again, and save what follows from that."""
+
+    code, title = "state_conflict", "State conflict"
+
+
+class SupersededError(LanewiseError):
+    """The attempt is over: another one has taken over, or the run has ended. Nothing was written."""
+
+    code, status, title = "superseded", 409, "Superseded"
+
+
 class TooLargeError(LanewiseError):
     """A body or a value above its size limit."""
 

@@ -22,6 +22,7 @@ class EventType(StrEnum):
     AGENT_THINKING = "agent_thinking"
     AGENT_PROGRESS = "agent_progress"
     AGENT_TOKEN = "agent_token"  # noqa: S105 - a token of text
+    AGENT_ARTIFACT = "agent_artifact"
     AGENT_COMPLETED = "agent_completed"
     AGENT_FAILED = "agent_failed"
     TOOL_EXECUTING = "tool_executing"

@@ -10,7 +10,7 @@ from typing import Any
 
 from shared.errors import FrameError
 
-MAX_FRAME_BYTES = 4 * 1024 * 1024  # the largest honest frame is a result: 1 MiB of output, escaped
+MAX_FRAME_BYTES = 6 * 1024 * 1024  # the largest honest frame is an artifact: 4 MiB in base64
 _LENGTH = struct.Struct("!I")
 
 
@@ -18,7 +18,7 @@ def encode_frame(value: dict[str, Any]) -> bytes:
     """Returns the frame of a JSON object.
 
     Raises:
-        FrameError: what JSON cannot carry, NaN and infinities included, or a frame above 4 MiB.
+        FrameError: what JSON cannot carry, NaN and infinities included, or a frame above 6 MiB.
     """
     try:
         body = json.dumps(value, separators=(",", ":"), allow_nan=False).encode()

@@ -223,6 +223,7 @@ class RunStep(Base):
     run_id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
     attempt: Mapped[int]
+    size: Mapped[int]
     result: Mapped[Any] = mapped_column(JSON)
     recorded_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from shared.context import UserExecutionContext
+from shared.errors import StateConflictError
 from worker.authoring import Agent
 from worker.engine import Infrastructure
 from worker.registry import AgentClassRegistry
@@ -47,6 +48,40 @@ class DictStore:
         self.values[key] = value
 
 
+class DictRecords:
+    """The records of a run in memory; what was called is counted."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Any] = {}
+        self.states: dict[tuple[str, str], tuple[int, Any]] = {}
+        self.artifacts: dict[str, tuple[str, bytes]] = {}
+        self.usage: list[tuple[str, int, int]] = []
+        self.loads: list[str] = []
+
+    def load_step(self, name: str) -> list[Any]:
+        self.loads.append(name)
+        return [self.steps[name]] if name in self.steps else []
+
+    def record_step(self, name: str, result: Any) -> bool:
+        return self.steps.setdefault(name, result) is result
+
+    def load_state(self, agent: str, scope: str) -> tuple[int, Any]:
+        return self.states.get((agent, scope), (0, None))
+
+    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+        version, _ = self.load_state(agent, scope)
+        if version != expected:
+            raise StateConflictError("somebody was faster")
+        self.states[agent, scope] = (version + 1, value)
+        return version + 1
+
+    def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
+        self.artifacts[name] = (content_type, content)
+
+    def add_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:
+        self.usage.append((model, input_tokens, output_tokens))
+
+
 class UnboundDatabase:
     """Opens SQLAlchemy sessions that have no engine, and counts."""
 
@@ -75,4 +110,4 @@ def registry_of(*agents: type[Agent]) -> AgentClassRegistry:
 
 def infrastructure(*agents: type[Agent]) -> Infrastructure:
     """Returns what an engine needs, with fresh parts."""
-    return Infrastructure(registry_of(*agents), UnboundDatabase(), DictStore(), RecordingBridge())
+    return Infrastructure(registry_of(*agents), UnboundDatabase(), DictStore(), DictRecords(), RecordingBridge())

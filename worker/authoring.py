@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,12 +11,17 @@ from pydantic import BaseModel, ConfigDict
 
 from shared.context import UserExecutionContext
 from shared.errors import LanewiseError
+from worker.workflow import Workflow
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from worker.artifacts import Artifacts
     from worker.emitter import UserWebSocketEmitter
     from worker.interfaces import RedisManager
+    from worker.orchestrator import WorkflowOrchestrator
+    from worker.state import StateManager
+    from worker.toolscope import ToolScope
     from worker.toolsystem import UserToolSystem
 
 
@@ -35,6 +41,7 @@ class Agent:
         name: unique in the fleet; what `POST /v1/runs` calls `agent`.
         Input: the pydantic model of the input; its JSON Schema is published.
         tools: classes of the tools it may call.
+        workflows: declarations of what it has other agents do, see `run.workflows`.
         time_limit_s: running time over all attempts, seconds.
         max_attempts: attempts that may be lost to crashes; an exception of the agent's own fails the run at once.
         queue: only workers that serve this queue run it.
@@ -43,6 +50,7 @@ class Agent:
     name: ClassVar[str]
     Input: ClassVar[type[BaseModel]] = AnyInput
     tools: ClassVar[tuple[type[Tool], ...]] = ()
+    workflows: ClassVar[tuple[Workflow, ...]] = ()
     time_limit_s: ClassVar[float] = 600
     max_attempts: ClassVar[int] = 3
     queue: ClassVar[str] = "default"
@@ -67,17 +75,35 @@ class Tool:
         name: unique among the tools of an agent.
         Parameters: the pydantic model of the parameters; its JSON Schema is what a model sees.
         permission: `open` to everybody, or `granted`: only to users who were granted it.
+        time_limit_s: of one call, seconds. An async tool is cancelled then; a plain one, which runs in a thread, is
+            given up: the call fails, and what its `scope` offers raises from then on.
     """
 
     name: ClassVar[str]
     Parameters: ClassVar[type[BaseModel]] = AnyInput
     permission: ClassVar[Literal["open", "granted"]] = "open"
+    time_limit_s: ClassVar[float] = 60
 
     def __init__(self, scope: ToolScope) -> None:
         self.scope = scope
 
+    def tool_schema(self) -> dict[str, Any]:
+        """Returns the tool as a model needs it: `name`, `description` and `parameters`, a JSON Schema."""
+        parameters = self.Parameters.model_json_schema()
+        return {"name": self.name, "description": inspect.getdoc(self) or "", "parameters": parameters}
+
+    def check_parameters(self, parameters: Mapping[str, Any]) -> Any:
+        """Returns the parameters as `run` gets them.
+
+        Raises:
+            ValidationError: naming each bad one.
+        """
+        return self.Parameters.model_validate(dict(parameters))
+
     def run(self, context: UserExecutionContext, parameters: Any) -> Any:
-        """Returns the tool's result, JSON. May be `async def`; a plain one may block.
+        """Returns the tool's result, JSON of at most 1 MiB. May be `async def`; a plain one may block.
+
+        Several calls of one tool may run at once: what they share on `self` needs a lock.
 
         Args:
             context: a child of the agent's context, made for this call.
@@ -97,33 +123,6 @@ class ToolError(LanewiseError):
     title = "Tool failed"
 
 
-class ToolScope:
-    """What a tool may use, for the run it was made for.
-
-    Args:
-        context: of the run.
-        emit: the run's emitter, for progress.
-        store: small values that outlive the run for a while.
-        open_session: how to open a database session.
-    """
-
-    def __init__(
-        self,
-        context: UserExecutionContext,
-        emit: UserWebSocketEmitter,
-        store: RedisManager,
-        open_session: Callable[[], AbstractContextManager[Session]],
-    ) -> None:
-        self.context = context
-        self.emit = emit
-        self.store = store
-        self._open_session = open_session
-
-    def db(self) -> AbstractContextManager[Session]:
-        """Returns a session in a transaction of its own: `with scope.db() as session`. It sees only the user's rows."""
-        return self._open_session()
-
-
 class AgentExecutionContext:
     """One execution of one agent, as its author sees it (there called `AgentRun`).
 
@@ -132,6 +131,10 @@ class AgentExecutionContext:
         emit: `thinking(text)`, `progress(fraction, note="")`, `token(text)`.
         tools: `call(name, **parameters)` and `await dispatch_tool(name, parameters, context)`.
         store: `get(key)` and `set(key, value, ttl_s)`: small values of this user's that outlive the run for a while.
+        state: `step(name, function)` and `db_step(name, function)`: done once, over recoveries too; `load()`,
+            `save(value)` and `update(function)`: what the agent remembers in this thread.
+        artifacts: `save(name, content, content_type)`: files for the user.
+        workflows: `await orchestrate_workflow(name, context, run)`: has other agents do the parts of the work.
     """
 
     def __init__(  # noqa: PLR0913 - each one a thing the author is handed
@@ -141,6 +144,10 @@ class AgentExecutionContext:
         emit: UserWebSocketEmitter,
         tools: UserToolSystem,
         store: RedisManager,
+        state: StateManager,
+        artifacts: Artifacts,
+        workflows: WorkflowOrchestrator,
+        add_usage: Callable[[str, int, int], None],
         open_session: Callable[[], AbstractContextManager[Session]],
         is_cancelled: Callable[[], bool],
     ) -> None:
@@ -149,13 +156,26 @@ class AgentExecutionContext:
         self.emit = emit
         self.tools = tools
         self.store = store
+        self.state = state
+        self.artifacts = artifacts
+        self.workflows = workflows
+        self._add_usage = add_usage
         self._open_session = open_session
         self._is_cancelled = is_cancelled
+        self._stopped = False
 
     @property
     def cancelled(self) -> bool:
         """True once the user asked to cancel: a plain `execute` that loops should look, tidy up and return."""
-        return self._is_cancelled()
+        return self._stopped or self._is_cancelled()
+
+    def stop(self) -> None:
+        """Has `cancelled` be true, because the workflow that this is a part of goes on without it."""
+        self._stopped = True
+
+    def record_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:
+        """Adds one request to a model to what the run has used; its JSON shows the sum as `usage`."""
+        self._add_usage(model, input_tokens, output_tokens)
 
     def db(self) -> AbstractContextManager[Session]:
         """Returns the request-scoped session: `with run.db() as session`. It sees only this user's rows."""

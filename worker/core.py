@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
 import traceback
@@ -126,4 +127,13 @@ async def _execute(agent: Agent, context: UserExecutionContext, run: AgentExecut
     if inspect.iscoroutinefunction(agent.execute):
         return await agent.execute(context, run)
     # A thread, so that the loop goes on: other agents of a workflow run, and a plain agent may call async tools.
-    return await asyncio.shield(asyncio.to_thread(agent.execute, context, run))
+    work = asyncio.ensure_future(asyncio.to_thread(agent.execute, context, run))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # A thread cannot be ended. It is told by `run.cancelled` and waited for: nothing may go on beside what follows.
+        run.stop()
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        raise

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError
+from worker.artifacts import Artifacts
 from worker.authoring import AgentExecutionContext
 from worker.core import AgentExecutionCore, AgentExecutionResult
 from worker.emitter import UserWebSocketEmitter
 from worker.factory import AgentInstanceFactory
-from worker.interfaces import DatabaseSessionManager, EventBridge, RedisManager
+from worker.interfaces import DatabaseSessionManager, EventBridge, RedisManager, RunRecords
+from worker.orchestrator import WorkflowOrchestrator
 from worker.registry import AgentClassRegistry
+from worker.state import Records, StateManager
 from worker.toolsystem import UserContextToolFactory
 from worker.tracker import AgentExecutionTracker
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Infrastructure:
         registry: the agent classes.
         database: opens request-scoped sessions.
         store: the run's small values.
+        records: keeps what the run and its thread remember.
         bridge: the way out for events.
 
     Raises:
@@ -35,12 +43,13 @@ class Infrastructure:
     registry: AgentClassRegistry
     database: DatabaseSessionManager
     store: RedisManager
+    records: RunRecords
     bridge: EventBridge
 
     def __post_init__(self) -> None:
         interfaces = {
             "registry": AgentClassRegistry, "database": DatabaseSessionManager, "store": RedisManager,
-            "bridge": EventBridge,
+            "records": RunRecords, "bridge": EventBridge,
         }  # fmt: skip
         for name, interface in interfaces.items():
             part = getattr(self, name)
@@ -55,6 +64,7 @@ class UserExecutionEngine:
         context: the run's root context.
         parts: the injected infrastructure.
         granted: tools that the user was granted.
+        recorded: names of the steps that earlier attempts of the run recorded.
         is_cancelled: whether the user asked to cancel.
     """
 
@@ -63,6 +73,7 @@ class UserExecutionEngine:
         context: UserExecutionContext,
         parts: Infrastructure,
         granted: Iterable[str],
+        recorded: Iterable[str],
         is_cancelled: Callable[[], bool],
     ) -> None:
         self.context = context
@@ -72,6 +83,7 @@ class UserExecutionEngine:
         self._tools = UserContextToolFactory(parts.database, parts.store, granted)
         self._core = AgentExecutionCore(self.factory, self.tracker)
         self._is_cancelled = is_cancelled
+        self._records = Records(parts.records, recorded, is_cancelled, self._open_session)
 
     async def execute(self, agent_name: str, raw_input: Any) -> AgentExecutionResult:
         """Runs an agent on an input inside a scope of its own, which is clean again when this returns.
@@ -80,20 +92,37 @@ class UserExecutionEngine:
             UnknownAgentError: no such agent.
         """
         parts = self._parts
-        tool_classes = parts.registry.get(agent_name).tools
         with self.factory.user_execution_scope(self.context) as context:
-            tools = self._tools.create_user_tool_system(context, tool_classes, lambda _: parts.bridge, agent_name)
             self.factory.add_cleanup(context, parts.database.close)
-            self.factory.add_cleanup(context, tools.close)
-            run = AgentExecutionContext(
-                raw_input=raw_input,
-                emit=UserWebSocketEmitter(context, parts.bridge, agent_name),
-                tools=tools,
-                store=parts.store,
-                open_session=lambda: parts.database.session(context),
-                is_cancelled=self._is_cancelled,
-            )
-            return await self._core.execute_agent_safely(agent_name, context, run, parts.bridge)
+            state = StateManager(self._records, agent_name)
+            return await self._run_agent(agent_name, context, raw_input, state, parts.bridge)
+
+    async def _run_agent(
+        self, agent_name: str, context: UserExecutionContext, raw_input: Any, state: StateManager, bridge: EventBridge
+    ) -> AgentExecutionResult:
+        """Runs the run's agent, or that of a step of its workflow, with tools and an emitter of its own."""
+        parts, agent_class = self._parts, self._parts.registry.get(agent_name)
+        tools = self._tools.create_user_tool_system(context, agent_class.tools, lambda _: bridge, agent_name)
+        emit = UserWebSocketEmitter(context, bridge, agent_name)
+        run = AgentExecutionContext(
+            raw_input=raw_input,
+            emit=emit,
+            tools=tools,
+            store=parts.store,
+            state=state,
+            artifacts=Artifacts(parts.records, emit),
+            workflows=WorkflowOrchestrator(agent_class.workflows, self._run_agent, state, bridge),
+            add_usage=parts.records.add_usage,
+            open_session=self._open_session,
+            is_cancelled=self._is_cancelled,
+        )
+        try:
+            return await self._core.execute_agent_safely(agent_name, context, run, bridge)
+        finally:
+            tools.close()
+
+    def _open_session(self) -> AbstractContextManager[Session]:
+        return self._parts.database.session(self.context)
 
 
 class ExecutionEngineFactory:
@@ -106,7 +135,8 @@ class ExecutionEngineFactory:
         self,
         context: UserExecutionContext,
         granted: Iterable[str] = (),
+        recorded: Iterable[str] = (),
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> UserExecutionEngine:
         """Returns a new engine for one run; the arguments are those of `UserExecutionEngine`."""
-        return UserExecutionEngine(context, self._parts, granted, is_cancelled)
+        return UserExecutionEngine(context, self._parts, granted, recorded, is_cancelled)

@@ -38,6 +38,38 @@ class RedisManager(Protocol):
 
 
 @runtime_checkable
+class RunRecords(Protocol):
+    """Keeps what a run and its thread remember. The runner's is Postgres; a run without a fleet has one in memory.
+
+    `UnavailableError` from any of these means: try again, for a while. Names and sizes were checked before.
+    """
+
+    def load_step(self, name: str) -> list[Any]:
+        """Returns the recorded result of a step in a list, which is empty if there is none."""
+        ...
+
+    def record_step(self, name: str, result: Any) -> bool:
+        """Records the result of a step; False if there was one, which stays."""
+        ...
+
+    def load_state(self, agent: str, scope: str) -> tuple[int, Any]:
+        """Returns version and value; 0 and None if nothing was saved. `scope` is `thread` or `run`."""
+        ...
+
+    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+        """Saves a value over version `expected` and returns the new one, or raises `StateConflictError`."""
+        ...
+
+    def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
+        """Saves a file for the run's user, over one of the same name."""
+        ...
+
+    def add_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:
+        """Adds one request to a model to what the run has used."""
+        ...
+
+
+@runtime_checkable
 class EventBridge(Protocol):
     """The way out for events."""
 

@@ -10,7 +10,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from shared.errors import FrameError, LanewiseError, UnavailableError
+from shared.errors import (
+    FrameError,
+    InvalidError,
+    LanewiseError,
+    QuotaError,
+    StateConflictError,
+    SupersededError,
+    TooLargeError,
+    UnavailableError,
+)
 from shared.frames import FrameSocket
 
 CALL_TIMEOUT_S = 30.0
@@ -22,6 +31,13 @@ class CallError(LanewiseError):
     """The runner refused a call or could not answer it; the message says why."""
 
     code = "call_failed"
+
+
+# What a sandbox may want to tell apart.
+_ERRORS: dict[str, type[LanewiseError]] = {
+    cls.code: cls
+    for cls in (InvalidError, QuotaError, StateConflictError, SupersededError, TooLargeError, UnavailableError)
+}
 
 
 class RunnerLink:
@@ -63,7 +79,8 @@ class RunnerLink:
 
         Raises:
             CallError: it was refused.
-            UnavailableError: no answer within 30 seconds.
+            LanewiseError: what its code says.
+            UnavailableError: no answer within 30 seconds, or a store that it needs is away.
         """
         number = next(self._numbers)
         future: Future[Any] = Future()
@@ -89,6 +106,6 @@ class RunnerLink:
             self._on_cancel()
         elif frame["t"] == "reply" and (future := self._calls.get(frame["id"])) is not None:
             if "error" in frame:
-                future.set_exception(CallError(frame["error"]))
+                future.set_exception(_ERRORS.get(frame.get("code", ""), CallError)(frame["error"]))
             else:
                 future.set_result(frame.get("value"))

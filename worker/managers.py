@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shared.context import UserExecutionContext
 from shared.database import Database
-from shared.errors import UnavailableError
+from shared.errors import ConfigurationError
 from worker.link import RunnerLink
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ class SandboxDatabase:
         """Yields a session in a transaction of its own; commits at the end, rolls back on an error.
 
         Raises:
-            UnavailableError: Postgres is away, or the deployment gives sandboxes no database.
+            UnavailableError: Postgres is away.
+            ConfigurationError: the deployment gives sandboxes no database.
         """
         if self._url is None:
-            raise UnavailableError("sandboxes have no database here: LANEWISE_RUN_DATABASE_URL is not set")
+            raise ConfigurationError("sandboxes have no database here: LANEWISE_RUN_DATABASE_URL is not set")
         if self._database is None:
             self._database = Database(self._url, pool_size=1, overflow=3)
         with self._database.token_session(self._token) as session:
@@ -46,6 +48,42 @@ class SandboxDatabase:
         """Closes the connections, if there are any."""
         if self._database is not None:
             self._database.close()
+
+
+class SandboxRecords:
+    """The `RunRecords` of a sandbox's run: the runner keeps them.
+
+    Args:
+        link: to the runner.
+    """
+
+    def __init__(self, link: RunnerLink) -> None:
+        self._link = link
+
+    def load_step(self, name: str) -> list[Any]:
+        """Returns the recorded result of a step in a list, which is empty if there is none."""
+        return list(self._link.call("step.load", name=name))
+
+    def record_step(self, name: str, result: Any) -> bool:
+        """Records the result of a step; False if there was one, which stays."""
+        return bool(self._link.call("step.record", name=name, value=result))
+
+    def load_state(self, agent: str, scope: str) -> tuple[int, Any]:
+        """Returns version and value of what an agent saved."""
+        version, value = self._link.call("state.load", agent=agent, scope=scope)
+        return version, value
+
+    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+        """Saves a value over version `expected`."""
+        return int(self._link.call("state.save", agent=agent, scope=scope, expected=expected, value=value))
+
+    def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
+        """Saves a file for the run's user."""
+        self._link.call("artifact.save", name=name, content_type=content_type, content=base64.b64encode(content).decode())
+
+    def add_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:
+        """Adds one request to a model to what the run has used."""
+        self._link.call("usage.add", model=model, input_tokens=input_tokens, output_tokens=output_tokens)
 
 
 class SandboxStore:

@@ -17,7 +17,7 @@ from worker.bridge import WebSocketBridge
 from worker.core import AgentExecutionResult, describe_trace
 from worker.engine import ExecutionEngineFactory, Infrastructure
 from worker.link import RunnerLink
-from worker.managers import SandboxDatabase, SandboxStore
+from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.tooling import describe_error
 
@@ -88,10 +88,11 @@ async def perform(link: RunnerLink, start: dict[str, Any], registry: AgentClassR
         registry,
         SandboxDatabase(start["database_url"], start["database_token"]),
         SandboxStore(link),
+        SandboxRecords(link),
         WebSocketBridge(link, context),
     )
     engine = ExecutionEngineFactory(infrastructure).create_engine(
-        context, start.get("granted", ()), link.cancelled.is_set
+        context, start.get("granted", ()), start.get("steps", ()), link.cancelled.is_set
     )
     try:
         ending = _ending(await engine.execute(start["agent"], start["input"]), cancelled=link.cancelled.is_set())

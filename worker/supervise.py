@@ -30,6 +30,7 @@ READ_BYTES = 65_536
 MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_NAME = 64
 MAX_MESSAGE = 2000
+MAX_TRACE = 8000
 
 Calls = Callable[[str, dict[str, Any]], Any]
 
@@ -64,6 +65,7 @@ class Supervisor:
         self._grace_s = grace_s
         self._asked_at: float | None = None
         self._terminated = False
+        self.trace = ""  # where the agent raised, if it did
         self._reader = FrameReader()
         self._poll = select.poll()
         self._poll.register(sandbox.sock, select.POLLIN)
@@ -168,7 +170,7 @@ class Supervisor:
         try:
             reply = {"t": "reply", "id": number, "value": self._answer_call(method, parameters)}
         except LanewiseError as error:
-            reply = {"t": "reply", "id": number, "error": error.message}
+            reply = {"t": "reply", "id": number, "error": error.message, "code": error.code}
         self._send(reply)
 
     def _next_timer_s(self) -> float:
@@ -219,7 +221,8 @@ class Supervisor:
 
     def _log_trace(self, frame: dict[str, Any]) -> None:
         if frame.get("trace"):
-            log.info("an agent raised", agent=self._live.run.agent, trace=str(frame["trace"])[:8000])
+            self.trace = str(frame["trace"])[:MAX_TRACE]
+            log.info("an agent raised", agent=self._live.run.agent, trace=self.trace)
 
 
 def _checked(value: Any, field: str, max_bytes: int) -> Any:
@@ -233,6 +236,9 @@ def _check_progress(data: dict[str, Any]) -> None:
     fraction = data.get("fraction")
     if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 1:
         raise FrameError("progress without a fraction from 0 to 1")
+    whole = data.get("run_fraction", fraction)
+    if isinstance(whole, bool) or not isinstance(whole, int | float) or not 0 <= whole <= 1:
+        raise FrameError("progress whose run_fraction is not a number from 0 to 1")
     if not isinstance(data.get("note", ""), str):
         raise FrameError("progress with a note that is not text")
 

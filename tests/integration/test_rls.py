@@ -42,7 +42,7 @@ FORBIDDEN = """
     TRUNCATE documents
     TRUNCATE document_passages
     UPDATE document_passages SET text = 'changed'
-    SELECT record_step('alice', 'r', 1, 'n', '1', 9)
+    SELECT record_step('alice', 'r', 1, 'n', '1')
     SELECT save_state('alice', 'r', 1, 'a', false, 0, '1')
     CREATE TABLE lanewise.mine (x int)
     ALTER TABLE documents DISABLE ROW LEVEL SECURITY
@@ -73,7 +73,7 @@ def populated(services: Services) -> dict[str, Run]:
                     ),
                     UserLimit(user_id=user_id, concurrent_runs=1),
                     IdempotencyKey(user_id=user_id, key="k", fingerprint="f", run_id=run.id),
-                    RunStep(user_id=user_id, run_id=run.id, name="s", attempt=1, result=1),
+                    RunStep(user_id=user_id, run_id=run.id, name="s", attempt=1, size=1, result=1),
                     AgentState(
                         user_id=user_id, thread_id=run.thread_id, agent="a", run_id="", version=1, value=1,
                         saved_by=run.id,

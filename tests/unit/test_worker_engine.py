@@ -17,13 +17,13 @@ from pydantic import BaseModel, Field
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError, InvalidContextError, UnknownAgentError
 from shared.states import ExecutionState
-from tests.parts import DictStore, RecordingBridge, UnboundDatabase, infrastructure, registry_of
+from tests.parts import DictRecords, DictStore, RecordingBridge, UnboundDatabase, infrastructure, registry_of
 from tests.services import a_context
 from worker.authoring import Agent, AgentRun, Tool
 from worker.core import MAX_OUTPUT_BYTES, AgentExecutionResult
 from worker.engine import ExecutionEngineFactory, Infrastructure, UserExecutionEngine
-from worker.interfaces import DatabaseSessionManager, EventBridge, RedisManager
-from worker.managers import SandboxDatabase, SandboxStore
+from worker.interfaces import DatabaseSessionManager, EventBridge, RedisManager, RunRecords
+from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 
 BEGUN = threading.Event()
 
@@ -280,11 +280,11 @@ def test_the_tools_are_let_go_and_the_database_is_closed(agent: type[Agent]) -> 
 def good_parts() -> dict[str, Any]:
     return {
         "registry": registry_of(Count), "database": UnboundDatabase(), "store": DictStore(),
-        "bridge": RecordingBridge(),
+        "records": DictRecords(), "bridge": RecordingBridge(),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("missing", ["registry", "database", "store", "bridge"])
+@pytest.mark.parametrize("missing", ["registry", "database", "store", "records", "bridge"])
 @pytest.mark.parametrize("instead", [None, object()])
 def test_a_missing_manager_fails_at_configuration(missing: str, instead: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"an engine needs a {missing}: .*, not {type(instead).__name__}"):
@@ -298,6 +298,8 @@ def test_a_missing_manager_fails_at_configuration(missing: str, instead: Any) ->
         (SandboxStore(None), RedisManager),  # type: ignore[arg-type]
         (UnboundDatabase(), DatabaseSessionManager),
         (DictStore(), RedisManager),
+        (SandboxRecords(None), RunRecords),  # type: ignore[arg-type]
+        (DictRecords(), RunRecords),
         (RecordingBridge(), EventBridge),
     ],
 )
@@ -400,7 +402,7 @@ SHARED = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, 
 
 def reachable(roots: list[Any], parts: Infrastructure) -> dict[int, Any]:
     """Returns everything that can be reached from the objects of a run, code and injected parts left out."""
-    stop = {id(part) for part in (parts, parts.registry, parts.database, parts.store, parts.bridge)}
+    stop = {id(part) for part in (parts, parts.registry, parts.database, parts.store, parts.records, parts.bridge)}
     found: dict[int, Any] = {}
     open_ = list(roots)
     while open_:

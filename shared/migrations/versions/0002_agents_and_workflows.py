@@ -15,6 +15,7 @@ CREATE TABLE run_steps (
     run_id text NOT NULL,
     name text NOT NULL,
     attempt integer NOT NULL,
+    size integer NOT NULL,
     result json NOT NULL,
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (user_id, run_id, name),

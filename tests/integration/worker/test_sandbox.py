@@ -139,7 +139,7 @@ def test_a_refused_call_fails_the_agent_that_does_not_expect_it(begin: Begin) ->
         raise UnavailableError("the store is away; try again shortly")
 
     outcome = begin("keep", {"value": 1}, answer=refuse).outcome()
-    assert outcome == Failed("call_failed", "the store is away; try again shortly")
+    assert outcome == Failed("unavailable", "the store is away; try again shortly")
 
 
 def test_tools_work_in_both_ways_and_grants_are_asked_for(begin: Begin) -> None:

@@ -3,22 +3,25 @@
 --
 -- p_attempt  the attempt that made the step; another one writes nothing
 -- p_result   JSON, kept as the text it is, so that it is read back exactly as it was returned
--- p_most     how many steps a run may have
--- Answers    `recorded`; `known`: there is one of that name, it stays; `superseded`; `too_many`.
-CREATE FUNCTION record_step(
-    p_user text, p_run text, p_attempt integer, p_name text, p_result json, p_most integer
-) RETURNS text
+-- Answers    `recorded`; `known`: there is one of that name, it stays; `superseded`; `full`: the run has 1,000 steps or would
+--            have more than 64 MiB of results.
+CREATE FUNCTION record_step(p_user text, p_run text, p_attempt integer, p_name text, p_result json) RETURNS text
 LANGUAGE plpgsql SET search_path = lanewise AS $$
+DECLARE
+    steps integer;
+    bytes bigint;
 BEGIN
     PERFORM FROM runs r
     WHERE r.user_id = p_user AND r.id = p_run AND r.attempt = p_attempt AND r.status = 'running' FOR KEY SHARE;
     IF NOT FOUND THEN
         RETURN 'superseded';
     END IF;
-    IF (SELECT count(*) FROM run_steps s WHERE s.user_id = p_user AND s.run_id = p_run) >= p_most THEN
-        RETURN 'too_many';
+    SELECT count(*), coalesce(sum(s.size), 0) INTO steps, bytes
+    FROM run_steps s WHERE s.user_id = p_user AND s.run_id = p_run;
+    IF steps >= 1000 OR bytes + octet_length(p_result::text) > 64 * 1024 * 1024 THEN
+        RETURN 'full';
     END IF;
-    INSERT INTO run_steps (user_id, run_id, name, attempt, result)
-    VALUES (p_user, p_run, p_name, p_attempt, p_result) ON CONFLICT DO NOTHING;
+    INSERT INTO run_steps (user_id, run_id, name, attempt, size, result)
+    VALUES (p_user, p_run, p_name, p_attempt, octet_length(p_result::text), p_result) ON CONFLICT DO NOTHING;
     RETURN CASE WHEN FOUND THEN 'recorded' ELSE 'known' END;
 END $$;

@@ -1,0 +1,225 @@
+"""`WorkflowOrchestrator`: runs the workflows of an agent, each step by an agent of its own in a child context.
+
+What a step came to is recorded in the run, so that after a recovery a workflow goes on after its last finished step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shared.context import UserExecutionContext, validate_user_context
+from shared.errors import InvalidError, LanewiseError
+from shared.jsonvalue import check_json
+from shared.states import ExecutionState
+from worker.core import AgentExecutionResult
+from worker.interfaces import EventBridge
+from worker.progress import StepBridge, WorkflowProgress
+from worker.state import StateManager
+from worker.tooling import describe_error
+from worker.workflow import Choice, Parallel, Part, Results, Sequence, Step, Workflow
+
+if TYPE_CHECKING:
+    from worker.authoring import AgentExecutionContext
+
+MAX_INPUT_BYTES = 1024 * 1024
+
+
+class StepFailedError(LanewiseError):
+    """A step failed whose failure ends the workflow.
+
+    Args:
+        step: its name.
+        error: `{"type", "message"}`.
+    """
+
+    code, title = "step_failed", "A step of the workflow failed"
+
+    def __init__(self, step: Step, error: Mapping[str, str]) -> None:
+        super().__init__(f"step {step.name!r} (agent {step.agent!r}): {error['message']}")
+        self.step = step.name
+        self.error = dict(error)
+
+
+class RunAgent(Protocol):
+    """Runs one agent for the orchestrator, as the engine does."""
+
+    async def __call__(
+        self, agent_name: str, context: UserExecutionContext, raw_input: Any, state: StateManager, bridge: EventBridge
+    ) -> AgentExecutionResult:
+        """Returns how it ended; raises only for what is not the agent's mistake."""
+        ...
+
+
+class WorkflowOrchestrator:
+    """The workflows of one agent in one run.
+
+    Args:
+        workflows: as the agent's class declares them.
+        run_agent: does a step's work.
+        state: of the agent; steps are recorded in it.
+        bridge: the agent's way out for events.
+    """
+
+    def __init__(
+        self, workflows: Iterable[Workflow], run_agent: RunAgent, state: StateManager, bridge: EventBridge
+    ) -> None:
+        self._workflows = {workflow.name: workflow for workflow in workflows}
+        self._run_agent = run_agent
+        self._state = state
+        self._bridge = bridge
+        self._begun: set[str] = set()
+
+    async def orchestrate_workflow(
+        self, workflow_name: str, user_context: UserExecutionContext, execution_context: AgentExecutionContext
+    ) -> Results:
+        """Runs a workflow of this agent from where an earlier attempt of the run left it.
+
+        Args:
+            workflow_name: one that the agent declares; each can be run once in a run.
+            user_context: each step's agent gets a child of it.
+            execution_context: the agent's `run`: its input is the workflow's, its `emit` tells how far the whole is.
+
+        Returns:
+            what the steps made.
+
+        Raises:
+            StepFailedError: a step failed whose failure ends the workflow; the others have ended when it is raised.
+            InvalidError: no such workflow, or it was run already.
+        """
+        context = validate_user_context(user_context)
+        workflow = self._workflows.get(workflow_name)
+        if workflow is None:
+            raise InvalidError(self._unknown(workflow_name))
+        if workflow_name in self._begun:
+            raise InvalidError(f"workflow {workflow_name!r} was run already: once in a run is all that can be recorded")
+        self._begun.add(workflow_name)
+        execution = _Execution(
+            workflow=workflow,
+            context=context,
+            run=execution_context,
+            run_agent=self._run_agent,
+            state=self._state,
+            bridge=self._bridge,
+        )
+        return await execution.do(workflow.body, Results(execution_context.input))
+
+    def _unknown(self, name: str) -> str:
+        near = difflib.get_close_matches(str(name), self._workflows, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"the agent has no workflow {name!r}{hint}; there are: {', '.join(sorted(self._workflows)) or 'none'}"
+
+
+class _Execution:
+    """One workflow under way."""
+
+    def __init__(  # noqa: PLR0913 - what an execution needs, all named at the one call
+        self,
+        *,
+        workflow: Workflow,
+        context: UserExecutionContext,
+        run: AgentExecutionContext,
+        run_agent: RunAgent,
+        state: StateManager,
+        bridge: EventBridge,
+    ) -> None:
+        self._workflow = workflow
+        self._context = context
+        self._run = run
+        self._run_agent = run_agent
+        self._state = state
+        self._bridge = bridge
+        self._progress = WorkflowProgress(workflow.body)
+
+    async def do(self, part: Part, results: Results) -> Results:
+        """Does a part; returns the results so far with its own."""
+        match part:
+            case Step():
+                return results.adding(await self._step(part, results))
+            case Choice():
+                return await self._choice(part, results)
+            case Sequence():
+                for child in part.parts:
+                    results = await self.do(child, results)
+                return results
+            case Parallel():
+                return await self._parallel(part, results)
+
+    async def _parallel(self, part: Parallel, results: Results) -> Results:
+        try:
+            async with asyncio.TaskGroup() as group:  # the first failure cancels the others, and waits for them
+                tasks = [group.create_task(self.do(child, results)) for child in part.parts]
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+        for task in tasks:
+            results = results.adding(task.result())
+        return results
+
+    async def _choice(self, part: Choice, results: Results) -> Results:
+        name = self._name(part)
+        found = await self._state.recall(name)
+        key = found[0] if found else part.choose(results)
+        if key not in part.options:
+            raise InvalidError(f"choice {part.name!r} chose {key!r}; there are: {', '.join(map(repr, part.options))}")
+        if not found:
+            await self._state.record(name, key)
+        self._progress.choose(part, key)
+        chosen = part.options[key]
+        return results if chosen is None else await self.do(chosen, results)
+
+    async def _step(self, step: Step, results: Results) -> Results:
+        name = self._name(step)
+        found = await self._state.recall(name)
+        if found:
+            record = found[0]
+        else:
+            record = await self._try(step, results)
+            if "error" in record and step.on_failure == "fail":
+                raise StepFailedError(step, record["error"])
+            record = await self._state.record(name, record)
+        whole = self._progress.update(step, 1.0)
+        self._run.emit.progress(whole, f"{step.name} {'failed' if 'error' in record else 'done'}")
+        if "error" in record:
+            return Results(None, errors={step.name: record["error"]})
+        return Results(None, outputs={step.name: record["output"]})
+
+    async def _try(self, step: Step, results: Results) -> dict[str, Any]:
+        """Returns `{"output"}` or `{"error"}`."""
+        record: dict[str, Any] = {}
+        for _ in range(step.tries):
+            try:
+                # A copy, as JSON has it: an agent cannot change what other steps are given.
+                raw_input = json.loads(json.dumps(check_json(step.input(results), "input", MAX_INPUT_BYTES)))
+            except Exception as error:  # noqa: BLE001 - the author's function; its failure is the step's
+                record = {"error": describe_error(error)}
+                continue
+            record = await self._attempt(step, raw_input)
+            if "output" in record:
+                break
+        return record
+
+    async def _attempt(self, step: Step, raw_input: Any) -> dict[str, Any]:
+        context = self._context.create_child_context(f"step:{step.name}", {"workflow": self._workflow.name})
+        state = self._state.child(step.agent, self._name(step))
+        bridge = StepBridge(self._bridge, self._progress, step)
+        result = await self._run_agent(step.agent, context, raw_input, state, bridge)
+        if result.state is ExecutionState.COMPLETED:
+            return {"output": result.output}
+        if result.state is ExecutionState.CANCELLED:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
+            return {"error": {"type": "cancelled", "message": "the agent cancelled itself"}}
+        return {"error": dict(result.error or {})}
+
+    def _name(self, part: Step | Choice) -> str:
+        return f"{self._workflow.name}/{part.name}"
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Returns the first failure, that of a step before what is a mistake in the declaration."""
+    flat = [_first(each) if isinstance(each, BaseExceptionGroup) else each for each in failures.exceptions]
+    return next((failure for failure in flat if isinstance(failure, StepFailedError)), flat[0])

@@ -1,0 +1,90 @@
+"""What a worker answers a sandbox's calls with: Redis for the user's small values, Postgres for the run's records."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from shared import records
+from shared.errors import UnavailableError
+from shared.models import Run
+from shared.redis import RedisError
+from shared.services import Services
+
+
+class UserStore:
+    """`run.store` of one user: a `RedisManager` whose keys carry the user's digest.
+
+    Args:
+        run: whose user it is.
+    """
+
+    def __init__(self, services: Services, run: Run) -> None:
+        self._services = services
+        self._user_id = run.user_id
+
+    def get(self, key: str) -> Any:
+        """Returns the value.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        try:
+            text = self._services.redis.get(self._services.keys.store(self._user_id, key))
+        except RedisError as error:
+            raise _store_away() from error
+        return None if text is None else json.loads(str(text))
+
+    def set(self, key: str, value: Any, ttl_s: float) -> None:
+        """Keeps the value.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        name, ttl_ms = self._services.keys.store(self._user_id, key), max(1, round(ttl_s * 1000))
+        try:
+            self._services.redis.set(name, json.dumps(value), px=ttl_ms)
+        except RedisError as error:
+            raise _store_away() from error
+
+
+class PostgresRecords:
+    """The `RunRecords` of one attempt; each method is one transaction. See `shared.records` for what each one raises.
+
+    Args:
+        run: as claimed.
+    """
+
+    def __init__(self, services: Services, run: Run) -> None:
+        self._database = services.database
+        self._run = run
+        self._once = services.database.once(run.user_id)
+
+    def load_step(self, name: str) -> list[Any]:
+        """Returns the recorded result of a step in a list, which is empty if there is none."""
+        return records.load_step(self._once, self._run, name)
+
+    def record_step(self, name: str, result: Any) -> bool:
+        """Records the result of a step; False if there was one, which stays."""
+        return records.record_step(self._once, self._run, name, result)
+
+    def load_state(self, agent: str, scope: str) -> tuple[int, Any]:
+        """Returns version and value of what an agent saved."""
+        return records.load_state(self._once, self._run, agent, scope)
+
+    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+        """Saves a value over version `expected`."""
+        return records.save_state(self._once, self._run, agent, scope, expected=expected, value=value)
+
+    def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
+        """Saves a file for the run's user."""
+        with self._database.user_session(self._run.user_id) as session:
+            records.save_artifact(session, self._run, name, content_type, content)
+
+    def add_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:
+        """Adds one request to a model to what the run has used."""
+        records.add_usage(self._once, self._run, model, input_tokens, output_tokens)
+
+
+def _store_away() -> UnavailableError:
+    return UnavailableError("the store is away; try again shortly")
