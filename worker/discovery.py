@@ -130,9 +130,10 @@ def _cure(name: str, error: BaseException) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is None or not f"{name}.".startswith(f"{missing}."):
         return ""
-    above, _, last = missing.rpartition(".")
+    above, _, _ = missing.rpartition(".")
     folders = importlib.import_module(above).__path__ if above else None
-    near = _nearest(last, (module.name for module in pkgutil.iter_modules(folders)))
+    names = (module.name for module in pkgutil.iter_modules(folders))
+    near = _nearest(missing, (f"{above}.{known}" if above else known for known in names))
     return near or ": install its package, start in its folder, or put that on PYTHONPATH"
 
 

@@ -72,7 +72,7 @@ def submit(  # noqa: PLR0913, PLR0917 - click passes what the options are called
     watch: bool,  # noqa: FBT001
 ) -> int:
     """Submit a run to AGENT and print its id."""
-    run = client.submit(agent, _parse(text), thread_id=thread)
+    run = client.submit(agent, parse_input(text), thread_id=thread)
     if watch:
         return output.follow(client, run)
     output.submitted(run)
@@ -115,7 +115,12 @@ def cancel(client: Client, output: Output, run_id: str) -> None:
     output.cancelled(client.cancel(run_id))
 
 
-def _parse(text: str) -> Any:
+def parse_input(text: str) -> Any:
+    """Returns the JSON of an `--input`, which may be `@FILE`.
+
+    Raises:
+        click.BadParameter: the file cannot be read, or it is not JSON.
+    """
     try:
         if text.startswith("@"):
             text = sys.stdin.read() if text == "@-" else Path(text[1:]).read_text(encoding="utf-8")

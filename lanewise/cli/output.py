@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -98,21 +98,33 @@ class Output:
 
     def follow(self, client: Client, run: Json) -> int:
         """Follows one run to its end and prints its result; returns the exit code."""
-        view = RunView.of(run)
         try:
-            with client.stream(run_id=run["id"]) as stream, self._board({view.id: view}, self._err) as board:
-                for event in stream:
-                    view.apply(event)
-                    self._tell(event, view, board, self._err)
+            with client.stream(run_id=run["id"]) as stream:
+                self.play(RunView.of(run), stream)
         except KeyboardInterrupt:
             self._err.print(f"the run goes on: lanewise watch {run['id']} · lanewise cancel {run['id']}", style="dim")
             return INTERRUPTED
-        run = client.run(run["id"])
+        return self.ended(client.run(run["id"]))
+
+    def play(self, view: RunView, events: Iterable[Event]) -> None:
+        """Shows the events of one run as they come."""
+        with self._board({view.id: view}, self._err) as board:
+            for event in events:
+                view.apply(event)
+                self._tell(event, view, board, self._err)
+
+    def ended(self, run: Json) -> int:
+        """Prints the result of a run that has ended; returns the exit code."""
         if self._as_json:
             self._lines([run])
         else:
             self._result(run)
         return OK if run["status"] == "completed" else FAILED
+
+    def aside(self, *lines: str) -> None:
+        """Prints what is good to know besides the result."""
+        for line in lines:
+            self._err.print(Text(render.clean(line), "dim"))
 
     def follow_all(self, client: Client) -> int:
         """Follows all the user's runs until Ctrl-C."""
