@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import sqlalchemy as sa
 from pydantic import BaseModel
 
 from shared.context import UserExecutionContext
@@ -61,6 +62,88 @@ class Keep(Agent):
         before = run.store.get("value")
         run.store.set("value", given["value"], given.get("ttl_s", 60))
         return {"before": before, "after": run.store.get("value")}
+
+
+class Remember(Agent):
+    """Counts its runs of a thread; with `hold`, waits between loading and saving until another run has saved."""
+
+    name = "remember"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        before = run.state.load()
+        if "save" in given:
+            run.emit.token("loaded")
+            while given.get("hold") and run.store.get("go") is None:
+                time.sleep(0.01)
+            run.state.save(given["save"])
+        elif given.get("add"):
+            run.state.update(lambda value: (value or 0) + given["add"])
+        return {"before": before, "after": run.state.load()}
+
+
+class Steps(Agent):
+    """Does three steps, noting each execution; dies, once, where its input says."""
+
+    name = "steps"
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        die = run.input.model_dump().get("die")
+
+        async def first() -> Any:
+            run.emit.token("first")
+            return ("a", {"t": (1, 2.0)})
+
+        def second(number: int) -> Any:
+            run.emit.token("second")
+            if die == "in second" and not (run.state.load("run") or {}).get("died"):
+                run.state.save({"died": True}, "run")
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"number": number}
+
+        made = [await run.state.step("first", first), run.state.step("second", second, 7)]
+        if die == "after second" and not run.state.load("run"):
+            run.state.save(True, "run")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"made": made, "third": run.state.step("third", lambda: None)}
+
+
+class Book(Agent):
+    """Writes into a table of the author's own, in a step; dies, once, after the commit if its input says so."""
+
+    name = "book"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+
+        def write(session: Any) -> Any:
+            run.emit.token("writing")
+            session.execute(sa.text("INSERT INTO orders (user_id, item) VALUES (lanewise.run_user(), :item)"), given)
+            if given.get("fail"):
+                raise ValueError("after the insert")
+            while given.get("hold") and run.store.get("go") is None:
+                time.sleep(0.01)
+            return session.scalar(sa.text("SELECT count(*) FROM orders"))
+
+        count = run.state.db_step("order", write)
+        if given.get("die") and not run.state.load("run"):
+            run.state.save(True, "run")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"count": count}
+
+
+class Files(Agent):
+    """Saves the files that its input lists."""
+
+    name = "files"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        return [
+            run.artifacts.save(
+                item["name"], item.get("text", "x") * item.get("times", 1), item.get("type", "text/plain")
+            )
+            for item in run.input.model_dump()["files"]
+        ]
 
 
 class Wait(Agent):
