@@ -1,10 +1,13 @@
 """What requests must look like and what answers look like: the source of both the checks and the OpenAPI document."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from shared.grants import MAX_GRANTS, TOOL_NAME
+
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC)  # in any zone still a date that can be written
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "timed_out"]
 Json = dict[str, Any]
 
@@ -79,6 +82,15 @@ class RunError(_Answer):
     retryable: bool
 
 
+class Usage(_Answer):
+    """What a run has asked of models, added up over its attempts."""
+
+    model: str = Field(description="the last one that was asked")
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
 class Run(_Answer):
     """One job of one user."""
 
@@ -92,6 +104,7 @@ class Run(_Answer):
     attempt: int
     last_run_seq: int
     progress: Progress
+    usage: Usage | None = Field(description="of models; null: none was asked")
     queue: Queue | None
     metadata: Json
     correlation_id: str
@@ -143,6 +156,23 @@ class Thread(_Answer):
     created_at: datetime
 
 
+class Artifact(_Answer):
+    """A file that an agent saved, without its content."""
+
+    name: str
+    content_type: str
+    size: int
+    sha256: str
+    created_at: datetime
+
+
+class Artifacts(_Answer):
+    """The artifacts of a run, by name."""
+
+    items: list[Artifact]
+    next_cursor: None
+
+
 class Document(_Answer):
     """A file of the user's, without its content."""
 
@@ -159,6 +189,53 @@ class Limits(_Answer):
 
     concurrent_runs: int
     queued_runs: int
+
+
+class UserLimits(_Answer):
+    """A user's limits, as an administrator sees them."""
+
+    user_id: str
+    concurrent_runs: int | None = Field(description="of their own; null: the fleet's")
+    queued_runs: int | None = Field(description="of their own; null: the fleet's")
+    effective: Limits
+
+
+class LimitsReplacement(_Body):
+    """What a user may have at once from now on; what is null or left out is the fleet's."""
+
+    concurrent_runs: int | None = Field(None, ge=1, le=10_000)
+    queued_runs: int | None = Field(None, ge=1, le=2**31 - 1)
+
+
+class Grant(_Answer):
+    """A tool that needs a grant, and a user who has one."""
+
+    tool: str
+    expires_at: datetime | None
+    granted_by: str = Field(description="the id of an administrator")
+    granted_at: datetime
+
+
+class Grants(_Answer):
+    """A user's grants, by tool."""
+
+    items: list[Grant]
+
+
+class GrantRequest(_Body):
+    """A tool to be granted."""
+
+    tool: str = Field(pattern=TOOL_NAME)
+    # Strict would refuse the text that a time is in JSON.
+    expires_at: Annotated[AwareDatetime, Field(strict=False, le=_LATEST)] | None = Field(
+        None, description="RFC 3339 with a zone, in the future; null: it does not expire"
+    )
+
+
+class GrantsReplacement(_Body):
+    """All the grants that a user has from now on."""
+
+    tools: list[GrantRequest] = Field(max_length=MAX_GRANTS)
 
 
 class Me(_Answer):

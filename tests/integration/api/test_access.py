@@ -26,6 +26,8 @@ OPEN = {
     "/v1/stream": "signs in by itself: see test_gateway",
 }
 
+ADMIN = "/v1/admin/"
+
 
 def _rules(app: Flask) -> list[tuple[str, str]]:
     def methods(rule: Rule) -> set[str]:
@@ -58,6 +60,15 @@ def test_every_route_but_the_open_ones_asks_for_the_scope(app: Flask, sign_in: A
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, rule)
 
 
+def test_every_admin_route_asks_for_the_scope_of_an_administrator(app: Flask, alice: UserClient) -> None:
+    rules = [(method, rule) for method, rule in _rules(app) if rule.startswith(ADMIN)]
+    assert len(rules) >= 4
+    for method, rule in rules:
+        for user_id in (alice.user_id, "nobody-of-that-name"):
+            answer = alice.request(method, _path(rule, user_id), json={"tools": [{"tool": "fetch"}]})
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), (method, rule)
+
+
 def test_what_is_anothers_looks_like_what_is_not_there(
     app: Flask, alice: UserClient, bob: UserClient, worker: FakeWorker
 ) -> None:
@@ -68,7 +79,7 @@ def test_what_is_anothers_looks_like_what_is_not_there(
     tried = 0
     for method, rule in _rules(app):
         names = re.findall(r"<[^>]+>", rule)
-        if names and method != "PUT":
+        if names and method != "PUT" and not rule.startswith(ADMIN):
             theirs = bob.request(method, _path(rule, owned[names[0]]))
             nobodys = bob.request(method, _path(rule, "0" * 32))
             assert theirs.status_code == 404, (method, rule)

@@ -1,0 +1,134 @@
+"""`/v1/admin/users/{user_id}/…`: limits and grants, for the scope `admin`. Each call is audited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, g
+from sqlalchemy import delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from api.models import Grants, GrantsReplacement, LimitsReplacement, UserLimits
+from api.operations import json_response, operation
+from api.state import api
+from shared import audit, models
+from shared.context import check_user_id
+from shared.errors import InvalidError
+from shared.events import iso
+from shared.grants import read_grants, replace_grants
+from shared.limits import concurrent_runs, queued_runs
+from shared.tokens import Identity
+
+bp = Blueprint("admin", __name__, url_prefix="/v1/admin/users/<user_id>")
+_LIMITS = models.UserLimit
+
+
+@bp.get("/limits")
+@operation("Get a user's limits", {200: UserLimits}, scope="admin", errors=(InvalidError,))
+def get_limits(identity: Identity, user_id: str) -> Response:
+    """Their own, where they have some, and those that hold."""
+    with _audited(identity, user_id, "limits.get", {}) as session:
+        view = _limits(session, user_id)
+    return json_response(view)
+
+
+@bp.put("/limits")
+@operation("Set a user's limits", {200: UserLimits}, scope="admin", body=LimitsReplacement)
+def put_limits(identity: Identity, user_id: str, body: LimitsReplacement) -> Response:
+    """Parked runs that fit under a raised limit start at once; lowering one stops no run."""
+    own = body.model_dump()
+    with _audited(identity, user_id, "limits.put", own) as session:
+        if any(value is not None for value in own.values()):
+            statement = insert(_LIMITS).values(user_id=user_id, **own)
+            session.execute(statement.on_conflict_do_update(index_elements=["user_id"], set_=own))
+        else:
+            session.execute(delete(_LIMITS).where(_LIMITS.user_id == user_id))
+        view = _limits(session, user_id)
+    api().services.dispatcher.admit(user_id)
+    return json_response(view)
+
+
+@bp.get("/grants")
+@operation("List a user's grants", {200: Grants}, scope="admin", errors=(InvalidError,))
+def get_grants(identity: Identity, user_id: str) -> Response:
+    """The tools that need a grant and that the user has one for now."""
+    with _audited(identity, user_id, "grants.get", {}) as session:
+        view = _grants(session, user_id)
+    return json_response(view)
+
+
+@bp.put("/grants")
+@operation("Replace a user's grants", {200: Grants}, scope="admin", body=GrantsReplacement)
+def put_grants(identity: Identity, user_id: str, body: GrantsReplacement) -> Response:
+    """The whole list. It takes effect for every attempt of a run that begins from now on, not for one under way."""
+    grants = _checked(body)
+    with _audited(
+        identity, user_id, "grants.put", {"tools": {tool: iso(end) for tool, end in grants.items()}}
+    ) as session:
+        replace_grants(session, user_id, grants, identity.user_id)
+        view = _grants(session, user_id)
+    return json_response(view)
+
+
+@contextmanager
+def _audited(identity: Identity, user_id: str, action: str, detail: dict[str, Any]) -> Iterator[Session]:
+    """Yields a session for the user's rows; the audit row is written in the same transaction."""
+    check_user_id(user_id)
+    with api().services.database.user_session(user_id) as session:
+        yield session
+        audit.record(
+            session,
+            user_id=user_id,
+            actor=f"user:{identity.user_id}",
+            action=f"admin.{action}",
+            target=user_id,
+            correlation_id=g.correlation_id,
+            detail=detail,
+        )
+
+
+def _checked(body: GrantsReplacement) -> dict[str, datetime | None]:
+    grants: dict[str, datetime | None] = {}
+    problems = []
+    for number, grant in enumerate(body.tools):
+        if grant.tool in grants:
+            problems.append({"field": f"tools.{number}.tool", "message": "is given more than once"})
+        if grant.expires_at is not None and grant.expires_at <= datetime.now(UTC):
+            problems.append({"field": f"tools.{number}.expires_at", "message": "is not in the future"})
+        grants[grant.tool] = grant.expires_at
+    if problems:
+        raise InvalidError(f"{problems[0]['field']} {problems[0]['message']}", errors=problems)
+    return grants
+
+
+def _limits(session: Session, user_id: str) -> dict[str, Any]:
+    own = session.execute(
+        select(_LIMITS.concurrent_runs, _LIMITS.queued_runs).where(_LIMITS.user_id == user_id)
+    ).one_or_none()
+    settings = api().services.settings
+    return {
+        "user_id": user_id,
+        "concurrent_runs": own and own.concurrent_runs,
+        "queued_runs": own and own.queued_runs,
+        "effective": {
+            "concurrent_runs": concurrent_runs(session, user_id, settings),
+            "queued_runs": queued_runs(session, user_id, settings),
+        },
+    }
+
+
+def _grants(session: Session, user_id: str) -> dict[str, Any]:
+    items = [
+        {
+            "tool": grant.tool,
+            "expires_at": iso(grant.expires_at),
+            "granted_by": grant.granted_by,
+            "granted_at": iso(grant.granted_at),
+        }
+        for grant in read_grants(session, user_id)
+    ]
+    return {"items": items}
