@@ -23,6 +23,7 @@ from shared.signing import derive_key
 PREFIX = "LANEWISE_"
 COMMAND_NAMES = frozenset({"URL", "TOKEN", "OWNER_DATABASE_URL"})  # read by commands, not by the fleet
 _POSTGRES_URL = re.compile(r"postgres(ql)?(\+psycopg2)?://\S+")
+_HTTP_URL = re.compile(r"https?://[^\s/@]+(/\S*)?")
 _REDIS_URL = re.compile(r"rediss?://[^\s/]*(/\d*)?(\?\S*)?")
 
 Csv = Annotated[tuple[str, ...], NoDecode]
@@ -59,6 +60,10 @@ class Settings(BaseSettings):
     retention_days: float = Field(30, gt=0)
     sandbox_env: Csv = Field((), description="names of environment variables that are passed into sandboxes")
     sandbox_writable: Csv = Field((), description="paths that sandboxes may write to, besides their own folder")
+    model: str | None = Field(None, description="the language model that agents may use, as its endpoint knows it")
+    model_url: str | None = Field(None, description="an OpenAI-compatible endpoint, up to /v1; unset: OpenAI's own")
+    model_timeout_s: float = Field(120, gt=0, le=3600, description="for one answer of the model")
+    model_silence_s: float = Field(30, gt=0, le=3600, description="without a sign of the model")
     trusted_proxies: Csv = Field((), description="addresses whose X-Forwarded-Proto is believed; unset: loopback")
     sandbox_memory_mb: int = Field(1024, ge=64)
     metrics_port: int | None = Field(None, ge=0, le=65_535, description="a worker's /metrics on loopback; unset: none")
@@ -98,6 +103,13 @@ class Settings(BaseSettings):
     def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _REDIS_URL.fullmatch(value.get_secret_value()):
             raise ValueError("must be a redis:// or rediss:// URL with a database number as its path")
+        return value
+
+    @field_validator("model_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value and not _HTTP_URL.fullmatch(value):
+            raise ValueError("must be an http:// or https:// URL without a user")
         return value
 
     @field_validator("trusted_proxies")

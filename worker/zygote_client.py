@@ -28,10 +28,10 @@ log = structlog.get_logger(__name__)
 START_TIMEOUT_S = 60.0
 RESTART_WAIT_S = 0.5
 KILL_TIMEOUT_S = 2.0
-# Besides LANEWISE_AGENTS and what LANEWISE_SANDBOX_ENV names: nothing else reaches zygote and sandboxes.
+# Besides these only what LANEWISE_SANDBOX_ENV names reaches zygote and sandboxes.
 PASSED_ENVIRONMENT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "LANEWISE_AGENTS",
+    "LANEWISE_AGENTS", "LANEWISE_MODEL", "LANEWISE_MODEL_URL", "LANEWISE_MODEL_TIMEOUT_S", "LANEWISE_MODEL_SILENCE_S",
 )  # fmt: skip
 
 
