@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -174,6 +174,24 @@ class Client:
     def delete_document(self, name: str) -> None:
         """Deletes a document."""
         self._rest.call("DELETE", _path("documents", name))
+
+    def limits(self, user_id: str) -> Json:
+        """Returns a user's limits: their own, and those that hold. This and what follows asks for the scope `admin`."""
+        return self._rest.json("GET", _path("admin", "users", user_id, "limits"))
+
+    def set_limits(self, user_id: str, *, concurrent_runs: int | None = None, queued_runs: int | None = None) -> Json:
+        """Sets a user's limits and returns them; None: the fleet's."""
+        body = {"concurrent_runs": concurrent_runs, "queued_runs": queued_runs}
+        return self._rest.json("PUT", _path("admin", "users", user_id, "limits"), json=body)
+
+    def grants(self, user_id: str) -> list[Json]:
+        """Returns the tools that need a grant and that the user has one for: `tool`, `expires_at`, who and when."""
+        return list(self._rest.json("GET", _path("admin", "users", user_id, "grants"))["items"])
+
+    def set_grants(self, user_id: str, tools: Mapping[str, str | None]) -> list[Json]:
+        """Makes these the user's grants, and no others; each with the RFC 3339 time when it ends, None: it does not."""
+        body = {"tools": [{"tool": tool, "expires_at": end} for tool, end in tools.items()]}
+        return list(self._rest.json("PUT", _path("admin", "users", user_id, "grants"), json=body)["items"])
 
 
 def _path(*parts: str) -> str:
