@@ -93,7 +93,7 @@ def accept(  # noqa: PLR0913 - what a run is made of
     values["meta"] = values.pop("metadata")
     run = Run(
         **values, status=ExecutionState.QUEUED, attempt=0, lost_attempts=0, ran_s=0.0, progress=0.0, progress_note="",
-        last_run_seq=row.run_seq, sends=0, created_at=row.created_at,
+        last_run_seq=row.run_seq, usage={}, sends=0, created_at=row.created_at,
     )  # fmt: skip
     event = Event(run.user_id, run.id, 0, EventType.RUN_QUEUED, run.agent)
     stored = StoredEvent(event, row.seq, row.run_seq, run.thread_id, run.correlation_id, row.at)

@@ -207,6 +207,7 @@ def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
         "attempt": run.attempt,
         "last_run_seq": run.last_run_seq,
         "progress": {"fraction": run.progress, "note": run.progress_note},
+        "usage": run.usage or None,
         "queue": queue,
         "metadata": run.meta,
         "correlation_id": run.correlation_id,

@@ -36,7 +36,7 @@ class TestCreate:
         run = submit("alice", run_input={"text": "x"}, metadata={"m": 1})
         assert runs.run_view(run, {"position": 1}) == {
             "id": run.id, "agent": "echo", "status": "queued", "thread_id": run.thread_id, "input": {"text": "x"},
-            "output": None, "error": None, "attempt": 0, "last_run_seq": 1,
+            "output": None, "error": None, "attempt": 0, "last_run_seq": 1, "usage": None,
             "progress": {"fraction": 0.0, "note": ""}, "queue": {"position": 1}, "metadata": {"m": 1},
             "correlation_id": run.correlation_id, "created_at": events.iso(run.created_at), "started_at": None,
             "finished_at": None,
