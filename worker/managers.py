@@ -15,6 +15,11 @@ from worker.link import RunnerLink
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+NO_DATABASE = (
+    "there is no database here: `lanewise run-agent` and tests have none; sandboxes of a fleet have one where "
+    "LANEWISE_RUN_DATABASE_URL is set, as `lanewise up` does"
+)
+
 
 class SandboxDatabase:
     """Sessions under the run's role, opened when first used. Postgres itself verifies the token in each transaction.
@@ -38,7 +43,7 @@ class SandboxDatabase:
             ConfigurationError: the deployment gives sandboxes no database.
         """
         if self._url is None:
-            raise ConfigurationError("sandboxes have no database here: LANEWISE_RUN_DATABASE_URL is not set")
+            raise ConfigurationError(NO_DATABASE)
         if self._database is None:
             self._database = Database(self._url, pool_size=1, overflow=3)
         with self._database.token_session(self._token) as session:

@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from shared.states import ExecutionState
 from worker.bridge import WebSocketBridge
 from worker.core import AgentExecutionResult, describe_trace
 from worker.engine import ExecutionEngineFactory, Infrastructure
-from worker.link import RunnerLink
+from worker.link import RunnerLink, exit_at_once
 from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.tooling import describe_error
@@ -66,6 +67,19 @@ def run(sock: socket.socket, registry: AgentClassRegistry) -> None:
 
 
 async def _execute(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> None:
+    await serve(link, start, registry, exit_at_once)
+    # Not by way of the loop's and the interpreter's end: a thread that the agent left behind could hold that up.
+    os._exit(0)
+
+
+async def serve(
+    link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry, on_gone: Callable[[], None]
+) -> None:
+    """Runs what the start frame asks for, and listens meanwhile to what the runner says.
+
+    Args:
+        on_gone: called, in the thread that listens, when the runner has closed the connection.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     plain = not inspect.iscoroutinefunction(registry.get(start["agent"]).execute)
@@ -75,10 +89,8 @@ async def _execute(link: RunnerLink, start: dict[str, Any], registry: AgentClass
         if task is not None and not plain:
             loop.call_soon_threadsafe(task.cancel)
 
-    link.listen(cancel)
+    link.listen(cancel, on_gone)
     await perform(link, start, registry)
-    # Not by way of the loop's and the interpreter's end: a thread that the agent left behind could hold that up.
-    os._exit(0)
 
 
 async def perform(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> None:

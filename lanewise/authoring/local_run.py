@@ -96,6 +96,8 @@ class LocalRun:
         finally:
             supervisor.close()
         self.trace = supervisor.trace
+        if isinstance(outcome, Lost):  # whoever asked it to end and then ended it wanted just that
+            outcome = self.live.asked_to_end or outcome
         self._end(outcome)
 
     def view(self) -> Json:
