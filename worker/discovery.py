@@ -15,7 +15,7 @@ from shared.errors import ConfigurationError
 from worker import linux
 from worker.authoring import Agent
 from worker.places import full_name, where_raised
-from worker.registry import AgentClassRegistry
+from worker.registry import AgentClassRegistry, needed_agents
 
 GROUP = "lanewise.agents"
 OURS = "lanewise"
@@ -48,15 +48,18 @@ def load_agents(names: Iterable[str]) -> Loaded:
     """
     registry = AgentClassRegistry()
     notes: list[str] = []
+    left_out: set[str] = set()
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             _register(registry, entry.value)
         except _MissingModuleError as error:
             if not _is_ours(entry):
                 raise ConfigurationError(f"{error} (entry point {entry.name!r} of {_dist(entry)})") from None
+            left_out.add(entry.name)
             notes.append(f"agent {entry.name!r} is left out: install lanewise[{entry.name}] for it ({error})")
         except ConfigurationError as error:
             raise ConfigurationError(f"{error} (entry point {entry.name!r} of {_dist(entry)})") from None
+    _leave_out_who_needs(left_out, registry, notes)
     named = {name: _register(registry, name) for name in map(str.strip, names)}
     registry.freeze()
     return Loaded(registry, notes, named)
@@ -64,6 +67,15 @@ def load_agents(names: Iterable[str]) -> Loaded:
 
 class _MissingModuleError(ConfigurationError):
     """A module that an agent imports is not installed."""
+
+
+def _leave_out_who_needs(left_out: set[str], registry: AgentClassRegistry, notes: list[str]) -> None:
+    """Takes back our own agents whose workflows need one that was left out. (An author's would be refused.)"""
+    for name in registry.names():
+        missing = left_out & set(needed_agents(registry.get(name)))
+        if missing and registry.get(name).__module__.startswith(f"{__package__}."):
+            registry.leave_out(name)
+            notes.append(f"agent {name!r} is left out: its workflow needs {', '.join(sorted(missing))}")
 
 
 def _register(registry: AgentClassRegistry, name: str) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, PydanticUserError
 from shared.errors import ConfigurationError, UnknownAgentError
 from worker.authoring import Agent, Tool
 from worker.places import full_name, unsound, where_defined
+from worker.workflow import Workflow
 
 # What instances of these hold can be changed by one run and seen by the next one in the same process.
 _MUTABLE = (MutableMapping, MutableSequence, MutableSet)
@@ -47,11 +48,31 @@ class AgentClassRegistry:
                 raise ConfigurationError(f"two agents are called {cls.name!r}: {both}: rename one")
             self._agents[cls.name] = cls
 
+    def leave_out(self, name: str) -> None:
+        """Takes an agent back that cannot work here."""
+        with self._lock:
+            del self._agents[name]
+
     def freeze(self) -> None:
-        """Ends registration for good."""
+        """Ends registration for good.
+
+        Raises:
+            ConfigurationError: a workflow names an agent that is not there, or leads back to its own agent.
+        """
         with self._lock:
             self._frozen = True
             self._agents = MappingProxyType(dict(self._agents))  # type: ignore[assignment]
+        for cls in self._agents.values():
+            self._check_workflows(cls, (cls.name,))
+
+    def _check_workflows(self, cls: type[Agent], way: tuple[str, ...]) -> None:
+        for name in needed_agents(cls):
+            if name not in self._agents:
+                problem = unknown_agent(name, list(self._agents)).message
+                raise unsound(cls, "workflows", f"has a step for an agent that is not there: {problem}")
+            if name in way:
+                raise unsound(cls, "workflows", f"lead in a circle: {' → '.join([*way, name])}")
+            self._check_workflows(self._agents[name], (*way, name))
 
     def get(self, name: str) -> type[Agent]:
         """Returns the class of that name.
@@ -81,6 +102,11 @@ def unknown_agent(name: str, known: list[str]) -> UnknownAgentError:
     return UnknownAgentError(message, errors=[{"field": "agent", "message": message}])
 
 
+def needed_agents(cls: type[Agent]) -> list[str]:
+    """Returns the names of the agents that the steps of an agent's workflows need, sorted."""
+    return sorted({step.agent for workflow in cls.workflows for step in workflow.steps()})
+
+
 def check_agent_class(cls: Any) -> None:
     """Refuses a class that could not run, or that could carry something from one user to the next.
 
@@ -101,6 +127,10 @@ def check_agent_class(cls: Any) -> None:
         raise unsound(cls, "queue", "must be 1 to 64 letters, digits, '-' or '_'")
     if not isinstance(cls.tools, tuple):
         raise unsound(cls, "tools", "must be a tuple of Tool classes")
+    if not (isinstance(cls.workflows, tuple) and all(isinstance(one, Workflow) for one in cls.workflows)):
+        raise unsound(cls, "workflows", "must be a tuple of Workflow")
+    if len({one.name for one in cls.workflows}) != len(cls.workflows):
+        raise unsound(cls, "workflows", "has two workflows of one name")
     _check_state(cls, Agent)
     for tool in cls.tools:
         if not (inspect.isclass(tool) and issubclass(tool, Tool)):
