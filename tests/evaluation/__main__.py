@@ -1,5 +1,6 @@
 """`python -m tests.evaluation [SEED]`: prints recall and false finds, by corpus and kind of question."""
 
+# ruff: noqa: T201 - a command that prints
 from __future__ import annotations
 
 import sys

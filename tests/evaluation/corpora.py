@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 MIN_README = 4_000  # characters
@@ -34,10 +35,10 @@ def readmes() -> Corpus:
     documents = {}
     for name in pinned:
         try:
-            about = importlib.metadata.metadata(name)
+            about: Any = importlib.metadata.metadata(name)  # an email message, which its protocol does not tell
         except importlib.metadata.PackageNotFoundError:
             continue
-        text = str(about.get_payload() or about.get("Description") or "")  # type: ignore[attr-defined]
+        text = str(about.get_payload() or about.get("Description") or "")
         ending = "md" if "markdown" in str(about.get("Description-Content-Type")) else "rst"
         if len(text) >= MIN_README:
             documents[f"{name}.{ending}"] = text
@@ -47,7 +48,9 @@ def readmes() -> Corpus:
 def dialects() -> Corpus:
     """SQLAlchemy's chapters on databases: reStructuredText."""
     modules = {name: import_module(f"sqlalchemy.dialects.{name}.base") for name in DIALECTS}
-    return Corpus("dialects", {f"{name}.rst": inspect.cleandoc(module.__doc__ or "") for name, module in modules.items()})
+    return Corpus(
+        "dialects", {f"{name}.rst": inspect.cleandoc(module.__doc__ or "") for name, module in modules.items()}
+    )
 
 
 def corpora() -> tuple[Corpus, ...]:

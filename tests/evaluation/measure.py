@@ -41,9 +41,7 @@ def put(services: Services, user_id: str, name: str, content: bytes | str, conte
     sha256 = hashlib.sha256(raw).hexdigest()
     with services.database.user_session(user_id) as session:
         session.merge(
-            Document(
-                user_id=user_id, name=name, content_type=content_type, size=len(raw), sha256=sha256, content=raw
-            )
+            Document(user_id=user_id, name=name, content_type=content_type, size=len(raw), sha256=sha256, content=raw)
         )
     return sha256
 

@@ -15,14 +15,17 @@ from tests.evaluation.corpora import Corpus
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n\s*\n|\n\s*(?=[-*+•#]|\d+\.)")
 _WORD = re.compile(r"[A-Za-z][A-Za-z]{3,}")
-_COMMON = frozenset(
-    "this that these those there their they them then than with without from into onto over under about above below "
-    "between through when where which while what will would should could must have been being does done each other "
-    "some such same only also more most very much many like just even used using uses make made makes because since "
-    "before after here your yours same both either neither whether however therefore thus".split()
-)
+_COMMON = frozenset({
+    "this", "that", "these", "those", "there", "their", "they", "them", "then", "than", "with", "without", "from",
+    "into", "onto", "over", "under", "about", "above", "below", "between", "through", "when", "where", "which",
+    "while", "what", "will", "would", "should", "could", "must", "have", "been", "being", "does", "done", "each",
+    "other", "some", "such", "same", "only", "also", "more", "most", "very", "much", "many", "like", "just", "even",
+    "used", "using", "uses", "make", "made", "makes", "because", "since", "before", "after", "here", "your", "yours",
+    "same", "both", "either", "neither", "whether", "however", "therefore", "thus",
+})  # fmt: skip
 _DEFINITION = re.compile(r"^(?:An? |The )?([A-Za-z][\w\- ]{4,45}?) (is|are) (?:an? |the )[a-z].{30,}$")
 _CONDITION = re.compile(r"^(?:If|When) ([a-z][^,.:;()]{20,100}), (?:then )?.{20,}$")
+_NO_SUBJECT = re.compile(r"(?:If|When|While|For|In|On|At|As|By|This|These|That|Note|There|What|Since|With)\b")
 _VERB = re.compile(
     r"^(?:An? |The |This )?([A-Za-z][\w\- ]{4,45}?) (return|raise|require|allow|support|provide|represent|accept)s "
     r"[a-z].{20,}$"
@@ -85,7 +88,7 @@ def unanswerable(corpus: Corpus, others: Sequence[Corpus], seed: int, each: int)
         for question in answerable(other, seed, 4 * each)
         if sum(word.lower()[:6] not in own for word in _content(question.text)) >= 2
     ]
-    natural = [q for q in answerable(corpus, seed + 1, 2 * each) if q.kind not in {"noise"}]
+    natural = [q for q in answerable(corpus, seed + 1, 2 * each) if q.kind != "noise"]
     invented = [Question("invented", _with_invented(q.text, chance), None) for q in natural]
     return [
         *chance.sample(foreign, min(each, len(foreign))),
@@ -116,7 +119,8 @@ def _matching(
     sentences: Sequence[str], pattern: re.Pattern[str], ask: Callable[[re.Match[str]], str], kind: str
 ) -> Iterable[Question]:
     for sentence in sentences:
-        if (found := pattern.match(sentence)) and len(_content(found[1])) >= 2:
+        found = pattern.match(sentence)
+        if found and len(_content(found[1])) >= 2 and not _NO_SUBJECT.match(found[1]):
             yield Question(kind, ask(found), sentence)
 
 

@@ -10,9 +10,12 @@ from worker.tools.passages.text import MAX_CHARACTERS, DocumentError, Heading, T
 
 _CHUNK = 64 * 1024
 _HIDDEN = frozenset({"script", "style", "template", "noscript", "svg", "object", "select", "textarea"})
-_BLOCKS = frozenset(
-    ["address", "article", "aside", "blockquote", "body", "br", "caption", "dd", "details", "dialog", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "html", "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "title", "tr", "ul"]
-)
+_BLOCKS = frozenset({
+    "address", "article", "aside", "blockquote", "body", "br", "caption", "dd", "details", "dialog", "div", "dl",
+    "dt", "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr",
+    "html", "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "title",
+    "tr", "ul",
+})  # fmt: skip
 _PARAGRAPHS = _BLOCKS - {"br", "dt", "li", "tr"}
 _SPACE = re.compile(r"\s+")
 _META_BYTES = 2048

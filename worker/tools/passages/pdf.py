@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import time
+from typing import TYPE_CHECKING
 
 from worker.tools.passages.text import MAX_CHARACTERS, DocumentError, Text
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
 
 MAX_PAGES = 2_000
 MAX_STREAM_BYTES = 8 * 1024 * 1024
@@ -29,17 +33,19 @@ def read_pdf(content: bytes) -> Text:
     filters.ZLIB_MAX_RECOVERY_INPUT_LENGTH = 1024 * 1024
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise DocumentError("is encrypted: upload it without a password")
-        return _read_pages(reader)
+        is_open = not reader.is_encrypted or bool(reader.decrypt(""))
+        text = _read_pages(reader) if is_open else None
     except DocumentError:
         raise
     except Exception as error:  # a hostile file makes the library raise whatever it likes
         raise DocumentError(f"is not a PDF that can be read: {_reason(error)}") from error
+    if text is None:
+        raise DocumentError("is encrypted: upload it without a password")
+    return text
 
 
-def _read_pages(reader: object) -> Text:
-    pages = reader.pages  # type: ignore[attr-defined]
+def _read_pages(reader: PdfReader) -> Text:
+    pages = reader.pages
     count = len(pages)
     parts: list[str] = []
     starts: list[int] = []

@@ -16,8 +16,13 @@ MAX_TERMS = 40
 _WORD = re.compile(r"[^\W_]+(?:[._:/'’&+@#-]+[^\W_]+)*[+#]*", re.UNICODE)  # noqa: RUF001 - the apostrophe is meant
 _PART = re.compile(r"[^\W_]+")
 # What a question is asked with says nothing about what it asks for.
-_FRAME = frozenset(
-    ["according", "please", "tell", "explain", "describe", "define", "definition", "mean", "means", "meaning", "meant", "say", "says", "said", "state", "states", "stated", "mention", "mentions", "mentioned", "document", "documents", "documentation", "text", "texts", "passage", "passages", "file", "files", "page", "question", "answer", "answers", "find", "found", "show", "give", "given", "list", "know", "want", "like", "much", "many", "exactly", "kind", "sort", "thing", "things", "about", "information", "info", "detail", "details", "example", "examples", "happen", "happens", "happened", "does", "doing", "done", "use", "used", "uses", "using", "way", "ways", "work", "works", "would", "could", "should", "might", "must", "shall", "may", "can"]
+_FRAME = re.compile(
+    r"according|please|tell|explain|describe|defin(?:e|ition)|mean(?:s|t|ing)?|says?|said|stated?s?|"
+    r"mention(?:s|ed)?|documents?|documentation|texts?|passages?|files?|page|question|answers?|find|found|"
+    r"show|give(?:n)?|list|know|want|like|much|many|exactly|kind|sort|things?|about|info(?:rmation)?|"
+    r"details?|examples?|happen(?:s|ed)?|does|doing|done|used?|uses|using|ways?|works?|would|could|should|"
+    r"might|must|shall|may|can|[a-z]+n['’]t",  # noqa: RUF001 - the apostrophe is meant
+    re.IGNORECASE,
 )
 _LEXEMES = sa.text("""
     SELECT number, tsvector_to_array(to_tsvector('english', word)) AS lexemes
@@ -48,7 +53,7 @@ class Term:
 def read_question(session: Session, question: str) -> list[Term]:
     """Returns the terms of a question, each once, at most 40; none if it has only words that say nothing."""
     found = list(_words(question))[: 2 * MAX_TERMS]
-    wanted = [(word, is_name) for word, is_name in found if is_name or word.lower() not in _FRAME]
+    wanted = [(word, is_name) for word, is_name in found if is_name or not _FRAME.fullmatch(word)]
     return read_terms(session, wanted)[:MAX_TERMS]
 
 

@@ -21,6 +21,9 @@ _B = 0.6
 _HEADING = 1.5  # what a word in a heading counts as, in occurrences
 _NEAR = 4  # words apart that still belong together
 _NEAR_SHARE = 0.3
+_WINDOW = 40  # words, within which an answer stands together
+_COMMON = 100  # passages added in thought, so that in a short document a word on every page still counts
+_UNKNOWN_NAME = 2.0  # what a name that no passage holds counts more than another such word
 _SCOPE = "number > 0 AND document = ANY(:documents)"
 
 
@@ -30,7 +33,7 @@ class Found:
 
     Args:
         score: higher is better; only comparable within one question.
-        coverage: 0..1, the share of the question, by weight, that the passage holds.
+        coverage: 0..1, the share of the question, by weight, that stands together in the passage.
         terms: the words of the question that it holds.
     """
 
@@ -75,7 +78,10 @@ def weigh(session: Session, terms: Sequence[Term], documents: Sequence[str]) -> 
     row = session.execute(statement, {**values, "documents": list(documents)}).one()._mapping  # noqa: SLF001 - public
     total = int(row["passages"])
     hits = {term.word: int(row[f"n{i}"]) for i, term in enumerate(terms)}
-    weights = {word: math.log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in hits.items()}
+    weights = {word: math.log(1 + (total + _COMMON - count + 0.5) / (count + 0.5)) for word, count in hits.items()}
+    for term in terms:
+        if term.is_name and not hits[term.word]:
+            weights[term.word] *= _UNKNOWN_NAME
     return Weights(total, float(row["mean"]), weights, tuple(word for word, count in hits.items() if not count))
 
 
@@ -116,8 +122,7 @@ def _judge(row: Any, terms: Sequence[Term], weights: Weights) -> Found:
         frequency = sum(_HEADING if is_heading else 1.0 for _, is_heading in positions)
         score += weights.of[word] * frequency * (_K1 + 1) / (frequency + norm)
     score += _nearness([term.word for term in terms], held, weights)
-    total = sum(weights.of[term.word] for term in terms)
-    coverage = sum(weights.of[word] for word in held) / total if total else 0.0
+    coverage = _together(held, weights) / sum(weights.of[term.word] for term in terms)
     return Found(
         row.document, row.number, row.sha256, row.heading, row.page, row.start_char, row.end_char, row.text,
         score, coverage, frozenset(held),
@@ -134,6 +139,17 @@ def _positions(term: Term, places: dict[str, Any]) -> list[tuple[int, bool]]:
             ]
             rarest = min(each, key=len)
             best = max(best, rarest, key=len)
+    return best
+
+
+def _together(held: dict[str, list[tuple[int, bool]]], weights: Weights) -> float:
+    """Returns the most that stands together: in the heading, and within one stretch of the text."""
+    heading = {word for word, places in held.items() if any(is_heading for _, is_heading in places)}
+    text = sorted((place, word) for word, places in held.items() for place, is_heading in places if not is_heading)
+    best = sum(weights.of[word] for word in heading)
+    for index, (start, _) in enumerate(text):
+        within = {word for place, word in text[index:] if place - start < _WINDOW} | heading
+        best = max(best, sum(weights.of[word] for word in within))
     return best
 
 

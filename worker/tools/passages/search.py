@@ -12,7 +12,8 @@ from worker.tools.passages.ranking import Found, Weights, rank, weigh
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-ENOUGH = 0.6  # of the question's weight has to be in one passage
+ENOUGH = 0.7  # of the question's weight has to stand together in one of the best passages
+_BEST = 3
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def search(
     weights = weigh(session, terms, documents)
     say(_plan(weights))
     ranked = rank(session, terms, weights, documents)
-    if not ranked or ranked[0].coverage < ENOUGH:
+    if not any(passage.coverage >= ENOUGH for passage in ranked[:_BEST]):
         return Findings((), weights, ())
     return Findings(tuple(ranked[:limit]), weights, ())
 
