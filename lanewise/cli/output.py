@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -89,6 +90,27 @@ class Output:
         self._out.print(render.facts(pairs))
         return self._result(run)
 
+    def limits(self, limits: Json) -> None:
+        """Prints a user's limits."""
+        if self._as_json:
+            return self._lines([limits])
+        names = {"concurrent_runs": "runs at once", "queued_runs": "runs queued"}
+        pairs = [
+            (words, Text(f"{limits['effective'][name]:,}{'' if limits[name] else ' (as all users)'}"))
+            for name, words in names.items()
+        ]
+        return self._out.print(render.facts(pairs))
+
+    def grants(self, grants: Sequence[Json]) -> None:
+        """Prints a user's grants."""
+        if self._as_json:
+            return self._lines(grants)
+        table = Table("tool", "until", "granted by", "granted", box=None, header_style="bold", pad_edge=False)
+        for grant in grants:
+            by = Text(render.line(grant["granted_by"], 40))
+            table.add_row(Text(grant["tool"], "bold"), grant["expires_at"] or "", by, render.ago(grant["granted_at"]))
+        return self._out.print(table if grants else "no grants")
+
     def cancelled(self, run: Json) -> None:
         """Prints what became of a wish to cancel."""
         if self._as_json:
@@ -120,6 +142,15 @@ class Output:
         else:
             self._result(run)
         return OK if run["status"] == "completed" else FAILED
+
+    def steps(self, title: str, files: Iterable[Path], steps: Iterable[tuple[str, str]]) -> None:
+        """Prints which files were written, and what to type next."""
+        self._out.print(Text(title))
+        for file in files:
+            self._out.print(Text(f"  {file}", "dim"))
+        for why, typed in steps:  # to be copied as they are, all at once if one likes
+            self._out.print(Text(f"\n# {why}", "dim"))
+            self._out.print(Text(typed, "bold"), soft_wrap=True)
 
     def aside(self, *lines: str) -> None:
         """Prints what is good to know besides the result."""
