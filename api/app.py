@@ -10,14 +10,27 @@ from flask import Flask, Response, g, request
 from api import problems
 from api.gateway import routes as gateway
 from api.operations import Operation
-from api.resources import admin, agents, artifacts, docs, documents, health, me, metrics, runs, threads, tickets
+from api.resources import (
+    admin,
+    agents,
+    artifacts,
+    docs,
+    documents,
+    health,
+    me,
+    metrics,
+    passages,
+    runs,
+    threads,
+    tickets,
+)
 from api.state import EXTENSION, Api, api
 from shared.ids import new_id
 from shared.settings import Settings
 
 BLUEPRINTS = (
-    health.bp, agents.bp, runs.bp, artifacts.bp, threads.bp, documents.bp, me.bp, tickets.bp, metrics.bp, docs.bp, admin.bp,
-    gateway.bp,
+    health.bp, agents.bp, runs.bp, artifacts.bp, threads.bp, documents.bp, passages.bp, me.bp, tickets.bp, metrics.bp,
+    docs.bp, admin.bp, gateway.bp,
 )  # fmt: skip
 WEBSOCKETS = frozenset({"gateway.stream"})
 NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"

@@ -184,6 +184,19 @@ class Document(_Answer):
     updated_at: datetime
 
 
+class Passage(_Answer):
+    """A passage of a document, as research cites it."""
+
+    document: str
+    sha256: str = Field(description="of the document's content that the passage is of")
+    passage: int = Field(description="its number in the document, from 1")
+    heading: str = Field(description="the titles of the sections that it lies in, highest first")
+    page: int | None
+    start: int = Field(description="in characters of the document's text")
+    end: int
+    text: str
+
+
 class Limits(_Answer):
     """What one user may have at once."""
 
