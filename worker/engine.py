@@ -80,7 +80,9 @@ class UserExecutionEngine:
         self.tracker = AgentExecutionTracker()
         self.factory = AgentInstanceFactory(parts.registry)
         self._parts = parts
-        self._tools = UserContextToolFactory(parts.database, parts.store, granted)
+        self._tools = UserContextToolFactory(
+            parts.database, parts.store, granted, is_cancelled, parts.registry.mcp_servers
+        )
         self._core = AgentExecutionCore(self.factory, self.tracker)
         self._is_cancelled = is_cancelled
         self._records = Records(parts.records, recorded, is_cancelled, self._open_session)
@@ -94,8 +96,13 @@ class UserExecutionEngine:
         parts = self._parts
         with self.factory.user_execution_scope(self.context) as context:
             self.factory.add_cleanup(context, parts.database.close)
+            self.factory.add_cleanup(context, self._tools.close)
             state = StateManager(self._records, agent_name)
             return await self._run_agent(agent_name, context, raw_input, state, parts.bridge)
+
+    def cancel(self) -> None:
+        """Interrupts the tools that plain agents wait for; async agents are cancelled with the task that runs them."""
+        self._tools.cancel()
 
     async def _run_agent(
         self, agent_name: str, context: UserExecutionContext, raw_input: Any, state: StateManager, bridge: EventBridge

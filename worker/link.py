@@ -60,6 +60,7 @@ class RunnerLink:
         self._on_cancel: Callable[[], None] = lambda: None
         self._on_gone: Callable[[], None] = lambda: None
         self.cancelled = threading.Event()
+        self.interrupts: list[Callable[[], None]] = []  # called, too, when the user asks to cancel
 
     def receive_start(self) -> dict[str, Any]:
         """Waits for the first frame, at most 30 seconds."""
@@ -114,7 +115,8 @@ class RunnerLink:
     def _handle(self, frame: dict[str, Any]) -> None:
         if frame["t"] == "cancel":
             self.cancelled.set()
-            self._on_cancel()
+            for interrupt in [self._on_cancel, *self.interrupts]:
+                interrupt()
         elif frame["t"] == "reply" and (future := self._calls.get(frame["id"])) is not None:
             if "error" in frame:
                 future.set_exception(_ERRORS.get(frame.get("code", ""), CallError)(frame["error"]))

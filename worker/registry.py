@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import threading
-from collections.abc import MutableMapping, MutableSequence, MutableSet
+from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydantic import BaseModel, PydanticUserError
 
 from shared.errors import ConfigurationError, UnknownAgentError
 from worker.authoring import Agent, Tool
+from worker.mcp.config import McpServer
 from worker.places import full_name, unsound, where_defined
 from worker.workflow import Workflow
 
@@ -30,6 +31,7 @@ class AgentClassRegistry:
         self._agents: dict[str, type[Agent]] = {}
         self._lock = threading.Lock()
         self._frozen = False
+        self.mcp_servers: Mapping[str, McpServer] = MappingProxyType({})  # set once, at start-up
 
     def register(self, cls: type[Agent]) -> None:
         """Adds an agent class.
@@ -127,10 +129,7 @@ def check_agent_class(cls: Any) -> None:
         raise unsound(cls, "queue", "must be 1 to 64 letters, digits, '-' or '_'")
     if not isinstance(cls.tools, tuple):
         raise unsound(cls, "tools", "must be a tuple of Tool classes")
-    if not (isinstance(cls.workflows, tuple) and all(isinstance(one, Workflow) for one in cls.workflows)):
-        raise unsound(cls, "workflows", "must be a tuple of Workflow")
-    if len({one.name for one in cls.workflows}) != len(cls.workflows):
-        raise unsound(cls, "workflows", "has two workflows of one name")
+    _check_workflow_names(cls)
     _check_state(cls, Agent)
     for tool in cls.tools:
         if not (inspect.isclass(tool) and issubclass(tool, Tool)):
@@ -162,10 +161,19 @@ def check_tool_class(cls: Any) -> None:
 
 def _check_name(cls: type[Agent | Tool]) -> None:
     name = getattr(cls, "name", None)
+    if name is None:
+        raise unsound(cls, "", "has no name: give it one, as in name = 'count'")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise unsound(cls, "name", "must be 1 to 64 letters, digits, '-' or '_'")
     if not cls.__doc__:  # of its own: an inherited one describes something else
         raise unsound(cls, "", "has no docstring: it is the description that users read")
+
+
+def _check_workflow_names(cls: type[Agent]) -> None:
+    if not (isinstance(cls.workflows, tuple) and all(isinstance(one, Workflow) for one in cls.workflows)):
+        raise unsound(cls, "workflows", "must be a tuple of Workflow")
+    if len({one.name for one in cls.workflows}) != len(cls.workflows):
+        raise unsound(cls, "workflows", "has two workflows of one name")
 
 
 def _check_time_limit(cls: type[Agent | Tool]) -> None:

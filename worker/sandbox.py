@@ -106,6 +106,7 @@ async def perform(link: RunnerLink, start: dict[str, Any], registry: AgentClassR
     engine = ExecutionEngineFactory(infrastructure).create_engine(
         context, start.get("granted", ()), start.get("steps", ()), link.cancelled.is_set
     )
+    link.interrupts.append(engine.cancel)
     try:
         ending = _ending(await engine.execute(start["agent"], start["input"]), cancelled=link.cancelled.is_set())
     except asyncio.CancelledError:

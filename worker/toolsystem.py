@@ -10,6 +10,9 @@ from shared.context import UserExecutionContext, validate_user_context
 from worker.authoring import Tool
 from worker.emitter import UserWebSocketEmitter
 from worker.interfaces import DatabaseSessionManager, EventBridge, RedisManager
+from worker.mcp.config import McpServer
+from worker.mcp.sessions import McpSessions
+from worker.mcp.source import McpSource
 from worker.toolcalls import ToolCalls
 from worker.tooling import ToolDispatcher, ToolExecutionResult, ToolRegistry
 from worker.toolscope import ToolScope
@@ -63,6 +66,7 @@ class UserContextToolFactory:
         store: the run's small values.
         granted: tools that this user was granted.
         is_cancelled: whether the user asked to cancel the run.
+        servers: MCP servers by name, see `worker.mcp`.
     """
 
     def __init__(
@@ -71,12 +75,15 @@ class UserContextToolFactory:
         store: RedisManager,
         granted: Iterable[str] = (),
         is_cancelled: Callable[[], bool] = lambda: False,
+        servers: Mapping[str, McpServer] | None = None,
     ) -> None:
         self._database = database
         self._store = store
         self._granted = frozenset(granted)
         self._is_cancelled = is_cancelled
         self._calls = ToolCalls()
+        self._servers = servers or {}
+        self._sessions = McpSessions(self._servers)
 
     def create_user_tool_system(
         self,
@@ -107,7 +114,12 @@ class UserContextToolFactory:
             open_session=self._opener(context),
             is_cancelled=self._is_cancelled,
         )
-        registry = ToolRegistry(context)
+        sources = [
+            McpSource(name, server, self._sessions, scope, self._granted)
+            for name, server in self._servers.items()
+            if server.serves(agent)
+        ]
+        registry = ToolRegistry(context, sources)
         for tool_class in tool_classes:
             registry.register(tool_class(scope))
         dispatcher = ToolDispatcher.create_request_scoped(context, registry, emit, self._granted, self._calls)
@@ -116,6 +128,10 @@ class UserContextToolFactory:
     def cancel(self) -> None:
         """Interrupts the blocking calls of the run that are under way; see `ToolCalls.cancel`."""
         self._calls.cancel()
+
+    def close(self) -> None:
+        """Ends what the tool systems share: connections to MCP servers, and the servers that were started."""
+        self._sessions.close()
 
     def _opener(self, context: UserExecutionContext) -> Callable[[], AbstractContextManager[Session]]:
         return lambda: self._database.session(context)

@@ -27,6 +27,7 @@ from typing import Any
 from shared.errors import LanewiseError
 from worker import linux, sandbox
 from worker.discovery import load_agents
+from worker.mcp import config as mcp
 from worker.registry import AgentClassRegistry
 from worker.rehearsal import rehearse
 
@@ -185,6 +186,7 @@ def main() -> None:
     linux.become_subreaper()
     try:
         loaded = load_agents(filter(None, os.environ.get("LANEWISE_AGENTS", "").split(",")))
+        loaded.registry.mcp_servers = mcp.load_servers(os.environ.get(mcp.SETTING), loaded.registry.names())
     except LanewiseError as error:
         control.send(json.dumps({"op": "failed", "message": error.message[:4000]}).encode())
         sys.exit(1)

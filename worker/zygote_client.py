@@ -31,7 +31,8 @@ KILL_TIMEOUT_S = 2.0
 # Besides these only what LANEWISE_SANDBOX_ENV names reaches zygote and sandboxes.
 PASSED_ENVIRONMENT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "LANEWISE_AGENTS", "LANEWISE_MODEL", "LANEWISE_MODEL_URL", "LANEWISE_MODEL_TIMEOUT_S", "LANEWISE_MODEL_SILENCE_S",
+    "LANEWISE_AGENTS", "LANEWISE_MCP_FILE",
+    "LANEWISE_MODEL", "LANEWISE_MODEL_URL", "LANEWISE_MODEL_TIMEOUT_S", "LANEWISE_MODEL_SILENCE_S",
 )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ class ZygoteClient:
         self._imported = False
         self._thread = threading.Thread(target=self._keep, name="lanewise-zygote", daemon=True)
         self.agents: list[dict[str, Any]] = []
-        self.named: dict[str, list[str]] = {}  # what each name in LANEWISE_AGENTS stands for
+        self.named: dict[str, dict[str, str]] = {}  # what each name in LANEWISE_AGENTS stands for: agents, classes
         self.restarts = 0
 
     def start(self) -> None:
