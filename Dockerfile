@@ -7,7 +7,7 @@ COPY api api
 COPY lanewise lanewise
 COPY shared shared
 COPY worker worker
-RUN /opt/lanewise/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[data,research,llm,flower]"
+RUN /opt/lanewise/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[data,research,llm,mcp,flower]"
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /srv/lanewise lanewise \

@@ -22,7 +22,7 @@ $(VENV)/.run-stamp: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev-stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@$(INSTALL) ".[embedded,data,research,llm,flower,dev]"
+	@$(INSTALL) ".[embedded,data,research,llm,mcp,flower,dev]"
 	@touch $@ $(VENV)/.run-stamp
 
 setup: $(VENV)/.dev-stamp  ## everything that up, test and bench need, in .venv

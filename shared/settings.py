@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     allowed_origins: Csv = Field((), description="origins of browser pages that may open a WebSocket")
     deployment: str = Field("default", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="names all keys in Redis")
     agents: Csv = Field((), description="package.module or package.module:Class, besides the installed entry points")
+    mcp_file: Path | None = Field(None, description="JSON: the MCP servers whose tools are mounted, see tools.md")
     queues: Csv = Field(("default",), description="the queues that a worker serves")
     user_concurrent_runs: int = Field(3, ge=1, le=10_000)
     user_queued_runs: int = Field(10_000, ge=1)
