@@ -13,7 +13,7 @@ from shared.context import UserExecutionContext
 from worker.authoring import Tool, ToolError
 from worker.tools.passages.answer import best_sentence
 from worker.tools.passages.index import Listed, PassageIndex
-from worker.tools.passages.search import Findings, search
+from worker.tools.passages.search import Findings, Search
 
 # They are imported when a document needs them; a worker without them has to learn it at its start.
 for _needed in ("lxml", "pypdf"):
@@ -74,7 +74,8 @@ class DeepResearchTool(Tool):
             notes.append(f"only the first {MAX_DOCUMENTS} documents by name were searched: name those that matter")
         names = [document.name for document in listed[:MAX_DOCUMENTS]]
         with self.scope.db() as session:
-            findings = search(session, parameters.question, names, parameters.max_passages, self.scope.emit.thinking)
+            search = Search(session, names, self.scope.emit.thinking)
+            findings = search.answer(parameters.question, parameters.max_passages)
         self.scope.emit.progress(0.95, f"{len(findings.passages)} passages found")
         return _answer(parameters.question, findings) | {"searched": len(names), "notes": notes}
 
@@ -143,11 +144,11 @@ def _answer(question: str, findings: Findings) -> dict[str, Any]:
 
 def _quotes(findings: Findings) -> str:
     weights = findings.weights.of
-    quoted = [
+    said = [
         f"“{best_sentence(passage, weights)}” [{number}]"
         for number, passage in enumerate(findings.passages[:_QUOTED], 1)
     ]
-    return "\n\n".join(quoted)
+    return "\n\n".join([*said, *(f"Not found: {part}" for part in findings.unanswered)])
 
 
 def _not_found(findings: Findings) -> str:

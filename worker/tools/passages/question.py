@@ -24,6 +24,7 @@ _FRAME = re.compile(
     r"might|must|shall|may|can|[a-z]+n['’]t",  # noqa: RUF001 - the apostrophe is meant
     re.IGNORECASE,
 )
+_QUOTED = re.compile(r"[\"“]([^\"“”]+)[\"”]")
 _LEXEMES = sa.text("""
     SELECT number, tsvector_to_array(to_tsvector('english', word)) AS lexemes
     FROM unnest(CAST(:words AS text[])) WITH ORDINALITY AS given(word, number) ORDER BY number
@@ -37,7 +38,7 @@ class Term:
     Args:
         word: as it was written.
         alternatives: each a set of lexemes that stand for the word together.
-        is_name: written so that nothing else can stand for it: quoted, capitalised, with a digit or a code's signs.
+        is_name: written like a name: capitalised within a sentence, in capitals, with a digit.
     """
 
     word: str
@@ -52,7 +53,7 @@ class Term:
 
 def read_question(session: Session, question: str) -> list[Term]:
     """Returns the terms of a question, each once, at most 40; none if it has only words that say nothing."""
-    found = list(_words(question))[: 2 * MAX_TERMS]
+    found = list(words_of(question))[: 2 * MAX_TERMS]
     wanted = [(word, is_name) for word, is_name in found if is_name or not _FRAME.fullmatch(word)]
     return read_terms(session, wanted)[:MAX_TERMS]
 
@@ -73,14 +74,17 @@ def read_terms(session: Session, words: Iterable[tuple[str, bool]]) -> list[Term
     return list(terms.values())
 
 
-def _words(question: str) -> Iterable[tuple[str, bool]]:
-    quoted = [match.span() for match in re.finditer(r"\"[^\"]+\"|`[^`]+`|“[^”]+”", question)]
-    sentence_start = True
-    for match in _WORD.finditer(question):
-        word = match[0]
-        is_quoted = any(start <= match.start() < end for start, end in quoted)
-        yield word, is_quoted or _is_name(word, starts=sentence_start)
-        sentence_start = question[match.end() : match.end() + 2].strip()[:1] in {".", "?", "!"}
+def words_of(text: str) -> Iterable[tuple[str, bool]]:
+    """Yields the words of a text, each with whether it is written like a name."""
+    starts = True
+    for match in _WORD.finditer(text):
+        yield match[0], _is_name(match[0], starts=starts)
+        starts = text[match.end() : match.end() + 2].strip()[:1] in {".", "?", "!", ""}
+
+
+def phrases(question: str) -> list[str]:
+    """Returns what stands in double quotes, in lower case and single spaces: it has to be there exactly so."""
+    return [" ".join(match[1].split()).casefold() for match in _QUOTED.finditer(question)]
 
 
 def _is_name(word: str, *, starts: bool) -> bool:

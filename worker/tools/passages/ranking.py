@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -58,13 +58,18 @@ class Weights:
         passages: how many were looked at.
         length: of a passage on average, in lexemes.
         of: weight by word: the rarer, the higher; highest for a word that no passage holds.
-        missing: words that no passage holds.
+        hits: passages that hold it, by word.
     """
 
     passages: int
     length: float
     of: dict[str, float]
-    missing: tuple[str, ...] = field(default=())
+    hits: dict[str, int]
+
+    @property
+    def missing(self) -> list[str]:
+        """The words that no passage holds."""
+        return [word for word, count in self.hits.items() if not count]
 
 
 def weigh(session: Session, terms: Sequence[Term], documents: Sequence[str]) -> Weights:
@@ -82,7 +87,7 @@ def weigh(session: Session, terms: Sequence[Term], documents: Sequence[str]) -> 
     for term in terms:
         if term.is_name and not hits[term.word]:
             weights[term.word] *= _UNKNOWN_NAME
-    return Weights(total, float(row["mean"]), weights, tuple(word for word, count in hits.items() if not count))
+    return Weights(total, float(row["mean"]), weights, hits)
 
 
 def rank(session: Session, terms: Sequence[Term], weights: Weights, documents: Sequence[str]) -> list[Found]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from worker.tools.passages.question import read_question
+from worker.tools.passages.followups import follow_up_terms, follow_up_weights
+from worker.tools.passages.question import Term, phrases, read_question
 from worker.tools.passages.ranking import Found, Weights, rank, weigh
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-ENOUGH = 0.7  # of the question's weight has to stand together in one of the best passages
+ENOUGH = 0.7  # of a question's weight has to stand together in one of the best passages
+MAX_PARTS = 4
 _BEST = 3
+_FLOOR = 0.4  # of the best score: what is worth showing
+_RELATED = 0.3  # of the question's weight: what a passage of the second round holds at least
+_PARTS = re.compile(
+    r"(?<=[?!;])\s+|(?<=[a-z]{3}\.)\s+(?=[A-Z])|,?\s+and\s+(?=(?:what|who|whom|whose|when|where|which|why|how)\b)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -23,33 +33,97 @@ class Findings:
     Args:
         passages: best first; none if the documents do not answer the question.
         weights: of the question's terms.
+        unanswered: the parts of the question that the documents do not answer.
         follow_ups: terms that the best passages brought up.
     """
 
     passages: tuple[Found, ...]
     weights: Weights
-    follow_ups: tuple[str, ...]
+    unanswered: tuple[str, ...] = ()
+    follow_ups: tuple[str, ...] = ()
 
 
-def search(
-    session: Session, question: str, documents: Sequence[str], limit: int, say: Callable[[str], None]
-) -> Findings:
-    """Returns the passages that answer a question.
+class Search:
+    """Answers questions from passages.
 
     Args:
         session: shows one user's passages only.
-        question: in plain words.
         documents: names to look in.
-        limit: of passages.
         say: tells the user what is going on.
     """
-    terms = read_question(session, question)
-    weights = weigh(session, terms, documents)
-    say(_plan(weights))
-    ranked = rank(session, terms, weights, documents)
-    if not any(passage.coverage >= ENOUGH for passage in ranked[:_BEST]):
-        return Findings((), weights, ())
-    return Findings(tuple(ranked[:limit]), weights, ())
+
+    def __init__(self, session: Session, documents: Sequence[str], say: Callable[[str], None]) -> None:
+        self._session = session
+        self._documents = documents
+        self._say = say
+
+    def answer(self, question: str, limit: int) -> Findings:
+        """Returns at most `limit` passages that answer a question, or some part of it."""
+        terms = read_question(self._session, question)
+        weights = weigh(self._session, terms, self._documents)
+        self._say(_plan(weights))
+        answered: list[list[Found]] = []
+        unanswered = []
+        for part in _parts(question):
+            of_part = read_question(self._session, part)
+            if not of_part:
+                continue
+            if found := self._first_round(of_part, phrases(part)):
+                answered.append(found)
+            else:
+                unanswered.append(part)
+        first = _in_turn(answered)
+        if not first:
+            return Findings((), weights, tuple(unanswered))
+        follow_ups, second = self._second_round(terms, weights, first)
+        kept = [passage for passage in first if passage.score >= _FLOOR * first[0].score][:limit]
+        known = {(passage.document, passage.number) for passage in kept}
+        further = [passage for passage in second if (passage.document, passage.number) not in known]
+        return Findings((*kept, *further)[:limit], weights, tuple(unanswered), follow_ups)
+
+    def _first_round(self, terms: Sequence[Term], wanted: Sequence[str]) -> list[Found]:
+        weights = weigh(self._session, terms, self._documents)
+        ranked = [
+            passage
+            for passage in rank(self._session, terms, weights, self._documents)
+            if all(phrase in _plain(f"{passage.heading} {passage.text}") for phrase in wanted)
+        ]
+        is_answered = any(passage.coverage >= ENOUGH for passage in ranked[:_BEST])
+        return ranked if is_answered else []
+
+    def _second_round(
+        self, terms: Sequence[Term], weights: Weights, first: Sequence[Found]
+    ) -> tuple[tuple[str, ...], list[Found]]:
+        brought_up = follow_up_terms(self._session, terms, first[:_BEST], self._documents)
+        if not brought_up:
+            return (), []
+        words = tuple(term.word for term, _ in brought_up)
+        self._say(f"following up: {', '.join(words)}")
+        every = [*terms, *(term for term, _ in brought_up)]
+        ranked = rank(self._session, every, follow_up_weights(weights, brought_up), self._documents)
+        total = sum(weights.of.values())
+        related = [
+            passage
+            for passage in ranked
+            if passage.terms.intersection(words)
+            and sum(weights.of.get(word, 0) for word in passage.terms) >= _RELATED * total
+        ]
+        return words, related
+
+
+def _parts(question: str) -> list[str]:
+    found = [part.strip() for part in _PARTS.split(question) if part.strip()]
+    return found if len(found) <= MAX_PARTS else [*found[: MAX_PARTS - 1], " ".join(found[MAX_PARTS - 1 :])]
+
+
+def _in_turn(lists: Sequence[Sequence[Found]]) -> list[Found]:
+    """Returns the best of each, then the second of each and so on, without repetition."""
+    found = {(p.document, p.number): p for row in zip_longest(*lists) for p in row if p is not None}
+    return list(found.values())
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
 
 
 def _plan(weights: Weights) -> str:
