@@ -13,20 +13,29 @@ if TYPE_CHECKING:
     from lanewise.errors import ApiError, GapError, StreamClosedError, UnreachableError
     from lanewise.stream import Stream
     from shared.context import UserExecutionContext
+    from shared.errors import StateConflictError
     from worker.authoring import Agent, AgentRun, Tool, ToolError
+    from worker.workflow import Choice, Parallel, Results, Sequence, Step, Workflow
 
 __all__ = [
     "Agent",
     "AgentRun",
     "ApiError",
+    "Choice",
     "Client",
     "GapError",
+    "Parallel",
+    "Results",
+    "Sequence",
+    "StateConflictError",
+    "Step",
     "Stream",
     "StreamClosedError",
     "Tool",
     "ToolError",
     "UnreachableError",
     "UserExecutionContext",
+    "Workflow",
 ]
 
 _MODULES = {
@@ -34,7 +43,9 @@ _MODULES = {
     "lanewise.errors": ("ApiError", "GapError", "StreamClosedError", "UnreachableError"),
     "lanewise.stream": ("Stream",),
     "shared.context": ("UserExecutionContext",),
+    "shared.errors": ("StateConflictError",),
     "worker.authoring": ("Agent", "AgentRun", "Tool", "ToolError"),
+    "worker.workflow": ("Choice", "Parallel", "Results", "Sequence", "Step", "Workflow"),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import select
 import signal
 import socket
@@ -121,7 +122,7 @@ class Supervisor:
         """Notices ended processes, and starts again those whose pause is over.
 
         Raises:
-            StartError: before `run`, when a process has ended too often.
+            StartError: before `run`, when a process has ended too often, or is not configured as it must be.
         """
         now = time.monotonic()
         for child in self._children:
@@ -134,6 +135,8 @@ class Supervisor:
     def _note_end(self, child: Child, now: float) -> None:
         name, process = child.spec.name, child.process
         child.failures = 1 if now - process.started_at > STEADY_S else child.failures + 1
+        if not self._started and process.exit_code == os.EX_CONFIG:  # it would be the same the next time
+            raise StartError(f"{name} cannot start:\n{process.last_lines()}")
         if not self._started and child.failures >= MOST_FAILURES_AT_START:
             raise StartError(f"{name} {process.ending}, {child.failures} times in a row:\n{process.last_lines()}")
         pause_s = min(FIRST_BACKOFF_S * 2 ** (child.failures - 1), LAST_BACKOFF_S)

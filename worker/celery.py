@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import warnings
 from types import FrameType
 from typing import Any
@@ -13,7 +15,7 @@ from celery.exceptions import SecurityWarning
 
 from shared import logs
 from shared.broker import make_celery
-from shared.errors import LanewiseError
+from shared.errors import ConfigurationError, LanewiseError
 from shared.messages import TASK_NAME
 from shared.services import Services
 from shared.settings import get_settings
@@ -62,7 +64,9 @@ def _start(sender: Any, **_: Any) -> None:
         node.start()
     except LanewiseError as problem:
         node.close()
-        raise SystemExit(f"lanewise: {problem.message}") from None
+        sys.stderr.write(f"lanewise: {problem.message}\n")
+        # Whoever supervises the worker need not try again what an author or operator has to put right.
+        raise SystemExit(os.EX_CONFIG if isinstance(problem, ConfigurationError) else 1) from None
 
 
 @signals.worker_ready.connect

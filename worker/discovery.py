@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import threading
 import time
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
@@ -28,12 +29,12 @@ class Loaded(NamedTuple):
     Args:
         registry: frozen.
         notes: on built-in agents left out because their extra is not installed.
-        named: the names of the agents that each of the given names stands for.
+        named: for each of the given names the agents that it stands for, each with the name of its class.
     """
 
     registry: AgentClassRegistry
     notes: list[str]
-    named: dict[str, list[str]]
+    named: dict[str, dict[str, str]]
 
 
 def load_agents(names: Iterable[str]) -> Loaded:
@@ -70,7 +71,7 @@ class _MissingModuleError(ConfigurationError):
 
 
 def _leave_out_who_needs(left_out: set[str], registry: AgentClassRegistry, notes: list[str]) -> None:
-    """Takes back our own agents whose workflows need one that was left out. (An author's would be refused.)"""
+    """Takes back our own agents whose workflows need one that was left out; an author's would be refused."""
     for name in registry.names():
         missing = left_out & set(needed_agents(registry.get(name)))
         if missing and registry.get(name).__module__.startswith(f"{__package__}."):
@@ -78,11 +79,11 @@ def _leave_out_who_needs(left_out: set[str], registry: AgentClassRegistry, notes
             notes.append(f"agent {name!r} is left out: its workflow needs {', '.join(sorted(missing))}")
 
 
-def _register(registry: AgentClassRegistry, name: str) -> list[str]:
+def _register(registry: AgentClassRegistry, name: str) -> dict[str, str]:
     classes = _load(name)
     for cls in classes:
         registry.register(cls)
-    return [cls.name for cls in classes]
+    return {cls.name: cls.__name__ for cls in classes}
 
 
 def _load(name: str) -> list[type[Agent]]:
@@ -115,9 +116,11 @@ def _import(name: str) -> ModuleType:
             raise _MissingModuleError(f"cannot import {name}: {_what(error)}{_cure(name, error)}") from error
         raise ConfigurationError(f"cannot import {name}: {_what(error)}") from error
     if not _fall_to(threads):
+        left = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
         raise ConfigurationError(
-            f"importing {name} left a thread running, which a forked sandbox would not have: start it in execute() "
-            f"instead (for numpy and its kind set OPENBLAS_NUM_THREADS=1)"
+            f"importing {name} left a thread running{f': {left}' if left else ''} ({module.__file__}); a forked "
+            f"sandbox would not have it: start it in execute() instead "
+            f"(for numpy and its kind set OPENBLAS_NUM_THREADS=1)"
         )
     return module
 
@@ -133,8 +136,9 @@ def _fall_to(threads: int) -> bool:
 
 
 def _what(error: BaseException) -> str:
-    said = error.msg if isinstance(error, SyntaxError) else error  # without its place, which follows
-    return f"{type(error).__name__}: {said}{where_raised(error)}"
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # without its place, which follows
+    first, *_ = said.strip().splitlines() or [""]
+    return f"{type(error).__name__}: {first}{where_raised(error)}"
 
 
 def _cure(name: str, error: BaseException) -> str:
@@ -142,8 +146,10 @@ def _cure(name: str, error: BaseException) -> str:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is None or not f"{name}.".startswith(f"{missing}."):
         return ""
-    above, _, _ = missing.rpartition(".")
-    folders = importlib.import_module(above).__path__ if above else None
+    above, _, last = missing.rpartition(".")
+    folders = getattr(importlib.import_module(above), "__path__", []) if above else None
+    if folders == []:
+        return f"; a class in a module is named as {above}:{last}"
     names = (module.name for module in pkgutil.iter_modules(folders))
     near = _nearest(missing, (f"{above}.{known}" if above else known for known in names))
     return near or ": install its package, start in its folder, or put that on PYTHONPATH"

@@ -7,6 +7,7 @@ import inspect
 import sysconfig
 import textwrap
 import traceback
+from pathlib import Path
 from typing import Any
 
 from shared.errors import ConfigurationError
@@ -46,7 +47,7 @@ def where_raised(error: BaseException) -> str:
         return f" ({error.filename}, line {error.lineno})"
     # The first frame is that of whoever imports.
     frames = [item for item in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in item.filename]
-    libraries = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    libraries = (str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
     own = [item for item in frames if not item.filename.startswith(libraries)] or frames[:1]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 

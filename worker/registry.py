@@ -161,7 +161,7 @@ def check_tool_class(cls: Any) -> None:
 
 def _check_name(cls: type[Agent | Tool]) -> None:
     name = getattr(cls, "name", None)
-    if name is None:
+    if not hasattr(cls, "name"):
         raise unsound(cls, "", "has no name: give it one, as in name = 'count'")
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise unsound(cls, "name", "must be 1 to 64 letters, digits, '-' or '_'")

@@ -140,9 +140,8 @@ def order_for(entry: Json, run_input: Any, time_limit_s: float | None, granted: 
 
 
 def _entry(zygote: ZygoteClient, target: str) -> Json:
-    names = zygote.named[target]
-    if len(names) > 1:
-        raise ConfigurationError(
-            f"{target} has {len(names)} agents ({', '.join(names)}): name the class of one, as in {target}:Class"
-        )
-    return next(entry for entry in zygote.agents if entry["name"] == names[0])
+    named = zygote.named[target]
+    if len(named) > 1:
+        choice = " or ".join(f"{target}:{cls}" for cls in named.values())
+        raise ConfigurationError(f"{target} has {len(named)} agents: name one, {choice}")
+    return next(entry for entry in zygote.agents if entry["name"] in named)
