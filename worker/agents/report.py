@@ -41,7 +41,7 @@ class Report(Agent):
         """Returns `title`, `markdown`, `citations` (each with the `url` of its passage) and names of `artifacts`."""
         findings: Findings = run.input
         passages = len(findings.research.passages) if findings.research else 0
-        run.emit.thinking(f"writing up {len(findings.data)} tables and {passages} passages")
+        run.emit.thinking(f"writing up; tables: {len(findings.data)}, passages: {passages}")
         summary = await self._summary(findings, run)
         paper = write(findings, context.run_id, summary)
         run.emit.progress(0.5, "written")

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from shared.context import UserExecutionContext
 from worker.agents.triage import TriageInput
 from worker.authoring import Agent, AgentRun
-from worker.questions.routing import MAX_DATA_ROUTES, SURE_ENOUGH
+from worker.questions.routing import SURE_ENOUGH
 from worker.workflow import Choice, Parallel, Results, Sequence, Step, Workflow
 
-_NO_PROFILE = ("profile", "joined")
-_DATA_STEPS = tuple(f"data-{number}" for number in range(1, MAX_DATA_ROUTES + 1))
+_DATA_STEPS = ("data-1", "data-2")
+_DROPPED = ("profile", "joined")  # where there is a result, a report needs no profile
 
 
 class SupervisorInput(TriageInput):
@@ -26,32 +26,35 @@ def followed(triage: dict[str, Any]) -> dict[str, dict[str, Any]]:
     routes = [route for route in triage["routes"] if route["confidence"] >= SURE_ENOUGH]
     data = [route for route in routes if route["agent"] == "data"]
     research = [route for route in routes if route["agent"] == "research"]
-    return dict(zip(_DATA_STEPS, data, strict=False)) | ({"research": research[0]} if research else {})
+    steps = dict(zip(_DATA_STEPS, data, strict=False)) if len(data) > 1 else {"data": data[0]} if data else {}
+    return steps | ({"research": research[0]} if research else {})
 
 
-def _part(step: str, agent: str) -> Choice:
-    """Returns the part that does a step if triage wants it."""
+def _step(name: str, agent: str) -> Step:
+    """Returns the step that does what triage wants from an agent; the report says so if it fails."""
+    return Step(
+        name, agent, input=lambda results: followed(results["triage"])[name]["input"], on_failure="continue", weight=2
+    )
 
-    def choose(results: Results) -> str:
-        return "do" if step in followed(results["triage"]) else "leave"
 
-    def given(results: Results) -> Any:
-        return followed(results["triage"])[step]["input"]
+def _figures(results: Results) -> str:
+    return {"data": "one", "data-1": "two"}.get(next(iter(followed(results["triage"])), ""), "none")
 
-    work = Step(step, agent, input=given, on_failure="continue", weight=2)
-    return Choice(f"{step}-wanted", choose, {"do": work, "leave": None})
+
+def _passages(results: Results) -> str:
+    return "some" if "research" in followed(results["triage"]) else "none"
 
 
 def _findings(results: Results) -> dict[str, Any]:
     """Returns the input of `report`."""
     routes = followed(results["triage"])
     data = []
-    for step in _DATA_STEPS:
+    for step in ("data", *_DATA_STEPS):
         if found := results.get(step):
-            kept = {key: value for key, value in found.items() if not (found["query"] and key in _NO_PROFILE)}
+            kept = {key: value for key, value in found.items() if not (found["query"] and key in _DROPPED)}
             data.append({**kept, "about": _about(routes[step]["reason"])})
     return {
-        "request": results.input["request"],
+        "request": results.input.request,
         "data": data,
         "research": results.get("research"),
         "notes": list(_notes(results)),
@@ -79,14 +82,21 @@ def _notes(results: Results) -> Iterator[str]:
 
 
 def _request(results: Results) -> dict[str, Any]:
-    return {key: value for key, value in results.input.items() if value is not None}
+    return dict(results.input.model_dump(exclude_none=True))
 
 
 ANSWER = Workflow(
     "answer",
     Sequence(
         Step("triage", "triage", input=_request),
-        Parallel(*(_part(step, "data") for step in _DATA_STEPS), _part("research", "research")),
+        Parallel(
+            Choice(
+                "figures",
+                _figures,
+                {"none": None, "one": _step("data", "data"), "two": Parallel(*(_step(n, "data") for n in _DATA_STEPS))},
+            ),
+            Choice("passages", _passages, {"none": None, "some": _step("research", "research")}),
+        ),
         Step("report", "report", input=_findings),
     ),
 )
@@ -110,6 +120,6 @@ class Supervisor(Agent):
 def _parts(results: Results) -> Iterator[dict[str, Any]]:
     for step in ("triage", *followed(results["triage"]), "report"):
         error = results.errors.get(step)
-        agent = "data" if step in _DATA_STEPS else step
+        agent = step.partition("-")[0]
         yield {"step": step, "agent": agent, "status": "failed" if error else "completed",
                "error": dict(error) if error else None}  # fmt: skip

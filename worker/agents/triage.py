@@ -46,7 +46,7 @@ class Triage(Agent):
         A route is `{"agent", "confidence", "reason", "input"}`.
         """
         del context
-        routed = await run.state.step("route", lambda: self._route(run.input, run))
+        routed = await run.state.step("route", self._route, run.input, run)
         memory = routed.pop("memory")
         if memory:
             await asyncio.to_thread(run.state.update, lambda _: memory)
@@ -79,7 +79,7 @@ class Triage(Agent):
         if missing := sorted(set(given.documents or ()) - names):
             raise InvalidError(f"documents: no document is called {missing[0]!r}")
         counts = _count(len(library.tables), "table"), _count(len(library.prose), "text")
-        run.emit.thinking(f"there are {counts[0]} and {counts[1]} to choose from")
+        run.emit.thinking(f"to choose from: {counts[0]}, {counts[1]}")
         run.emit.progress(0.2, "read the list of documents")
         return library
 

@@ -22,7 +22,7 @@ SURE_ENOUGH = 0.35  # below it a route is a guess that is told, not followed
 WORTH_TELLING = 0.15
 FOLLOWING = 0.9  # what goes on from the last request
 MAX_TABLES = 4  # opened for one request
-MAX_DATA_ROUTES = 3
+MAX_DATA_ROUTES = 2
 ONE_IS_FEW = 1.5
 _FOLLOWS = re.compile(
     r"^\s*(?:and|now|what about|how about|(?:and\s+)?the same|same|instead|only|just)\b[\s,:]*(?:but\s+)?",
@@ -222,7 +222,7 @@ class Router:
         chart = ask.chart() if len(rows) > 1 and any(row[1] is not None for row in rows) else None
         given |= {"sql": ask.sql()} | ({"chart": chart} if chart else {})
         after = " (as asked before)" if fit.follows else ""
-        reason = f"{ask.words} of {name}{after}" + (f"; {notes}" if notes else "")
+        reason = f"{ask.words} in {name}{after}" + (f"; {notes}" if notes else "")
         return Route("data", fit.confidence, reason, given)
 
 

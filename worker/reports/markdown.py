@@ -8,9 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 MAX_CELL_CHARS = 120
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&$^=:@])")
-# Where only these start or make something; `.`, `-` and `:` inside a word read better without a backslash.
-_PLAIN = re.compile(r"(?<=\w)\\([.\-:=+@&])(?=\w)|(?<=\w)\\([.:!])(?=\s|$)|(?<=\s)\\([=&+])(?=\s)|(?<=[\w)])\\(-)(?= )")
+_MARKUP = re.compile(r"([\\`*\[\]<>#|~$]|(?<!\w)_|_(?!\w)|&(?=[\w#]+;))")
+_LIST = re.compile(r"^(?=[-+=]|\d+[.)])(\d*)")  # at the beginning of a line
 _LINK = re.compile(r"\b(https?|ftp|mailto|www)([:.])", re.IGNORECASE)
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ")
 _BIDI = dict.fromkeys((*range(8234, 8239), *range(8294, 8298), 8206, 8207))  # turn text round
@@ -19,9 +18,9 @@ _BIDI = dict.fromkeys((*range(8234, 8239), *range(8294, 8298), 8206, 8207))  # t
 def text(value: object) -> str:
     """Returns one line that Markdown shows as it is written."""
     line = " ".join(str(value).translate(_CONTROLS).translate(_BIDI).split())
-    escaped = _MARKUP.sub(r"\\\1", line)
-    # No link of its own making: what recognises bare addresses does not see one after a backslash.
-    return _LINK.sub(r"\1\\\2", _PLAIN.sub(lambda m: next(filter(None, m.groups())), escaped))
+    escaped = _LIST.sub(r"\1\\", _MARKUP.sub(r"\\\1", line))
+    # No link of its own making: what recognises bare addresses does not see one with a backslash in it.
+    return _LINK.sub(r"\1\\\2", escaped)
 
 
 def cut(value: object, width: int) -> str:

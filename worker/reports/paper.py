@@ -63,7 +63,7 @@ def write(findings: Findings, run_id: str, summary: Sequence[str]) -> Paper:
     citations = _cited(findings.research)
     if citations or findings.data:
         blocks += ["## Sources", "\n".join([*map(_source, citations), *map(_table_source, findings.data)])]
-    text = "\n\n".join(blocks) + "\n"
+    text = "\n\n".join(blocks).rstrip() + "\n"
     resolved = tuple({**item.model_dump(), "url": _url(item)} for item in citations)
     return Paper(title, text, resolved, (*files, File("report.md", text, _MD)))
 
@@ -100,7 +100,7 @@ def _figures(figures: Figures, files: Sequence[File], run_id: str) -> list[str]:
 def _passages(reading: Reading) -> list[str]:
     blocks = ["## What the documents say"]
     if not reading.found or not reading.passages:
-        return [*blocks, f"Nothing about: {markdown.text(reading.question)}"]
+        return [*blocks, f"{markdown.text(reading.question)}  \n{markdown.text(reading.answer)}".rstrip()]
     places = {citation.id: citation for citation in reading.citations}
     for passage in [item for item in reading.passages if item.citation in places][:MAX_PASSAGES]:
         where = places[passage.citation]
