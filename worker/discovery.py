@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -57,7 +58,8 @@ def load_agents(names: Iterable[str]) -> Loaded:
             if not _is_ours(entry):
                 raise ConfigurationError(f"{error} (entry point {entry.name!r} of {_dist(entry)})") from None
             left_out.add(entry.name)
-            notes.append(f"agent {entry.name!r} is left out: install lanewise[{entry.name}] for it ({error})")
+            extra = _extra(entry, error.module)
+            notes.append(f"agent {entry.name!r} is left out: install lanewise[{extra}] for it ({error})")
         except ConfigurationError as error:
             raise ConfigurationError(f"{error} (entry point {entry.name!r} of {_dist(entry)})") from None
     _leave_out_who_needs(left_out, registry, notes)
@@ -68,6 +70,10 @@ def load_agents(names: Iterable[str]) -> Loaded:
 
 class _MissingModuleError(ConfigurationError):
     """A module that an agent imports is not installed."""
+
+    def __init__(self, message: str, module: str) -> None:
+        super().__init__(message)
+        self.module = module
 
 
 def _leave_out_who_needs(left_out: set[str], registry: AgentClassRegistry, notes: list[str]) -> None:
@@ -112,8 +118,10 @@ def _import(name: str) -> ModuleType:
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) or isinstance(error.__cause__, ModuleNotFoundError):
-            raise _MissingModuleError(f"cannot import {name}: {_what(error)}{_cure(name, error)}") from error
+        missing = next((one for one in (error, error.__cause__) if isinstance(one, ModuleNotFoundError)), None)
+        if missing is not None:
+            message = f"cannot import {name}: {_what(error)}{_cure(name, error)}"
+            raise _MissingModuleError(message, missing.name or "") from error
         raise ConfigurationError(f"cannot import {name}: {_what(error)}") from error
     if not _fall_to(threads):
         left = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
@@ -162,6 +170,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _is_ours(entry: EntryPoint) -> bool:
     return entry.dist is not None and entry.dist.name == OURS
+
+
+def _extra(entry: EntryPoint, module: str) -> str:
+    """Returns which of our extras brings a module, as far as its package is called like it; else the agent's name."""
+    requires = entry.dist.requires if entry.dist else None
+    wanted = re.compile(rf"{re.escape(module.partition('.')[0])}\b.*extra == [\"'](\w+)[\"']", re.IGNORECASE)
+    return next((found[1] for line in requires or () if (found := wanted.match(line))), entry.name)
 
 
 def _dist(entry: EntryPoint) -> str:
