@@ -136,4 +136,5 @@ async def _execute(agent: Agent, context: UserExecutionContext, run: AgentExecut
         while not work.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({work})
+        work.exception()  # nobody asks what came of it
         raise

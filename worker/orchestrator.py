@@ -166,7 +166,7 @@ class _Execution:
             raise InvalidError(f"choice {part.name!r} chose {key!r}; there are: {', '.join(map(repr, part.options))}")
         if not found:
             await self._state.record(name, key)
-        self._progress.choose(part, key)
+        self._run.emit.progress(self._progress.choose(part, key), f"{part.name}: {key}")
         chosen = part.options[key]
         return results if chosen is None else await self.do(chosen, results)
 

@@ -28,14 +28,18 @@ class WorkflowProgress:
     def update(self, step: Step, fraction: float) -> float:
         """Takes in how far a step is, from 0 to 1; returns how far the whole is."""
         with self._lock:
-            self._fractions[step.name] = max(fraction, self._fractions.get(step.name, 0.0))
-            self._whole = max(self._whole, min(self._fraction(self._body), 1.0))
-            return self._whole
+            self._fractions[step.name] = fraction
+            return self._now()
 
-    def choose(self, choice: Choice, key: str) -> None:
-        """Takes in what was chosen."""
+    def choose(self, choice: Choice, key: str) -> float:
+        """Takes in what was chosen; returns how far the whole is."""
         with self._lock:
             self._chosen[choice.name] = key
+            return self._now()
+
+    def _now(self) -> float:
+        self._whole = max(self._whole, min(self._fraction(self._body), 1.0))
+        return self._whole
 
     def _fraction(self, part: Part | None) -> float:
         if part is None:

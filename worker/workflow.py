@@ -47,6 +47,8 @@ class Results:
         Raises:
             KeyError: it has none: it failed, was not chosen, or comes later.
         """
+        if step not in self.outputs:
+            raise KeyError(f"step {step!r} has no output here; there are: {', '.join(self.outputs) or 'none'}")
         return self.outputs[step]
 
     def get(self, step: str, default: Any = None) -> Any:
