@@ -180,6 +180,8 @@ class ZygoteClient:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {name: os.environ[name] for name in self._passed if name in os.environ}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HOME": folder}
+        # By default glibc reserves 64 MiB of the sandbox's address space for each thread, e.g. each tool call.
+        environment |= {"MALLOC_ARENA_MAX": "2"}
         limits = json.dumps({"memory_mb": self._memory_mb, "folder": folder})
         with theirs:
             self._process = subprocess.Popen(

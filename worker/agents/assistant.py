@@ -14,6 +14,7 @@ from worker.model import Model, ModelUnsetError
 from worker.model.conversation import Conversation, remembering
 from worker.model.dialogue import Dialogue
 from worker.tools.data_helper import DataHelperTool
+from worker.tools.deep_research import DeepResearchTool
 
 SYSTEM = (
     "You are an assistant that works for one user. Use the tools where they help; call several at once if they do not "
@@ -38,7 +39,7 @@ class Assistant(Agent):
 
     name: ClassVar[str] = "assistant"
     Input: ClassVar[type[BaseModel]] = AssistantInput
-    tools: ClassVar[tuple[type[Tool], ...]] = (DataHelperTool,)
+    tools: ClassVar[tuple[type[Tool], ...]] = (DataHelperTool, DeepResearchTool)
     time_limit_s: ClassVar[float] = 900
 
     async def execute(self, context: UserExecutionContext, run: AgentRun) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import threading
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -119,6 +120,7 @@ class DataHelperTool(Tool):
 
     def __init__(self, scope: ToolScope) -> None:
         super().__init__(scope)
+        self._turn = threading.Lock()  # calls may come at once; tables and `result` are one after the other's
         self._open: Tables | None = None
         self._profile: list[dict[str, Any]] | None = None
 
@@ -133,15 +135,16 @@ class DataHelperTool(Tool):
         """
         del context  # the scope's session already sees this user's rows only
         action = parameters.root
-        match action:
-            case OpenTable():
-                return self._open_tables(action)
-            case ProfileTable():
-                return {"columns": self._profiled()}
-            case QueryTable():
-                return self._query(action.sql)
-            case DrawChart():
-                return {"chart": self._draw(action)}
+        with self._turn:
+            match action:
+                case OpenTable():
+                    return self._open_tables(action)
+                case ProfileTable():
+                    return {"columns": self._profiled()}
+                case QueryTable():
+                    return self._query(action.sql)
+                case DrawChart():
+                    return {"chart": self._draw(action)}
 
     @property
     def _tables(self) -> Tables:
