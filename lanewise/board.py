@@ -90,7 +90,8 @@ class RunView:
         elif kind in ("run_recovering", "run_position"):
             self.status, self.note = "queued", render.event(event)
         elif kind == "agent_progress":
-            self.fraction, self.note = float(data["fraction"]), render.line(data["note"])
+            self.fraction = float(data.get("run_fraction", data["fraction"]))  # in a workflow: how far the whole is
+            self.note = render.event({**event, "data": {**data, "fraction": None}})
         elif kind == "agent_thinking":
             self.note = render.line(data["text"])
         elif kind == "tool_executing":

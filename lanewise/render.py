@@ -89,7 +89,11 @@ def event(item: Mapping[str, Any]) -> str:
     error = data.get("error") if isinstance(data.get("error"), Mapping) else {}
     kind = item["type"]
     if kind == "agent_progress":
-        return f"{float(data.get('fraction', 0)):.0%} {line(data.get('note', ''))}".strip()
+        part = f"{line(data['step'])}:" if data.get("step") else ""
+        fraction = "" if data.get("fraction") is None else f"{float(data['fraction']):.0%}"
+        return " ".join(filter(None, (part, fraction, line(data.get("note", "")))))
+    if kind == "agent_artifact":
+        return f"saved {line(data.get('name', ''))} ({line(data.get('content_type', ''))})"
     if kind == "run_position":
         return queue(data)
     said = error.get("message") or data.get("message") or data.get("reason") or data.get("text")

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 from shared.context import UserExecutionContext
 from worker.authoring import Agent, AgentRun, Tool
+from worker.workflow import Parallel, Results, Sequence, Step, Workflow
 
 FOREVER_S = 600
 
@@ -106,6 +107,44 @@ class Steps(Agent):
             run.state.save(True, "run")
             os.kill(os.getpid(), signal.SIGKILL)
         return {"made": made, "third": run.state.step("third", lambda: None)}
+
+
+class Part(Agent):
+    """A part of `flow`: says its name; dies or waits, once, if its input says so."""
+
+    name = "part"
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        run.emit.token(given["name"])
+        run.emit.progress(0.5, "half way")
+        if given.get("die") and not run.state.load("run"):
+            run.state.save(True, "run")
+            os.kill(os.getpid(), signal.SIGKILL)
+        while given.get("hold") and run.store.get("go") is None:  # noqa: ASYNC110 - another process sets it
+            await asyncio.sleep(0.01)
+        return given["name"]
+
+
+class Flow(Agent):
+    """A workflow: one part, two side by side, one more. Its input names the part in which it dies or waits."""
+
+    name = "flow"
+
+    @staticmethod
+    def _part(name: str) -> Step:
+        def given(results: Results) -> Any:
+            asked = results.input.model_dump()
+            return {"name": name, "die": asked.get("die") == name, "hold": asked.get("hold") == name}
+
+        return Step(name, "part", given)
+
+    workflows: ClassVar[tuple[Workflow, ...]] = (
+        Workflow("flow", Sequence(_part("first"), Parallel(_part("left"), _part("right")), _part("last"))),
+    )
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        return dict((await run.workflows.orchestrate_workflow("flow", context, run)).outputs)
 
 
 class Book(Agent):

@@ -103,6 +103,20 @@ def test_a_view_follows_its_run() -> None:
     assert (view.ended, view.fraction, view.elapsed_s) == (True, 0.25, 6)
 
 
+def test_in_a_workflow_the_bar_is_the_wholes_and_the_note_the_parts() -> None:
+    view = RunView.of(RUN)
+    view.apply(event(1, "agent_progress", fraction=0.5, note="reading", step="data", run_fraction=0.2))
+    assert (view.fraction, view.note) == (0.2, "data: reading")
+
+
+def test_events_of_agents_in_a_line() -> None:
+    part = {"fraction": 0.5, "note": "reading", "step": "da\x1bta", "run_fraction": 0.2}
+    assert render.event(event(1, "agent_progress", **part)) == "data: 50% reading"
+    assert render.event(event(1, "agent_progress", fraction=0.5, note="")) == "50%"
+    saved = {"name": "a.svg", "content_type": "image/svg+xml", "size": 3}
+    assert render.event(event(1, "agent_artifact", **saved)) == "saved a.svg (image/svg+xml)"
+
+
 def test_tokens_are_put_together_to_lines() -> None:
     view = RunView("r1", "chat")
     tokens = [view.lines(event(seq, "agent_token", text=text)) for seq, text in enumerate(["Hel", "lo\nwor", "ld"], 1)]

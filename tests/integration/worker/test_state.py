@@ -138,6 +138,45 @@ def test_the_steps_of_a_run_are_limited(services: Services, superuser: sa.Connec
         records.record_step(once, run, "too much", "x" * 60_000)
 
 
+# Workflows
+
+PARTS = {name: name for name in ("first", "left", "right", "last")}
+
+
+@pytest.mark.parametrize("die", [None, "first", "left", "last"])
+def test_a_workflow_goes_on_after_its_last_finished_step(node: Node, die: str | None) -> None:
+    run = node.begin("flow", {"die": die})
+    ended = finish(node, run)
+    assert (ended.output, ended.attempt, ended.error) == (PARTS, 1 if die is None else 2, None)
+    said = texts(node, run)
+    assert {text for _, text in said} == set(PARTS)
+    before = {"first": set(), "left": {"first"}, "last": {"first", "left", "right"}}
+    if die is not None:
+        assert not before[die] & {text for attempt, text in said if attempt == 2}
+    events = node.log(run)
+    whole = [e["data"].get("run_fraction", e["data"]["fraction"]) for e in events if e["type"] == "agent_progress"]
+    assert whole[-1] == 1.0
+    if die is None:
+        assert whole == sorted(whole)
+    assert {event["agent"] for event in events if event["type"] == "agent_started"} == {"flow", "part"}
+    assert node.now(run).progress == 1.0
+
+
+def test_the_progress_of_a_run_is_that_of_its_whole_workflow(node: Node) -> None:
+    run = node.begin("flow", {"hold": "left"})
+    assert wait_until(lambda: node.now(run).progress == pytest.approx(0.625), PATIENCE_S), node.now(run).progress
+    node.services.redis.set(node.services.keys.store("alice", "go"), "1", ex=60)
+    assert node.wait(run).output == PARTS
+
+
+def test_a_cancel_ends_all_parts_of_a_workflow(node: Node) -> None:
+    run = node.begin("flow", {"hold": "left"})
+    node.wait_for_text(run, "left")
+    node.live(run).cancel()
+    assert node.wait(run).status == "cancelled"
+    assert "last" not in [text for _, text in texts(node, run)]
+
+
 # Steps in the database
 
 
