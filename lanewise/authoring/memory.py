@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.errors import QuotaError, StateConflictError
 from shared.models import Run
-from shared.records import MAX_ARTIFACTS, MAX_ARTIFACTS_BYTES, MAX_STEPS
+from shared.records import FULL, MAX_ARTIFACTS, MAX_ARTIFACTS_BYTES, MAX_STEPS, MAX_STEPS_BYTES
 
 # Values are kept as JSON text, as the stores keep them: what an agent goes on changing is not changed here.
 
@@ -84,13 +84,18 @@ class MemoryRecords:
         """Records the result of a step; False if there was one, which stays.
 
         Raises:
-            QuotaError: the run has 1,000 steps.
+            QuotaError: the run has 1,000 steps, or would have more than 64 MiB of results.
         """
         with self._memory.lock:
             steps = self._memory.steps.setdefault(self._key, {})
-            if len(steps) >= MAX_STEPS:
-                raise QuotaError(f"the run has {MAX_STEPS} steps, which is the limit")
-            return steps.setdefault(name, text := json.dumps(result)) is text
+            kept = json.dumps(result, ensure_ascii=False)
+            size = sum(len(text.encode()) for text in (*steps.values(), kept))
+            if len(steps) >= MAX_STEPS or size > MAX_STEPS_BYTES:
+                raise QuotaError(FULL)
+            if name in steps:
+                return False
+            steps[name] = kept
+            return True
 
     def load_state(self, agent: str, scope: str) -> tuple[int, Any]:
         """Returns version and value; 0 and None if nothing was saved."""

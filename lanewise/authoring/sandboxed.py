@@ -8,7 +8,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -119,12 +119,13 @@ def zygote_with(target: str, memory_mb: int, passed: Sequence[str]) -> Iterator[
 
 
 @contextmanager
-def interruptible(run: SandboxedRun) -> Iterator[None]:
-    """Within the block Ctrl-C asks the run to end, and a second one ends it."""
+def interruptible(run: SandboxedRun, tell: Callable[[str], None]) -> Iterator[None]:
+    """Within the block Ctrl-C asks the run to end, and a second one ends it; `tell` is told what is going on."""
 
     def handle(signum: int, frame: FrameType | None) -> None:
         del signum, frame
         run.interrupt()
+        tell("asked to stop; Ctrl-C again ends it at once")
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -89,8 +89,9 @@ def run_agent(  # noqa: PLR0913, PLR0917 - click passes what the options are cal
     passed = [name for name in os.environ.get(SANDBOX_ENV, "").split(",") if name]
     with zygote_with(target, memory, passed) as (zygote, entry):
         sandboxed = SandboxedRun(order_for(entry, run_input, time_limit, granted), zygote)
-        with interruptible(sandboxed):
-            output.play(RunView.of(sandboxed.run.view()), sandboxed.events())
+        view = RunView.of(sandboxed.run.view())
+        with interruptible(sandboxed, lambda note: setattr(view, "note", note)):
+            output.play(view, sandboxed.events())
     code = output.ended(sandboxed.run.view())
     _after(sandboxed.run, entry["max_attempts"], output, artifacts)
     sys.exit(code)
