@@ -7,7 +7,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
-from shared import logs
+from shared import linux, logs
 from shared.errors import ConfigurationError
 from shared.settings import get_settings
 
@@ -47,8 +47,12 @@ control_socket_disable = True
 forwarded_allow_ips = ",".join(settings.trusted_proxies) or "127.0.0.1,::1"
 
 
-def post_fork(_server: Any, _worker: Any) -> None:
-    """Makes psycopg2 cooperative: it waits in gevent's loop, and never for ever."""
+def post_fork(server: Any, _worker: Any) -> None:
+    """Ties the worker's life to the main process; makes psycopg2 cooperative: it waits in gevent's loop, with an end.
+
+    A worker whose main process was killed would notice by polling, and then drain beside its successor.
+    """
+    linux.die_with_parent(server.pid)
     from psycogreen.gevent import gevent_wait_callback  # noqa: PLC0415 - not in the main process
     from psycopg2 import OperationalError, extensions  # noqa: PLC0415
 

@@ -13,8 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import NamedTuple
 
+from shared import linux
 from shared.errors import ConfigurationError
-from worker import linux
 from worker.authoring import Agent
 from worker.places import full_name, where_raised
 from worker.registry import AgentClassRegistry, needed_agents

@@ -24,8 +24,9 @@ import time
 import traceback
 from typing import Any
 
+from shared import linux
 from shared.errors import LanewiseError
-from worker import linux, sandbox
+from worker import sandbox
 from worker.discovery import load_agents
 from worker.mcp import config as mcp
 from worker.registry import AgentClassRegistry
