@@ -65,7 +65,7 @@ def mcp_zygote(http_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
         "granted": honest("granted", permission="granted"),
         "few": honest(tools=["echo"], time_limit_s=0.5),
         "quick": honest(time_limit_s=0.5),
-        **{kind: odd(kind, connect_limit_s=3) for kind in ODD},
+        **{kind: odd(kind, connect_limit_s=1 if kind in {"silent", "babbles"} else 20) for kind in ODD},
     }
     path = tmp_path_factory.mktemp("mcp") / "mcp.json"
     path.write_text(json.dumps({"mcpServers": servers}))
@@ -257,8 +257,8 @@ def test_a_server_that_dies_fails_its_tools_and_not_the_run(call: Call) -> None:
     ("server", "words"),
     [
         ("exits", "Connection closed"),
-        ("silent", "it did not answer within 3 s"),
-        ("babbles", "it did not answer within 3 s"),
+        ("silent", "it did not answer within 1 s"),
+        ("babbles", "it did not answer within 1 s"),
         ("wide", "the limit is 65536"),
         ("nobody", "onnect"),
     ],
