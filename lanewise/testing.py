@@ -121,6 +121,7 @@ class RunAgent:
             thread_id=thread_id or earlier.get("thread_id"),
             run_id=earlier.get("id"),
             attempt=earlier.get("attempt", 0) + 1,
+            after_seq=earlier.get("last_run_seq", 0),
             granted=granted,
         )
         run, events = run_in_process(order, self._memory, registry, cancel_when)

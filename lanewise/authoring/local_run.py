@@ -39,6 +39,7 @@ class Order:
         thread_id: of a thread that goes on; None makes a new one.
         run_id: of a run that goes on after a lost attempt; None makes a new one.
         attempt: 1 unless it goes on.
+        after_seq: the `run_seq` of its last event, 0 unless it goes on.
         granted: names of tools that the user has a grant for.
     """
 
@@ -49,6 +50,7 @@ class Order:
     thread_id: str | None = None
     run_id: str | None = None
     attempt: int = 1
+    after_seq: int = 0
     granted: Sequence[str] = ()
 
 
@@ -69,7 +71,7 @@ class LocalRun:
             user_id=order.user_id, id=self.context.run_id, thread_id=self.context.thread_id, agent=order.agent,
             input=order.input, attempt=order.attempt, time_limit_s=order.time_limit_s, status=ExecutionState.RUNNING,
             context=self.context.to_dict(), correlation_id=self.context.correlation_id, meta={}, usage={}, ran_s=0.0,
-            progress=0.0, progress_note="", last_run_seq=0, max_attempts=1, lost_attempts=0,
+            progress=0.0, progress_note="", last_run_seq=order.after_seq, max_attempts=1, lost_attempts=0,
             created_at=datetime.now(UTC), started_at=datetime.now(UTC),
         )  # fmt: skip
         self.live = LiveRun(self.row, order.granted)
