@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from shared.context import UserExecutionContext as Context
 from worker.authoring import Agent, AgentRun, Tool
+from worker.workflow import Sequence, Step, Workflow
 
 
 class Nothing(Tool):
@@ -31,6 +32,18 @@ class Noop(Agent):
         """Returns a small result."""
         del context, run
         return {"ok": True}
+
+
+class TenSteps(Agent):
+    """Has the no-op agent run ten times, one after the other, each time as a step of a workflow."""
+
+    name = "bench_workflow"
+    workflows = (Workflow("ten", Sequence(*(Step(f"step-{n}", "bench_noop", lambda _: {}) for n in range(10)))),)
+
+    async def execute(self, context: Context, run: AgentRun) -> int:
+        """Returns how many steps there were."""
+        results = await run.workflows.orchestrate_workflow("ten", context, run)
+        return len(results.outputs)
 
 
 class Wait(Agent):

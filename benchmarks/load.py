@@ -130,8 +130,8 @@ async def runs(url: str, tokens: list[str], count: int, outstanding: int, connec
     return {"seconds": seconds}
 
 
-async def latency(url: str, token: str, count: int) -> list[dict[str, float]]:
-    """Runs no-ops one after the other; returns for each when what was seen, seconds after the submission began."""
+async def latency(url: str, token: str, count: int, agent: str = "bench_noop") -> list[dict[str, float]]:
+    """Runs an agent again and again; returns for each run when what was seen, seconds after the submission began."""
     came: asyncio.Queue[tuple[str, float, bool]] = asyncio.Queue()
     seen = []
     async with TaskGroup() as group:
@@ -140,7 +140,7 @@ async def latency(url: str, token: str, count: int) -> list[dict[str, float]]:
         connection = await user.connect()
         for _ in range(count):
             began = time.perf_counter()
-            await user.submit(connection, "bench_noop", {})
+            await user.submit(connection, agent, {})
             moments = {"accepted": time.perf_counter() - began}
             over = False
             while not over:
