@@ -74,6 +74,24 @@ class Mortal(Hold):
     max_attempts: ClassVar[int] = 1
 
 
+class Climb(Agent):
+    """Does steps until a file appears; tells how many times each one was done, and remembers the sum in its thread."""
+
+    name: ClassVar[str] = "climb"
+    Input: ClassVar[type[BaseModel]] = Gate
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        done: list[int] = []
+        deadline = time.monotonic() + run.input.seconds
+        while not (run.input.gate and run.input.gate.exists()) and time.monotonic() < deadline:
+            number = len(done)
+            assert run.state.step(f"step {number}", lambda: done.append(len(done)) or len(done)) == number + 1
+            run.emit.progress(0, f"step {number}")
+            time.sleep(POLL_S)
+        remembered = run.state.update(lambda before: (before or 0) + len(done))
+        return {"steps": len(done), "remembered": remembered}
+
+
 class Polite(Agent):
     """Waits, and tidies up when it is cancelled."""
 

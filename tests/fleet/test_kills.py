@@ -229,6 +229,20 @@ def test_without_postgres_nothing_is_taken_and_nothing_accepted_is_lost(mortal: 
     assert known == {run["id"] for run in (under_way, *waiting)}
 
 
+def test_an_agents_steps_wait_for_postgres_and_none_is_done_twice(mortal: Fleet, user: str, gate: Path) -> None:
+    run = mortal.submit(user, "climb", {"gate": str(gate)})
+    mortal.event(user, run["id"], "agent_progress")
+    mortal.kill("postgres")
+    mortal.await_ready()
+    after = mortal.run(user, run["id"])["progress"]["note"]
+    until(lambda: mortal.run(user, run["id"])["progress"]["note"] != after, 20, "the steps go on")
+    gate.touch()
+    ended = mortal.wait(user, run["id"])
+    assert ended["attempt"] == 1
+    assert ended["output"]["steps"] == ended["output"]["remembered"] > 1
+    check_log(mortal, user, run)
+
+
 def test_after_an_orderly_end_everything_goes_on_with_the_next_start(mortal: Fleet, user: str, gate: Path) -> None:
     held = [mortal.submit(user, "mortal", {"gate": str(gate)}) for _ in range(3)]
     for run in held:
