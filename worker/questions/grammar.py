@@ -10,15 +10,16 @@ from worker.questions.ask import Ask, Group, How, Measure, Unit
 from worker.questions.conditions import number_filters, time_filters, value_filters
 from worker.questions.reading import Mention, Reading
 from worker.questions.words import name_words, number, singular
+from worker.tools.tables import Column
 
 _AGGREGATES: dict[str, How] = {
     "total": "sum", "sum": "sum", "overall": "sum", "altogether": "sum", "combined": "sum", "how much": "sum",
     "average": "avg", "avg": "avg", "mean": "avg", "median": "median",
     "minimum": "min", "min": "min", "maximum": "max", "max": "max",
 }  # fmt: skip
-_MOST = ("most", "highest", "largest", "biggest", "greatest", "top", "longest", "latest", "newest", "maximum", "max")
+_MOST = ("most", "highest", "largest", "biggest", "greatest", "top", "longest", "latest", "newest")
 _LEAST = (
-    "least", "fewest", "lowest", "smallest", "bottom", "shortest", "earliest", "oldest", "minimum", "min",
+    "least", "fewest", "lowest", "smallest", "bottom", "shortest", "earliest", "oldest",
 )  # fmt: skip
 _OF_TIME = frozenset({"latest", "newest", "earliest", "oldest"})
 _COUNTS = (
@@ -189,7 +190,7 @@ class _Draft:
                 self.limit = value
                 self.r.take(place)
                 end = max(end, place + 1)
-        if end < len(self.r.tokens) and self.r.tokens[end].text in ("frequent", "common", "often"):
+        while end < len(self.r.tokens) and self.r.tokens[end].text in ("most", "frequent", "common", "often"):
             self.r.take(end)
             end += 1
         self.superlative_at = start
@@ -222,6 +223,7 @@ class _Draft:
             self._group_by_time(self._fitting_unit(), None)
         if (spread := self._take(_SPREAD)) is not None:
             self._group_at(spread, reach=3)
+            self._noun(spread)
 
     def _group_at(self, place: int, reach: int = 3) -> bool:
         mention = self.r.mention_at(place, reach)
@@ -229,8 +231,7 @@ class _Draft:
             column = mention.column
             if (column.numeric and getattr(self, "word", None)) or column.floating or column.nested:
                 return False  # `top 5 cities by people` is an order
-            unit = self._day_unit(column.name) if column.type.startswith("TIMESTAMP") else None
-            self.groups.append(Group(self._use(mention), unit))
+            self.groups.append(Group(self._use(mention), self._unit_of(column) if column.temporal else None))
             return True
         for step in range(min(reach, len(self.r.tokens) - place)):
             token = self.r.tokens[place + step]
@@ -238,9 +239,16 @@ class _Draft:
                 return self._group_by_time(_UNITS[token.text], place + step)
         return False
 
-    def _day_unit(self, column: str) -> Unit:
-        self.r.notes.append(f"by the day of {column}")
-        return "day"
+    def _unit_of(self, column: Column) -> Unit | None:
+        """`yearly … by valid until`; a time of day is grouped by its day."""
+        for place, token in enumerate(self.r.tokens):
+            if token.text.endswith("ly") and token.text in _UNITS and not self.r.used[place]:
+                self.r.take(place)
+                return _UNITS[token.text]
+        if column.type.startswith("TIMESTAMP"):
+            self.r.notes.append(f"by the day of {column.name}")
+            return "day"
+        return None
 
     def _group_by_time(self, unit: Unit, place: int | None) -> bool:
         column = self.r.temporal[0] if self.r.temporal else None
@@ -311,7 +319,7 @@ class _Draft:
 
     def _noun(self, place: int) -> str:
         """Returns what the user calls a row, and takes that word if the table is called so too."""
-        while place < len(self.r.tokens) and self.r.tokens[place].stop:
+        while place < len(self.r.tokens) and self.r.tokens[place].stop and place not in self.r.nouns:
             place += 1
         if place not in self.r.nouns and place + 1 in self.r.nouns:  # `root certificates` of certificates.csv
             self.entities.add(place)
@@ -324,7 +332,7 @@ class _Draft:
         taken = {group.name for group in self.groups} | {column.name for column in self.r.table.columns}
         if noun in ("rows", "row", "records", "record", "entries", "entry", "lines", "items", "there"):
             self.r.take(place)
-        return noun if noun.isalpha() and noun not in taken and not self.r.tokens[place].stop else "rows"
+        return noun if noun.isalpha() and noun not in taken else "rows"
 
     def _row_noun(self) -> str:
         """Returns what the user calls the table's rows, if the clause says so."""
@@ -337,7 +345,7 @@ class _Draft:
         if self.measures and (self.groups or subject):
             self._rank(subject, None)
         elif after and after in self.free and (after.column.numeric or after.column.temporal):
-            if subject is None and not self.groups and self.limit is None:
+            if subject is None and self.limit is None:
                 how: How = "max" if self.descending else "min"
                 self.measures.append(Measure(how, self._use(after)))
                 return
@@ -354,6 +362,7 @@ class _Draft:
     def _rank(self, subject: Mention | None, by: Mention | None) -> None:
         if subject is not None:
             name = self._use(subject)
+            self._count_before(subject)
             if by is None and not self.measures and self.word in _OF_TIME and self.r.temporal:
                 by = Mention(-1, -1, self.r.temporal[0])
             if by is not None and self._unique(name):
@@ -376,6 +385,14 @@ class _Draft:
             self.order = "measure"
         if self.limit is None:
             self.limit = 1 if subject is None or self._is_single(subject) else 10
+
+    def _count_before(self, subject: Mention) -> None:
+        """`the 7 countries with the most …`."""
+        place = subject.start - 1
+        value = number(self.r.tokens[place]) if place >= 0 and not self.r.used[place] else None
+        if isinstance(value, int) and 0 < value <= MAX_LIMIT and self.limit is None:
+            self.limit = value
+            self.r.take(place)
 
     def _latest(self, by: Mention) -> Measure:
         return Measure("max" if self.descending else "min", by.column.name)

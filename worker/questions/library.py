@@ -93,6 +93,11 @@ class Library:
             prose.append(Prose(row.name, None if content is None else bytes(content).decode("utf-8", "replace")))
         return cls(tuple(tables), tuple(prose))
 
+    def has(self, word: str) -> bool:
+        """Tells whether a word stands anywhere, as far as can be seen."""
+        begin = re.compile(rf"(?<!\w){re.escape(root(word))}", re.IGNORECASE)
+        return any(prose.text is None or begin.search(prose.text) for prose in self.prose)
+
     def best_passage(self, words: Sequence[Token]) -> tuple[str, set[str]]:
         """Returns the document in which most of the words stand together, and which these are; empty if none does."""
         roots = {word.text: root(word.text) for word in words}

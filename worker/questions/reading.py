@@ -20,6 +20,7 @@ _CUES = frozenset({
     "how", "number", "count", "total", "sum", "average", "mean", "median", "share", "percent", "percentage", "top",
     "most", "least", "first", "last", "name", "names", "value", "values", "list",
 })  # fmt: skip
+_PLACING = frozenset({"in", "for", "from", "is", "at", "="})
 # Of a file's name: what says nothing about what is in it.
 _FILE_WORDS = frozenset({"csv", "tsv", "jsonl", "json", "ndjson", "parquet", "data", "table", "the", "of", "tab"})
 
@@ -220,18 +221,24 @@ class Reading:
 
     def _is_meant(self, column: str, value: str, start: int, end: int) -> bool:
         """Tells a value from an ordinary word that is also one."""
-        written = self._between(start, end)
-        if self.tokens[start].quoted:
+        written, token = self._between(start, end), self.tokens[start]
+        if token.quoted:
             return True
         if written.lower() in _CUES:
             return False
         if value == written:
-            return True
-        if len(value) <= MAX_SHORT:
+            after = any(m.end == start and m.column.name == column for m in self.mentions)
+            return after or not (token.stop and end - start == 1 and written.islower())
+        if len(value) <= MAX_SHORT or start in self.nouns or token.stop:
             return False
-        if value.lower() == written.lower() and start not in self.nouns:
-            return True
-        return start not in self.nouns and self.table.distinct(column) <= FEW_VALUES
+        plain = end - start == 1 and written.islower() and not self._is_placed(start)
+        return (value.lower() == written.lower() and not plain) or self.table.distinct(column) <= FEW_VALUES
+
+    def _is_placed(self, start: int) -> bool:
+        """Tells whether a word stands where values stand: `in norway`, `country norway`."""
+        if start == 0:
+            return False
+        return self.tokens[start - 1].text in _PLACING or any(mention.end == start for mention in self.mentions)
 
     def _longest(self, found: list[Value]) -> list[Value]:
         """Keeps the longest, and of one place the value whose column is mentioned, else the first column's."""
@@ -249,10 +256,12 @@ class Reading:
         if end - start > 1:
             return not self.tokens[start].quoted
         token = self.tokens[start]
-        if token.stop:
+        if token.stop and token.text[:1] != ".":
+            if any(mention.end == start for mention in self.mentions):
+                return True  # `kind other`
             return token.raw.strip(".,;:!?()").isupper() and len(token.text) > 1
         return number(token) is None or token.quoted
 
     def _between(self, start: int, end: int) -> str:
         text = self.clause[self.tokens[start].start : self.tokens[end - 1].end]
-        return text.strip(".,;:!?()[]{}'\"“”‘’*`<>").removesuffix("'s").removesuffix("’s")  # noqa: RUF001
+        return text.lstrip("([{'\"“‘*`<").rstrip(".,;:!?()[]{}'\"“”‘’*`<>").removesuffix("'s").removesuffix("’s")  # noqa: RUF001

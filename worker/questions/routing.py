@@ -24,6 +24,7 @@ FOLLOWING = 0.9  # what goes on from the last request
 MAX_TABLES = 4  # opened for one request
 MAX_DATA_ROUTES = 2
 ONE_IS_FEW = 1.5
+ENOUGH_WORDS = 0.6  # of a question, that have to stand together
 _FOLLOWS = re.compile(
     r"^\s*(?:and|now|what about|how about|(?:and\s+)?the same|same|instead|only|just)\b[\s,:]*(?:but\s+)?",
     re.IGNORECASE,
@@ -37,6 +38,16 @@ _PROFILING = frozenset({
     "describe", "profile", "overview", "columns", "summary", "summarise", "summarize", "look", "inspect", "contain",
     "contains",
 })  # fmt: skip
+
+# What only tables are asked with; two of them are hardly a question to a text.
+_TABLE_CUES = frozenset({
+    "number", "count", "counts", "per", "each", "every", "by", "top", "most", "fewest", "least", "largest",
+    "biggest", "smallest", "highest", "lowest", "average", "median", "total", "sum", "share", "percentage",
+    "proportion", "percent", "distribution", "distinct", "different", "unique", "maximum", "minimum", "frequent",
+    "yearly", "monthly", "weekly", "daily", "quarterly",
+})  # fmt: skip
+_RANKS = frozenset({"top", "most", "fewest", "largest", "smallest", "highest", "lowest"})
+_SURE_CUES = frozenset({"share", "percentage", "proportion", "percent", "median", "distribution", "frequent"})
 
 OpenTable = Callable[[str], TableLook]
 
@@ -126,7 +137,8 @@ class Router:
                 questions.append((clause, asked[0], asked[1]))
                 unplaced += asked[2]
             else:
-                unplaced += [word for word in asked[2] if not fit or word in fit.parsed.unplaced] or asked[2]
+                content = [token.text for token in tokens(clause) if not token.stop]
+                unplaced += [w for w in asked[2] if not fit or w in fit.parsed.unplaced] or asked[2] or content
                 guesses += [self._data_route(fit)] if fit and fit.confidence >= WORTH_TELLING else []
                 questions += [(clause, asked[0], asked[1])] if asked[0] >= WORTH_TELLING else []
         routes = sorted([*(data or guesses[:1]), *self._research_route(questions)], key=lambda route: -route.confidence)
@@ -142,17 +154,22 @@ class Router:
 
     def _question(self, clause: str) -> tuple[float, str, list[str]]:
         """Returns how sure a clause is for the documents of prose, why, and which words they do not have."""
+        cues = _cues(clause)
         words = [token for token in tokens(clause) if not token.stop]
-        wanted = [token for token in words if token.text not in _READING] or words
+        wanted = [token for token in words if token.text not in _READING and token.text not in cues] or words
         if not self.library.prose:
             return 0.0, "there are no documents to read", [token.text for token in wanted]
         name, found = self.library.best_passage(wanted)
         missing = [token.text for token in wanted if token.text not in found]
+        # A word that stands nowhere at all counts double against it; one word alone says little.
+        nowhere = len({word for word in missing if not self.library.has(word)})
         count = len({token.text for token in wanted})
-        share = len(found) / max(count, ONE_IS_FEW)  # one word alone says little
+        share = len(found) / max(count + nowhere, ONE_IS_FEW)
         unseen = [prose.name for prose in self.library.prose if prose.text is None]
-        cued = any(token.text in _READING for token in tokens(clause))
-        confidence = 0.15 + 0.7 * share + 0.1 * cued if share >= 0.5 else 0.3 * share  # noqa: PLR2004 - half of them
+        reads = any(token.text in _READING for token in tokens(clause))
+        confidence = 0.15 + 0.7 * share + 0.1 * reads if share >= ENOUGH_WORDS else 0.3 * share
+        if cues and not reads:  # texts seldom hold figures that have to be worked out
+            confidence *= 0.4 if len(cues) > 1 else 0.75 if count > 1 else 0.5
         if unseen and confidence < SURE_ENOUGH:
             return 0.4, f"{enumerate_words(unseen[:3])} may say it; only the research agent can look inside", missing
         stand = "stands" if len(found) == 1 else "stand together"
@@ -236,4 +253,15 @@ def _confidence(clause: str, parsed: Parsed) -> float:
         return 0.3 * parsed.coverage if parsed.named or parsed.hits else 0.0
     if not parsed.hits and not parsed.named:
         return 0.0
+    if not (parsed.ask.measures or parsed.ask.order) and parsed.coverage < ENOUGH_WORDS:
+        return 0.3 * parsed.coverage  # a word that happens to be a value asks for nothing yet
     return min(0.97, 0.2 + 0.65 * parsed.coverage + 0.1 * min(parsed.hits, 2) - 0.2 * cued)
+
+
+def _cues(clause: str) -> set[str]:
+    """Returns the words that tables are asked with; one that leaves no doubt counts as two."""
+    words = [token.text for token in tokens(clause)]
+    found = {word for word in words if word in _TABLE_CUES}
+    found |= {"how many"} if re.search(r"\bhow (many|much)\b", clause, re.IGNORECASE) else set()
+    sure = found & _SURE_CUES or (found & _RANKS and any(word.isdigit() or word in ("which", "with") for word in words))
+    return found | ({"a sure one"} if sure else set())

@@ -64,6 +64,7 @@ def tokens(text: str) -> list[Token]:
         raw = match[0].lstrip("([{'‘*`<") if match[0][0] not in '"“' else match[0]  # noqa: RUF001
         bare = raw.strip(_EDGES).removesuffix("'s").removesuffix("’s")  # noqa: RUF001
         if bare:
+            bare = f".{bare}" if raw.lstrip(_EDGES.replace(".", ""))[:1] == "." else bare  # `.txt`
             found.append(Token(raw, bare.lower(), match.start(), match.end()))
     return found
 
