@@ -36,7 +36,7 @@ def test_anothers_passage_looks_like_none(alice: UserClient, bob: UserClient, pa
     assert answer.json()["detail"] == alice.get("/v1/documents/none/passages/2").json()["detail"]
 
 
-@pytest.mark.parametrize("number", ["0", "1", "3", "-2", "02", "2.0", "٢", "x", "9" * 9, "9" * 30, "%00"])
+@pytest.mark.parametrize("number", ["0", "1", "3", "-2", "02", "2.0", "x", "9" * 9, "9" * 30, "%00"])
 def test_what_is_no_passage_is_not_found(alice: UserClient, passage: Passage, number: str) -> None:
     assert alice.get(f"/v1/documents/{passage.document}/passages/{number}").status_code == 404
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from worker.tools.passages.markup import MAX_TITLE
-from worker.tools.passages.text import MAX_CHARACTERS, DocumentError, Heading, Text, decode
+from worker.tools.passages.text import MAX_CHARACTERS, Heading, Text, decode
 
 _CHUNK = 64 * 1024
 _HIDDEN = frozenset({"script", "style", "template", "noscript", "svg", "object", "select", "textarea"})
@@ -29,7 +29,8 @@ def read_html(content: bytes, content_type: str) -> Text:
     """
     from lxml import etree  # noqa: PLC0415 - 4 MiB in every worker for the few documents that need it
 
-    source, notes = decode(content, f"{content_type} {content[:_META_BYTES].decode('ascii', 'ignore')}")
+    declared = f"{content_type} {content[:_META_BYTES].decode('ascii', 'ignore')}"
+    source, notes = decode(content, declared, limit=len(content))
     target = _Target()
     parser = etree.HTMLParser(target=target, encoding="utf-8")
     try:
@@ -37,9 +38,8 @@ def read_html(content: bytes, content_type: str) -> Text:
             parser.feed(source[start : start + _CHUNK].encode())
         parser.close()
     except (etree.LxmlError, AssertionError) as error:
-        if not target.length:
-            raise DocumentError(f"is not HTML that can be read: {error}") from None
-        notes.append(f"the page is broken: {str(error)[:100]}")
+        if source.strip():
+            notes.append(f"the page is broken: {str(error)[:100]}")
     return target.finish(notes)
 
 
@@ -109,9 +109,9 @@ class _Target:
             self._break = "\n\n" if tag in _PARAGRAPHS or self._break == "\n\n" else "\n"
 
     def _add(self, text: str) -> None:
-        if self.length >= MAX_CHARACTERS:
+        if self.length + len(text) > MAX_CHARACTERS:
             self._is_cut = True
-            return
+            text = text[: MAX_CHARACTERS - self.length]
         if self._break or not self._parts:
             if not text.strip():
                 return

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 MAX_PAGES = 2_000
 MAX_STREAM_BYTES = 8 * 1024 * 1024
 TIME_S = 120.0
+_LIMITS = {
+    "zlib_maximum_output_length": MAX_STREAM_BYTES,
+    "lzw_maximum_output_length": MAX_STREAM_BYTES,
+    "run_length_maximum_output_length": MAX_STREAM_BYTES,
+    "array_based_stream_maximum_output_length": MAX_STREAM_BYTES,
+    "zlib_maximum_recovery_input_length": 1024 * 1024,
+    "jbig2dec_binary": None,  # pictures are not read, and no program is started for one
+}
 
 
 def read_pdf(content: bytes) -> Text:
@@ -25,16 +33,12 @@ def read_pdf(content: bytes) -> Text:
         DocumentError: broken, encrypted, or without any text.
     """
     import pypdf  # noqa: PLC0415 - 18 MiB and 0.1 s in every worker for the few documents that need it
-    from pypdf import filters  # noqa: PLC0415 - see above
 
-    # This is the process of one run: nobody else's limits change.
-    filters.ZLIB_MAX_OUTPUT_LENGTH = filters.LZW_MAX_OUTPUT_LENGTH = MAX_STREAM_BYTES
-    filters.RUN_LENGTH_MAX_OUTPUT_LENGTH = filters.MAX_ARRAY_BASED_STREAM_OUTPUT_LENGTH = MAX_STREAM_BYTES
-    filters.ZLIB_MAX_RECOVERY_INPUT_LENGTH = 1024 * 1024
     try:
-        reader = pypdf.PdfReader(io.BytesIO(content))
-        is_open = not reader.is_encrypted or bool(reader.decrypt(""))
-        text = _read_pages(reader) if is_open else None
+        with pypdf.apply_configuration(**_LIMITS):
+            reader = pypdf.PdfReader(io.BytesIO(content))
+            is_open = not reader.is_encrypted or bool(reader.decrypt(""))
+            text = _read_pages(reader) if is_open else None
     except DocumentError:
         raise
     except Exception as error:  # a hostile file makes the library raise whatever it likes

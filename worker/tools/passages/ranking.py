@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 CANDIDATES = 300
 _K1 = 1.2
-_B = 0.6
+_B = 0.3
 _HEADING = 1.5  # what a word in a heading counts as, in occurrences
 _NEAR = 4  # words apart that still belong together
-_NEAR_SHARE = 0.3
+_NEAR_SHARE = 0.5
 _WINDOW = 40  # words, within which an answer stands together
 _COMMON = 100  # passages added in thought, so that in a short document a word on every page still counts
 _UNKNOWN_NAME = 2.0  # what a name that no passage holds counts more than another such word

@@ -51,7 +51,7 @@ class Text:
     notes: tuple[str, ...] = ()
 
 
-def decode(content: bytes, declared: str = "") -> tuple[str, list[str]]:
+def decode(content: bytes, declared: str, limit: int = MAX_CHARACTERS) -> tuple[str, list[str]]:
     """Returns the text of bytes and notes on it.
 
     A byte order mark decides, then the declared charset, then UTF-8, then Windows-1252. In UTF-8 the mark stays in the
@@ -60,18 +60,19 @@ def decode(content: bytes, declared: str = "") -> tuple[str, list[str]]:
     Args:
         content: of a document.
         declared: what may name a charset: a content type, the beginning of an HTML page.
+        limit: of characters; what is beyond is cut off, with a note.
 
     Raises:
         DocumentError: these are no characters.
     """
     notes: list[str] = []
     text = _decoded(content, declared, notes)
-    controls = len(_CONTROL.findall(text[:MAX_CHARACTERS]))
+    controls = len(_CONTROL.findall(text))
     if controls > len(text) * _BINARY_SHARE:
         raise DocumentError("is binary, not text")
-    if len(text) > MAX_CHARACTERS:
-        notes.append(f"only the first {MAX_CHARACTERS:,} of {len(text):,} characters were read")
-        text = text[:MAX_CHARACTERS]
+    if len(text) > limit:
+        notes.append(f"only the first {limit:,} of {len(text):,} characters were read")
+        text = text[:limit]
     # Postgres stores no NUL; one character for another keeps the offsets.
     return text.replace("\0", "\ufffd"), notes
 
