@@ -20,7 +20,7 @@ MAX_KEY = 128
 MAX_VALUE_BYTES = 64 * 1024
 MAX_TTL_S = 7 * 86_400
 MAX_STEP_NAME = 500
-MAX_STEP_BYTES = 1025 * 1024  # the output of an agent, and a little round it
+MAX_RECORD_BYTES = 1025 * 1024  # a step's result of 1 MiB, and a little that the orchestrator puts round it
 MAX_STATE_BYTES = 256 * 1024
 MAX_AGENT = 64
 MAX_MODEL = 200
@@ -46,7 +46,7 @@ class Calls:
             "store.get": lambda p: store.get(_key(p)),
             "store.set": lambda p: store.set(_key(p), _value(p, MAX_VALUE_BYTES), _ttl_s(p)),
             "step.load": lambda p: records.load_step(_step(p)),
-            "step.record": lambda p: records.record_step(_step(p), _value(p, MAX_STEP_BYTES)),
+            "step.record": lambda p: records.record_step(_step(p), _value(p, MAX_RECORD_BYTES)),
             "state.load": lambda p: records.load_state(_agent(p), _scope(p)),
             "state.save": lambda p: records.save_state(
                 _agent(p), _scope(p), _whole(p, "expected", 2**53), _value(p, MAX_STATE_BYTES)

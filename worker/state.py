@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from shared.errors import InvalidError, QuotaError, StateConflictError, SupersededError, UnavailableError
 from shared.jsonvalue import check_json, clean_json
-from worker.calls import MAX_STATE_BYTES, MAX_STEP_BYTES, MAX_STEP_NAME
+from worker.calls import MAX_RECORD_BYTES, MAX_STATE_BYTES, MAX_STEP_NAME
 from worker.interfaces import RunRecords
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Scope = Literal["thread", "run"]
 STEP_NAME = re.compile(r"[^/]{1,100}")
+MAX_STEP_BYTES = 1024 * 1024
 PATIENCE_S = 60.0  # with a store that is away; the worker stops its sandboxes after a lease, usually earlier
 PAUSE_S = 0.25
 UPDATE_TRIES = 10
@@ -219,9 +220,8 @@ class StateManager:
 
     async def record(self, name: str, result: Any) -> Any:
         """Records the result of a step and returns what is recorded; for the orchestrator."""
-        return await asyncio.to_thread(
-            self._records.record, f"{self._prefix}{name}", _as_json(f"result of step {name!r}", result)
-        )
+        kept = _as_json(f"result of step {name!r}", result, MAX_RECORD_BYTES)
+        return await asyncio.to_thread(self._records.record, f"{self._prefix}{name}", kept)
 
     async def _step_async(self, full: str, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...]) -> Any:
         # In a thread, so that the loop goes on while the runner answers: other parts of a workflow may be at work.

@@ -23,8 +23,10 @@ import shared.context
 import shared.event_types
 import shared.frames
 import shared.jsonvalue
+import shared.records
 import worker.calls
 import worker.core
+import worker.state
 import worker.supervise
 from shared.settings import COMMAND_NAMES, PREFIX, Settings
 
@@ -54,6 +56,13 @@ LIMITS: dict[str, float] = {
     "data of an event": shared.event_types.MAX_DATA_BYTES,
     "frame between a worker and a sandbox": shared.frames.MAX_FRAME_BYTES,
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
+    "result of a recorded step": worker.state.MAX_STEP_BYTES,
+    "recorded steps of a run": shared.records.MAX_STEPS,
+    "results of the steps of a run, together": shared.records.MAX_STEPS_BYTES,
+    "what an agent remembers in a thread, or in a run": worker.calls.MAX_STATE_BYTES,
+    "artifact": worker.calls.MAX_ARTIFACT_BYTES,
+    "artifacts of a run": shared.records.MAX_ARTIFACTS,
+    "artifacts of a run, together": shared.records.MAX_ARTIFACTS_BYTES,
 }
 
 
