@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from shared.errors import UnavailableError
 from worker.tools.passages.reading import read
 from worker.tools.passages.splitting import split
 from worker.tools.passages.text import DocumentError, Text
@@ -88,7 +87,7 @@ class PassageIndex:
             what there is to note; empty if all went well.
 
         Raises:
-            UnavailableError: Postgres is away, or the document was replaced again and again meanwhile.
+            UnavailableError: Postgres is away.
         """
         for _ in range(_TRIES):
             with self._open_session() as session:
@@ -101,7 +100,7 @@ class PassageIndex:
                     return notes
             except IntegrityError:  # the document was deleted between the two transactions
                 continue
-        raise UnavailableError(f"the document {name!r} changes too quickly to be read", retry_after_s=5)
+        return "was replaced again and again while it was read: what it says now may be missing"
 
     def _store(self, name: str, sha256: str, passages: list[dict[str, Any]], notes: str) -> bool:
         """Replaces the passages of a document in one transaction; False if its content is another one by now."""
