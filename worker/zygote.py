@@ -187,13 +187,14 @@ def main() -> None:
     linux.become_subreaper()
     try:
         loaded = load_agents(filter(None, os.environ.get("LANEWISE_AGENTS", "").split(",")))
-        loaded.registry.mcp_servers = mcp.load_servers(os.environ.get(mcp.SETTING), loaded.registry.names())
+        servers, notes = mcp.load_servers(os.environ.get(mcp.SETTING), loaded.registry.names())
     except LanewiseError as error:
         control.send(json.dumps({"op": "failed", "message": error.message[:4000]}).encode())
         sys.exit(1)
+    loaded.registry.mcp_servers = servers
     for entry in loaded.registry.catalogue():
         control.send(json.dumps({"op": "agent", **entry}).encode())
-    control.send(json.dumps({"op": "ready", "notes": loaded.notes, "named": loaded.named}).encode())
+    control.send(json.dumps({"op": "ready", "notes": [*loaded.notes, *notes], "named": loaded.named}).encode())
     rehearse()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
     gc.enable()

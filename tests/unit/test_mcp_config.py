@@ -23,14 +23,14 @@ def load(tmp_path: Path) -> Load:
     def load(content: Any) -> Any:
         path = tmp_path / "mcp.json"
         path.write_text(content if isinstance(content, str) else json.dumps({"mcpServers": content}))
-        return load_servers(str(path), AGENTS)
+        return load_servers(str(path), AGENTS)[0]
 
     return load
 
 
 @pytest.mark.parametrize("path", [None, ""])
 def test_without_a_file_there_are_no_servers(path: str | None) -> None:
-    assert load_servers(path, AGENTS) == {}
+    assert load_servers(path, AGENTS) == ({}, [])
 
 
 def test_what_other_programs_have_is_enough_and_gives_nobody_anything(load: Load) -> None:
@@ -79,7 +79,7 @@ def test_servers_cannot_be_changed(load: Load) -> None:
         ({"command": "x", "time_limit_s": 0}, "mcpServers.a.time_limit_s: Input should be greater than 0"),
         ({"command": "x", "time_limit_s": 3601}, "mcpServers.a.time_limit_s: "),
         ({"command": "x", "connect_limit_s": 301}, "mcpServers.a.connect_limit_s: "),
-        ({"command": "x", "agents": ["asistant"]}, "mcpServers.a.agents: no agent is called 'asistant'; did you mean"),
+        ({"command": "x", "agents": "assistant"}, "mcpServers.a.agents: "),
         (
             {"command": "x", "env": {"K": "${NOT_THERE}"}},
             "mcpServers.a.env.K: sandboxes have no variable NOT_THERE: set",
@@ -95,6 +95,15 @@ def test_what_is_wrong_is_named_with_file_and_key(load: Load, server: dict[str, 
     assert caught.value.message.startswith("LANEWISE_MCP_FILE: ")
     assert "mcp.json: mcpServers.a" in caught.value.message
     assert message in caught.value.message
+
+
+def test_a_server_for_an_agent_that_this_worker_does_not_have_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(json.dumps({"mcpServers": {"a": {"command": "x", "agents": ["asistant", "research", "*"]}}}))
+    servers, (note,) = load_servers(str(path), AGENTS)
+    assert list(servers) == ["a"]
+    assert note.endswith("mcp.json: mcpServers.a.agents: no agent of this worker is called 'asistant'; "
+                         "did you mean 'assistant'?")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["", "a__b", "a_", "_a", "a.b", "a b", "x" * 33])

@@ -103,18 +103,19 @@ def resolve(text: str, environ: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda found: environ[found[1]], text)
 
 
-def load_servers(path: str | None, agents: Iterable[str]) -> Mapping[str, McpServer]:
-    """Returns the servers by name; none if there is no file.
+def load_servers(path: str | None, agents: Iterable[str]) -> tuple[Mapping[str, McpServer], list[str]]:
+    """Returns the servers by name, none if there is no file; and notes.
 
     Args:
         path: of the file.
-        agents: the names of all agents; a server for another one is a mistake.
+        agents: the names of this worker's agents. A server for another one is noted, not refused: the file may be that
+            of a fleet whose workers have different agents.
 
     Raises:
         ConfigurationError: with file, key and cure.
     """
     if not path:
-        return MappingProxyType({})
+        return MappingProxyType({}), []
     try:
         servers = _File.model_validate_json(Path(path).read_bytes()).mcpServers
     except OSError as error:
@@ -123,18 +124,21 @@ def load_servers(path: str | None, agents: Iterable[str]) -> Mapping[str, McpSer
         first = error.errors(include_url=False, include_input=False)[0]
         raise _wrong(path, ".".join(map(str, first["loc"])), first["msg"]) from None
     for name, server in servers.items():
-        _check(path, f"mcpServers.{name}", server, sorted(agents))
+        _check_references(path, f"mcpServers.{name}", server)
     if servers and find_spec("mcp") is None:
         raise _wrong(path, "", "its servers need a library that is not installed: install lanewise[mcp]")
-    return MappingProxyType(servers)
+    known = [*sorted(agents), EVERY_AGENT]
+    unknown = [(name, agent) for name, server in servers.items() for agent in server.agents if agent not in known]
+    return MappingProxyType(servers), [_note(path, name, agent, known) for name, agent in unknown]
 
 
-def _check(path: str, place: str, server: McpServer, agents: list[str]) -> None:
-    for agent in server.agents:
-        if agent not in (*agents, EVERY_AGENT):
-            near = difflib.get_close_matches(agent, agents, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise _wrong(path, f"{place}.agents", f"no agent is called {agent!r}{hint}")
+def _note(path: str, name: str, agent: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(agent, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return _wrong(path, f"mcpServers.{name}.agents", f"no agent of this worker is called {agent!r}{hint}").message
+
+
+def _check_references(path: str, place: str, server: McpServer) -> None:
     for key, text in server.secrets():
         for variable in _REFERENCE.findall(text):
             if variable not in os.environ:
