@@ -175,6 +175,10 @@ class Client:
         """Deletes a document."""
         self._rest.call("DELETE", _path("documents", name))
 
+    def artifact(self, run_id: str, name: str) -> bytes:
+        """Returns a file that a run saved."""
+        return self._rest.call("GET", _path("runs", run_id, "artifacts", name)).content
+
     def limits(self, user_id: str) -> Json:
         """Returns a user's limits: their own, and those that hold. This and what follows asks for the scope `admin`."""
         return self._rest.json("GET", _path("admin", "users", user_id, "limits"))

@@ -24,6 +24,7 @@ from shared.errors import LanewiseError
 
 USERS = ("ada", "grace", "linus")
 SMALL_RUNS = 30
+QUESTION = "Which 5 countries have the most root certificates, and from which project was certifi extracted?"
 CANCEL_AT = 0.02  # of the countdown's progress
 PLAIN_WIDTH = 120
 INTERRUPTED = 130
@@ -70,7 +71,7 @@ def show(console: Console, running: Fleet) -> None:
         console.print()
         trips = work(console, lanes)
         report.outcomes(console, trips)
-        report.results(console, trips)
+        report.results(console, lanes, trips)
         report.endings(console, trips)
         report.heading(console, "How fast")
         report.latencies(console, measure(console, lanes))
@@ -81,14 +82,14 @@ def upload(console: Console, clients: Mapping[str, Client], canaries: Mapping[st
     """Gives every user documents of their own."""
     own = {
         "ada": [documents.characters(), documents.categories()],
-        "grace": [documents.certificates()],
+        "grace": [documents.certificates(), documents.about_certificates()],
         "linus": [documents.documentation()],
     }
     grid = Table.grid(padding=(0, 2, 0, 0))
     for user, client in clients.items():
         for document in (*own[user], documents.secret(canaries[user])):
             client.put_document(document.name, document.content)
-            size = Text(f"{document.rows:,} row{'s' * (document.rows > 1)}", justify="right")
+            size = Text(f"{document.rows:,} {document.unit}{'s' * (document.rows > 1)}", justify="right")
             grid.add_row("[green]✓[/]", user, document.name, size, Text(document.origin, "dim"))
     console.print(grid)
 
@@ -105,7 +106,7 @@ def jobs() -> dict[str, list[Job]]:
             secret,
         ],
         "grace": [
-            Job("certificates by country", "data", _countries(), show=True),
+            Job("a question in plain words", "supervisor", {"request": QUESTION}, show=True),
             Job("first to expire", "data", _expiring()),
             Job("a typing error", "data", _mistake(), expect="failed"),
             secret,
@@ -187,15 +188,6 @@ def _kinds() -> dict[str, object]:
         "GROUP BY ALL ORDER BY characters DESC"
     )
     return {"document": "unicode.csv", "join": ["categories.csv"], "sql": sql}
-
-
-def _countries() -> dict[str, object]:
-    sql = (
-        "SELECT coalesce(country, '?') AS country, count(*) AS certificates "
-        "FROM data GROUP BY ALL ORDER BY certificates DESC"
-    )
-    chart = {"kind": "bar", "x": "country", "y": "certificates", "title": "Trusted root certificates, by country"}
-    return {"document": "certificates.jsonl", "sql": sql, "chart": chart}
 
 
 def _expiring() -> dict[str, object]:

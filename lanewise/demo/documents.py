@@ -31,12 +31,13 @@ CATEGORIES = {
 
 @dataclass(frozen=True)
 class Document:
-    """A document to upload."""
+    """A document to upload; `unit` is what `rows` counts."""
 
     name: str
     content: bytes
     rows: int
     origin: str
+    unit: str = "row"
 
 
 def characters() -> Document:
@@ -79,6 +80,13 @@ def certificates() -> Document:
     text = "".join(json.dumps(record) + "\n" for record in records)
     origin = f"Mozilla's list, in certifi {metadata.version('certifi')}"
     return Document("certificates.jsonl", text.encode(), len(records), origin)
+
+
+def about_certificates() -> Document:
+    """Returns what certifi says of itself: prose, to quote from."""
+    text = str(metadata.metadata("certifi").json["description"])
+    origin = f"the description of certifi {metadata.version('certifi')}"
+    return Document("certifi.md", text.encode(), text.count("\n"), origin, "line")
 
 
 def documentation() -> Document:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from rich.box import ROUNDED
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
+from rich.markdown import Markdown
 from rich.padding import Padding
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +25,7 @@ from lanewise.demo.lanes import Lanes, Trip
 
 CHARTS = Path("artifacts", "demo")
 TABLE_ROWS = 5
+REPORT_WIDTH = 110
 
 
 def heading(console: Console, text: str) -> None:
@@ -55,22 +60,50 @@ def outcomes(console: Console, trips: Sequence[Trip]) -> None:
             )
 
 
-def results(console: Console, trips: Sequence[Trip]) -> None:
-    """Prints the tables that were asked for, and saves the charts as files that a browser opens."""
+def results(console: Console, lanes: Lanes, trips: Sequence[Trip]) -> None:
+    """Prints the tables and the report that were asked for, and saves the charts as files that a browser opens."""
     heading(console, "What came out")
     shown = [trip for trip in trips if trip.job.show]
-    tables = []
-    for trip in shown:
-        query = trip.run["output"]["query"]
-        names = [column["name"] for column in query["columns"]]
-        table = render.table(names, query["rows"][:TABLE_ROWS], total=query["row_count"])
-        tables.append(Group(Text(f"{trip.user}: {trip.job.title}", "bold"), table))
+    tables = [_table(trip) for trip in shown if "query" in trip.run["output"]]
     _print(console, Columns(tables, padding=(0, 2)))
     CHARTS.mkdir(parents=True, exist_ok=True)
-    for chart in [trip.run["output"]["chart"] for trip in shown if trip.run["output"]["chart"]]:
-        path = CHARTS / (re.sub(r"\W+", "-", chart["title"].lower()) + ".svg")
-        path.write_text(chart["svg"], encoding="utf-8")
-        _print(console, Text.assemble("chart: ", (str(path), "cyan")))
+    for trip in shown:
+        output = trip.run["output"]
+        if "markdown" in output:
+            _report(console, trip)
+        for chart in _charts(lanes, trip):
+            path = CHARTS / (re.sub(r"\W+", "-", _title(chart).lower()).strip("-") + ".svg")
+            path.write_text(chart, encoding="utf-8")
+            _print(console, Text.assemble("chart: ", (str(path), "cyan")))
+
+
+def _table(trip: Trip) -> RenderableType:
+    query = trip.run["output"]["query"]
+    names = [column["name"] for column in query["columns"]]
+    table = render.table(names, query["rows"][:TABLE_ROWS], total=query["row_count"])
+    return Group(Text(f"{trip.user}: {trip.job.title}", "bold"), table)
+
+
+def _report(console: Console, trip: Trip) -> None:
+    """Prints a report as it is read, with its charts left out: they are saved as files."""
+    parts = ", ".join(f"{part['agent']} {render.MARKS[part['status']]}" for part in trip.run["output"]["parts"])
+    _print(console, Text.assemble((f"{trip.user}: {trip.job.title}", "bold"), (f"  ({parts})", "dim")))
+    text = re.sub(r"^!\[.*\n", "", trip.run["output"]["markdown"], flags=re.MULTILINE)
+    width = min(console.width - 4, REPORT_WIDTH)
+    _print(console, Panel(Markdown(render.clean(text)), box=ROUNDED, border_style="dim", width=width))
+
+
+def _charts(lanes: Lanes, trip: Trip) -> Iterator[str]:
+    output = trip.run["output"]
+    if "query" in output and output["chart"]:
+        yield output["chart"]["svg"]
+    for name in output.get("artifacts", ()):
+        if name.endswith(".svg"):
+            yield lanes.clients[trip.user].artifact(trip.view.id, name).decode()
+
+
+def _title(svg: str) -> str:
+    return html.unescape(svg.partition("<title>")[2].partition("</title>")[0])
 
 
 def endings(console: Console, trips: Iterable[Trip]) -> None:

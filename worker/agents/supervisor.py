@@ -75,7 +75,7 @@ def _notes(results: Results) -> Iterator[str]:
         elif note:
             yield f"How I understood it: {note}"
     if triage["unplaced"]:
-        yield f"Words that I could not place: {', '.join(triage['unplaced'])}"
+        yield f"Words that I made no use of: {', '.join(triage['unplaced'])}"
     for step, error in results.errors.items():
         yield f"{step} failed: {error['message']}"
     yield from (results.get("research") or {}).get("notes", [])[:10]

@@ -216,7 +216,11 @@ class Router:
             part = sum(any(same(word, part) for word in words for part in parts) for parts in columns)
             return 3 * whole + part + 10 * (head.name.lower() in words)
 
-        return sorted(self.library.tables, key=lambda head: (-named(head), head.name))[:MAX_TABLES]
+        scored = sorted(
+            ((named(head), head) for head in self.library.tables), key=lambda item: (-item[0], item[1].name)
+        )
+        some = bool(scored) and scored[0][0] > 0 and all(head.columns for _, head in scored)
+        return [head for score, head in scored if score > 0 or not some][:MAX_TABLES]
 
     def _look(self, name: str) -> TableLook | None:
         if name not in self._looks:

@@ -10,12 +10,13 @@ _TOKEN = re.compile(r'"[^"\n]{1,200}"|“[^”\n]{1,200}”|\S+')
 _EDGES = ".,;:!?()[]{}'\"“”‘’*`<>"  # noqa: RUF001 - people's quotes
 _NAME_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_]+")
 _NUMBER = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?")
+_ASKING = (
+    r"(?:(?:from|in|to|at|by|for|with|on|of|under|since)\s+)?(?:what|which|whom|whose)|why|how|who|where|when|does|do|did"
+    r"|is|are|can|could|may|must|should|will|explain|describe|summari[sz]e|tell|find|show|list|give|plot|draw|chart"
+    r"|count|quote|cite"
+)
 _CLAUSE = re.compile(
-    r"(?:[.?!;]+\s+|\n+"
-    r"|,?\s+(?:and|then|but|also)\s+(?:also\s+|then\s+)?(?=(?:what|why|how|who|whose|which|where|when|does|do|did|is"
-    r"|are|can|could|may|must|should|will|explain|describe|summari[sz]e|tell|find|show|list|give|plot|draw|chart|count"
-    r"|quote|cite)\b))",
-    re.IGNORECASE,
+    rf"(?:[.?!;]+\s+|\n+|,?\s+(?:and|then|but|also)\s+(?:also\s+|then\s+)?(?=(?:{_ASKING})\b))", re.IGNORECASE
 )
 SMALL_NUMBERS = {
     "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ MAX_TABLE_ROWS = 30
 MAX_PASSAGES = 6
 MAX_PASSAGE_CHARS = 700
 MAX_TITLE_CHARS = 120
+_RULE = re.compile(r"([=~^*#_-])\1{3,}")
 _PROFILE = {
     "column": "column", "type": "type", "nulls": "empty", "distinct": "different", "min": "lowest", "max": "highest",
     "mean": "mean",
@@ -59,7 +61,7 @@ def write(findings: Findings, run_id: str, summary: Sequence[str]) -> Paper:
     if findings.research:
         blocks += _passages(findings.research)
     if findings.notes:
-        blocks += ["## What is missing", "\n".join(f"- {markdown.text(note)}" for note in findings.notes)]
+        blocks += ["## Notes", "\n".join(f"- {markdown.text(note)}" for note in findings.notes)]
     citations = _cited(findings.research)
     if citations or findings.data:
         blocks += ["## Sources", "\n".join([*map(_source, citations), *map(_table_source, findings.data)])]
@@ -106,8 +108,16 @@ def _passages(reading: Reading) -> list[str]:
         where = places[passage.citation]
         heading = f" · {markdown.text(where.heading)}" if where.heading else ""
         blocks.append(f"**{markdown.text(where.document)}**{heading}")
-        blocks.append(markdown.quotation(markdown.cut(passage.text, MAX_PASSAGE_CHARS), f"[{passage.citation}]"))
+        said = markdown.cut(_body(passage.text, where.heading), MAX_PASSAGE_CHARS)
+        blocks.append(markdown.quotation(said, f"[{passage.citation}]"))
     return blocks
+
+
+def _body(text: str, heading: str) -> str:
+    """Returns a passage without the heading that it begins with, which is shown already, and lines under headings."""
+    lines = [line for line in text.splitlines() if not _RULE.fullmatch(line.strip())]
+    title = heading.rpartition(" > ")[2]
+    return "\n".join(lines[1:] if len(lines) > 1 and lines[0].strip("# ") == title else lines)
 
 
 def _cited(reading: Reading | None) -> list[Citation]:

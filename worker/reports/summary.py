@@ -10,6 +10,7 @@ from worker.reports.findings import Figures, Findings, Reading, Result
 
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _MARK = re.compile(r"\[(\d+)\]")
+_ANSWER = re.compile(r"“([^\n]+)” \[(\d{1,4})\](?:\n|$)")  # the first quote of an answer of `research`
 MAX_QUOTE_CHARS = 300
 SHOWN_ROWS = 3
 
@@ -58,13 +59,16 @@ def _rows_sentence(result: Result, name: str) -> str:
 
 
 def reading_sentence(reading: Reading) -> str:
-    """Returns the best passage's quote with its mark, or that there is none."""
+    """Returns the sentence that answers best, with its mark, or that there is none."""
     if not reading.found or not reading.passages:
         return f"Your documents do not say: {markdown.text(markdown.cut(reading.question, MAX_QUOTE_CHARS))}"
-    best = reading.passages[0]
-    quotes = {citation.id: citation.quote for citation in reading.citations}
-    said = markdown.cut(quotes.get(best.citation) or best.text, MAX_QUOTE_CHARS)
-    return f"The documents say: “{markdown.text(said)}” [{best.citation}]"
+    cited = {passage.citation for passage in reading.passages}
+    answer = _ANSWER.match(reading.answer)
+    if answer and int(answer[2]) in cited:
+        said, mark = answer[1], int(answer[2])
+    else:
+        said, mark = reading.passages[0].text, reading.passages[0].citation
+    return f"The documents say: “{markdown.text(markdown.cut(said, MAX_QUOTE_CHARS))}” [{mark}]"
 
 
 def only_known(text: str, facts: Iterable[str], citations: Iterable[int]) -> bool:
