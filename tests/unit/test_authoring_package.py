@@ -126,7 +126,7 @@ def test_names_that_follow(name: str, package: str, cls: str) -> None:
     assert (made.name, made.package, made.cls) == (name, package, cls)
 
 
-@pytest.mark.parametrize("name", ["agent", "none", "tool", "count-words"])
+@pytest.mark.parametrize("name", ["agent", "none"])
 def test_an_odd_name_makes_a_sound_package_too(tmp_path: Path, name: str) -> None:
     assert new_agent(name, tmp_path).exit_code == 0
     assert "2 passed" in tool(tmp_path / name, "pytest", "-q", "-p", "no:cacheprovider")
