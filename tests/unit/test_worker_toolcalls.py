@@ -20,7 +20,7 @@ from tests.parts import DictStore, RecordingBridge, UnboundDatabase
 from tests.services import a_context, in_parallel
 from worker import toolcalls
 from worker.authoring import Tool, ToolError
-from worker.toolcalls import MAX_AT_ONCE, ToolCancelledError
+from worker.toolcalls import MAX_AT_ONCE, ToolCalls, ToolCancelledError, TooManyCallsError
 from worker.tooling import MAX_RESULT_BYTES
 from worker.toolscope import ToolScope
 from worker.toolsystem import UserContextToolFactory
@@ -466,3 +466,39 @@ def test_a_scope_offers_the_same_inside_and_outside_of_calls(home: Home) -> None
     assert isinstance(tool.scope, ToolScope)
     tool.scope.emit.progress(0.5, "half")
     assert home.bridge.kinds == ["agent_progress"]
+
+
+# Turns
+
+
+def test_a_turn_that_comes_as_its_call_is_cancelled_goes_to_the_next() -> None:
+    async def execute() -> None:
+        calls = ToolCalls(at_once=1)
+        await calls._take_turn()
+        cancelled, following = (asyncio.create_task(calls._take_turn()) for _ in range(2))
+        await asyncio.sleep(0)
+        calls._end_turn()  # the first one's; before its task can run again it is cancelled
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        await asyncio.wait_for(following, PATIENCE_S)
+
+    asyncio.run(execute())
+
+
+def test_calls_that_were_cancelled_wait_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolcalls, "MAX_WAITING", 2)
+
+    async def execute() -> None:
+        calls = ToolCalls(at_once=1)
+        await calls._take_turn()
+        for _ in range(3):
+            waiting = [asyncio.create_task(calls._take_turn()) for _ in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(TooManyCallsError):
+                await calls._take_turn()
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+
+    asyncio.run(execute())
