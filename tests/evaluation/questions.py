@@ -21,7 +21,7 @@ _COMMON = frozenset({
     "while", "what", "will", "would", "should", "could", "must", "have", "been", "being", "does", "done", "each",
     "other", "some", "such", "same", "only", "also", "more", "most", "very", "much", "many", "like", "just", "even",
     "used", "using", "uses", "make", "made", "makes", "because", "since", "before", "after", "here", "your", "yours",
-    "same", "both", "either", "neither", "whether", "however", "therefore", "thus",
+    "both", "either", "neither", "whether", "however", "therefore", "thus",
 })  # fmt: skip
 _DEFINITION = re.compile(r"^(?:An? |The )?([A-Za-z][\w\- ]{4,45}?) (is|are) (?:an? |the )[a-z].{30,}$")
 _CONDITION = re.compile(r"^(?:If|When) ([a-z][^,.:;()]{20,100}), (?:then )?.{20,}$")

@@ -83,7 +83,8 @@ def test_a_heading_begins_a_passage_and_names_its_path() -> None:
         "a.md", "", b"Intro.\n\n# Rules\n\n## Hours\n\nNine to five.\n\n## Pay\n\nMonthly.\n\n# End\n\nBye."
     )
     assert [(piece.heading, text.content[piece.start : piece.end].split("\n")[0]) for piece in split(text)] == [
-        ("", "Intro."), ("Rules", "# Rules"), ("Rules > Hours", "## Hours"), ("Rules > Pay", "## Pay"), ("End", "# End"),
+        ("", "Intro."), ("Rules", "# Rules"), ("Rules > Hours", "## Hours"), ("Rules > Pay", "## Pay"),
+        ("End", "# End"),
     ]  # fmt: skip
 
 

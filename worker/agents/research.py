@@ -33,4 +33,4 @@ def _impression(result: dict[str, Any]) -> str:
         return str(result["answer"])
     best = result["citations"][0]
     place = " > ".join(filter(None, (best["document"], best["heading"])))
-    return f"{len(result['passages'])} passages answer this; the best one is in {place}"
+    return f"the best of {len(result['passages'])} passages is in {place}"

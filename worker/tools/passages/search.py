@@ -76,10 +76,8 @@ class Search:
         if not first:
             return Findings((), weights, tuple(unanswered))
         follow_ups, second = self._second_round(terms, weights, first)
-        kept = [passage for passage in first if passage.score >= _FLOOR * first[0].score][:limit]
-        known = {(passage.document, passage.number) for passage in kept}
-        further = [passage for passage in second if (passage.document, passage.number) not in known]
-        return Findings((*kept, *further)[:limit], weights, tuple(unanswered), follow_ups)
+        good = [passage for passage in first if passage.score >= _FLOOR * first[0].score]
+        return Findings(_different([*good, *second])[:limit], weights, tuple(unanswered), follow_ups)
 
     def _first_round(self, terms: Sequence[Term], wanted: Sequence[str]) -> list[Found]:
         weights = weigh(self._session, terms, self._documents)
@@ -120,6 +118,14 @@ def _in_turn(lists: Sequence[Sequence[Found]]) -> list[Found]:
     """Returns the best of each, then the second of each and so on, without repetition."""
     found = {(p.document, p.number): p for row in zip_longest(*lists) for p in row if p is not None}
     return list(found.values())
+
+
+def _different(passages: Sequence[Found]) -> tuple[Found, ...]:
+    """Returns each text once, though several documents may hold it."""
+    found: dict[str, Found] = {}
+    for passage in passages:
+        found.setdefault(_plain(passage.text), passage)
+    return tuple(found.values())
 
 
 def _plain(text: str) -> str:
