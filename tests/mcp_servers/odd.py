@@ -1,4 +1,4 @@
-"""MCP servers that are not as they should be, without a library: `python odd.py KIND`."""
+"""MCP servers that are not as they should be, without a library: `python odd.py KIND [URL]`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STRANGE_TOOLS: list[dict[str, Any]] = [
     {
         "name": "elsewhere",
         "description": "d" * 10_000,
-        "inputSchema": {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:1/schema"}}},
+        "inputSchema": {"type": "object", "properties": {"a": {"$ref": f"{sys.argv[-1]}/schema"}}},
     },
 ]
 

@@ -497,6 +497,7 @@ def test_calls_that_were_cancelled_wait_no_more(monkeypatch: pytest.MonkeyPatch)
             await asyncio.sleep(0)
             with pytest.raises(TooManyCallsError):
                 await calls._take_turn()
+            assert not any(task.done() for task in waiting)
             for task in waiting:
                 task.cancel()
             await asyncio.wait(waiting)

@@ -56,6 +56,7 @@ class DeepResearchTool(Tool):
 
     name: ClassVar[str] = "deep_research"
     Parameters: ClassVar[type[BaseModel]] = DeepResearchParameters
+    time_limit_s: ClassVar[float] = 600  # the first call reads all documents
 
     def run(self, context: UserExecutionContext, parameters: DeepResearchParameters) -> dict[str, Any]:
         """Returns `question`, `found`, `answer`, `passages`, `citations`, `follow_ups`, `searched` and `notes`.

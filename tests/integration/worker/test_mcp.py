@@ -57,7 +57,17 @@ def http_server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def mcp_zygote(http_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZygoteClient]:
+def elsewhere_server() -> Iterator[socket.socket]:
+    """Where a schema says that the rest of it is."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def mcp_zygote(
+    http_server: str, elsewhere_server: socket.socket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ZygoteClient]:
     servers = {
         "honest": honest(env={"SECRET": "Bearer ${MCP_SECRET}"}),
         "remote": {"url": http_server, "headers": {"X-Key": "${MCP_SECRET}"}, **EVERYBODY},
@@ -67,6 +77,7 @@ def mcp_zygote(http_server: str, tmp_path_factory: pytest.TempPathFactory) -> It
         "quick": honest(time_limit_s=0.5),
         **{kind: odd(kind, connect_limit_s=1 if kind in {"silent", "babbles"} else 20) for kind in ODD},
     }
+    servers["strange"]["args"].append(f"http://127.0.0.1:{elsewhere_server.getsockname()[1]}")
     path = tmp_path_factory.mktemp("mcp") / "mcp.json"
     path.write_text(json.dumps({"mcpServers": servers}))
     secrets = {"LANEWISE_MCP_FILE": str(path), "MCP_SECRET": "canary-of-mcp"}
@@ -285,14 +296,16 @@ def test_lines_that_are_no_protocol_are_passed_over(call: Call) -> None:
     assert nonsense["type"] == "mcp_error"
 
 
-def test_strange_tools_are_left_out_and_the_first_of_a_name_counts(call: Call) -> None:
+def test_strange_tools_are_left_out_and_the_first_of_a_name_counts(call: Call, elsewhere_server: socket.socket) -> None:
     output = call(("strange__elsewhere", {"a": 1}), ("strange__with.dot", {}), ("strange__unsound", {}), schemas=True)
     schemas = {entry["name"]: entry for entry in output["schemas"] if entry["name"].startswith("strange__")}
     assert schemas.keys() == {"strange__good", "strange__elsewhere"}
     assert schemas["strange__good"]["description"] == "first"
     assert len(schemas["strange__elsewhere"]["description"]) == 4000
     elsewhere, dotted, unsound = output["results"]
-    assert "http://127.0.0.1:1/schema" in elsewhere["message"]  # not fetched
+    assert "/schema" in elsewhere["message"]
+    with pytest.raises(BlockingIOError):
+        elsewhere_server.accept()  # nobody came to fetch it
     assert {dotted["type"], unsound["type"]} == {"unknown_tool"}
 
 
