@@ -18,6 +18,7 @@ from shared.database import Database
 from shared.errors import InvalidError, UnavailableError, UnknownAgentError
 from shared.jsonvalue import clean_json
 from shared.models import Agent
+from shared.nearest import did_you_mean
 
 LATELY_LEASES = 4  # a worker that was silent for so long is not coming back
 FRESH_S = 1.0
@@ -63,11 +64,14 @@ class AgentCatalogue:
             self._refresh(RECHECK_S)
             found = self._agents.get(name)
         if found is None and self._was_here(name):
-            message = "the workers that have this agent give no sign of life; try again shortly"
-            raise UnavailableError(message, retry_after_s=2)
+            self._refresh(0)  # it may have come since the last look
+            found = self._agents.get(name)
+            if found is None:
+                message = "the workers that have this agent give no sign of life; try again shortly"
+                raise UnavailableError(message, retry_after_s=2)
         if found is None:
             shown = str(clean_json(name))[:MAX_MESSAGE]
-            message = f"no running worker has an agent {shown!r}"
+            message = f"no running worker has an agent {shown!r}{did_you_mean(shown, self._agents)}"
             raise UnknownAgentError(message, errors=[{"field": "agent", "message": message}])
         return found
 

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from shared.errors import (
@@ -75,7 +75,10 @@ def problem_response(error: LanewiseError) -> Response:
 
 def _from_http(error: HTTPException) -> Response:
     kind = _BY_STATUS.get(error.code or 500, BadRequestError if (error.code or 500) < 500 else LanewiseError)  # noqa: PLR2004
-    response = problem_response(kind(error.description or kind.title))
+    message = error.description or kind.title
+    if kind is TooLargeError and request.max_content_length is not None:
+        message = f"the body is larger than the limit of {request.max_content_length} bytes"
+    response = problem_response(kind(message))
     for name, value in error.get_headers():
         if name in {"Allow", "Retry-After"}:
             response.headers[name] = value

@@ -46,7 +46,7 @@ class ConnectionExecutor:
             case "run.submit":
                 request = check(RunSubmission, body)
                 asked = request_data.get("idempotency_key")
-                key = None if asked is None else make_key(asked, body)
+                key = None if asked is None else make_key(asked, request.model_dump(exclude_unset=True))
                 return self._submissions.submit(self._identity, request, key, new_id(), connection_id)
             case "run.cancel":
                 run_id = check(RunCancellation, body).run_id

@@ -27,7 +27,8 @@ def test_a_document_is_stored_read_replaced_listed_and_deleted(alice: UserClient
     assert again.json()["created_at"] == view["created_at"]
     assert alice.get("/v1/documents/a.bin").content == b""
     assert alice.get("/v1/documents").json()["items"] == [again.json()]
-    assert alice.delete("/v1/documents/a.bin").status_code == 204
+    gone = alice.delete("/v1/documents/a.bin")
+    assert (gone.status_code, gone.content, gone.headers.get("Content-Type")) == (204, b"", None)
     assert alice.delete("/v1/documents/a.bin").status_code == 404
     assert alice.get("/v1/documents/a.bin").status_code == 404
 
@@ -62,6 +63,7 @@ def test_the_limit_of_32_mib(alice: UserClient) -> None:
     assert len(alice.get("/v1/documents/big").content) == len(content)
     answer = alice.put("/v1/documents/big", content=content + b"x")
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    assert "the limit of 33554432 bytes" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("kind", ["x" * 256, "a\x01b", "\t"])

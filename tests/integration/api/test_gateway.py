@@ -372,9 +372,9 @@ class TestRequests:
     def test_a_key_is_one_run_over_both_ways(self, fleet: Fleet, user: str) -> None:
         body = {"agent": "echo", "input": {"text": "hello"}}
         with fleet.server.stream(user) as stream, fleet.server.client(user) as client:
-            stream.send(t="run.submit", ref="1", idempotency_key="k", **body)
+            stream.send(t="run.submit", ref="1", idempotency_key="k", **body, time_limit_s=5)
             run = stream.answer("1")["run"]
-            again = client.post("/v1/runs", json=body, headers={"Idempotency-Key": "k"})
+            again = client.post("/v1/runs", json=body | {"time_limit_s": 5.0}, headers={"Idempotency-Key": "k"})
             assert (again.status_code, again.json()["id"]) == (202, run["id"])
             stream.send(t="run.submit", ref="2", idempotency_key="k", agent="echo", input={"text": "other"})
             assert stream.answer("2")["problem"]["code"] == "idempotency_key_reused"

@@ -102,6 +102,10 @@ class TestSubmit:
         assert alice.get("/v1/runs").json()["items"] == []
         assert worker
 
+    def test_a_misspelt_agent_is_told_the_nearest(self, alice: UserClient, worker: FakeWorker, body: Body) -> None:
+        answer = alice.post("/v1/runs", json=body | {"agent": "ecko"})
+        assert answer.json()["detail"] == "no running worker has an agent 'ecko'; did you mean 'echo'?"
+
     def test_every_missing_field_is_named(self, alice: UserClient, worker: FakeWorker) -> None:
         answer = alice.post("/v1/runs", json={})
         assert [item["field"] for item in answer.json()["errors"]] == ["agent", "input"]
