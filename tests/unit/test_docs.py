@@ -22,12 +22,16 @@ import api.waiting
 import shared.context
 import shared.event_types
 import shared.frames
+import shared.grants
 import shared.jsonvalue
 import shared.records
 import worker.calls
 import worker.core
+import worker.mcp.sessions
 import worker.state
 import worker.supervise
+import worker.toolcalls
+import worker.tooling
 from shared.settings import COMMAND_NAMES, PREFIX, Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -63,6 +67,12 @@ LIMITS: dict[str, float] = {
     "artifact": worker.calls.MAX_ARTIFACT_BYTES,
     "artifacts of a run": shared.records.MAX_ARTIFACTS,
     "artifacts of a run, together": shared.records.MAX_ARTIFACTS_BYTES,
+    "result of a tool": worker.tooling.MAX_RESULT_BYTES,
+    "tool calls of a run at once": worker.toolcalls.MAX_AT_ONCE,
+    "tool calls of a run that wait for their turn": worker.toolcalls.MAX_WAITING,
+    "time that a tool call waits for its turn": worker.toolcalls.MAX_WAIT_S,
+    "tools granted to a user": shared.grants.MAX_GRANTS,
+    "tools of an MCP server": worker.mcp.sessions.MAX_TOOLS,
 }
 
 

@@ -128,7 +128,6 @@ class _Session:
         self._server = server
         self._client: Client | None = None
         self.listed: Future[list[ListedTool]] = Future()
-        self.listed.set_running_or_notify_cancel()  # several wait for it: none of them may cancel it
         self.closing = asyncio.Event()
         self.task: asyncio.Task[None]
         loop.call_soon_threadsafe(self._begin, loop)

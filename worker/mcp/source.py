@@ -81,7 +81,7 @@ class McpSource:
     def tools(self) -> Future[Sequence[Tool]]:
         """Returns the tools that are mounted."""
         made: Future[Sequence[Tool]] = Future()
-        made.set_running_or_notify_cancel()
+        made.set_running_or_notify_cancel()  # whoever ceases to wait does not cancel it
 
         def make(listed: Future[list[ListedTool]]) -> None:
             try:
