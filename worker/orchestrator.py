@@ -6,7 +6,6 @@ What a step came to is recorded in the run, so that after a recovery a workflow 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shared.context import UserExecutionContext, validate_user_context
 from shared.errors import InvalidError, LanewiseError
 from shared.jsonvalue import check_json
+from shared.nearest import unknown_name
 from shared.states import ExecutionState
 from worker.core import AgentExecutionResult
 from worker.interfaces import EventBridge
@@ -93,7 +93,7 @@ class WorkflowOrchestrator:
         context = validate_user_context(user_context)
         workflow = self._workflows.get(workflow_name)
         if workflow is None:
-            raise InvalidError(self._unknown(workflow_name))
+            raise InvalidError(unknown_name("workflow of this agent", str(workflow_name), self._workflows))
         if workflow_name in self._begun:
             raise InvalidError(f"workflow {workflow_name!r} was run already: once in a run is all that can be recorded")
         self._begun.add(workflow_name)
@@ -106,11 +106,6 @@ class WorkflowOrchestrator:
             bridge=self._bridge,
         )
         return await execution.do(workflow.body, Results(execution_context.input))
-
-    def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(str(name), self._workflows, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"the agent has no workflow {name!r}{hint}; there are: {', '.join(sorted(self._workflows)) or 'none'}"
 
 
 class _Execution:

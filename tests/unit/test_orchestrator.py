@@ -505,7 +505,7 @@ def test_only_own_workflows_and_each_once(name: str) -> None:
 
     result, _ = run_body(doing("twice", "a"), Twice)
     assert result.error is not None
-    assert ("has no workflow 'Other'; there are: w" if name == "Other" else "was run already") in result.error[
+    assert ("no workflow of this agent is called 'Other'; there are: w" if name == "Other" else "was run already") in result.error[
         "message"
     ]
 
