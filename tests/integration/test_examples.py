@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from shared.models import Document, Run
+from shared.models import Artifact, Document, Run
 from shared.services import Services
 from tests.nodes import Node
 from tests.sandboxes import REPOSITORY, a_zygote
@@ -72,8 +73,11 @@ def upload(services: Services, user_id: str, name: str, content: bytes) -> None:
 
 
 def test_every_example_is_on_the_page_and_found(zygote: ZygoteClient) -> None:
-    found = {entry["name"]: entry for entry in zygote.agents if entry["name"] != "data"}
-    assert found.keys() == SUBMITTED.keys() == {"count", "top_words", "primes", "hello"}
+    built_in = {
+        entry.name for entry in entry_points(group="lanewise.agents") if entry.dist and entry.dist.name == "lanewise"
+    }
+    found = {entry["name"]: entry for entry in zygote.agents if entry["name"] not in built_in}
+    assert found.keys() == SUBMITTED.keys() == {"count", "top_words", "primes", "journal", "compare", "hello"}
     for name, entry in found.items():
         assert entry["description"]
         assert f"`{name}`" in PAGE
@@ -141,6 +145,26 @@ def test_primes_stops_when_it_is_cancelled(node: Node) -> None:
     node.live(run).cancel()
     assert node.wait(run).status == "cancelled"
     assert node.wait_for_kind(run, "agent_thinking")["data"]["text"].startswith("stopping at ")
+
+
+def test_journal_remembers_its_thread(node: Node) -> None:
+    first = node.begin("journal", SUBMITTED["journal"])
+    assert output(node, first) == {"entries": 1}
+    second = node.begin("journal", {"text": "went on"}, thread_id=first.thread_id)
+    assert output(node, second) == {"entries": 2}
+    with node.services.database.user_session("alice") as session:
+        kept = session.scalar(sa.select(Artifact.content).where(Artifact.run_id == second.id))
+    lines = kept.decode().splitlines() if kept else []
+    assert [line.split(" ", 2)[2] for line in lines] == [SUBMITTED["journal"]["text"], "went on"]
+    assert output(node, node.begin("journal", {"text": "elsewhere"})) == {"entries": 1}
+
+
+def test_compare_has_another_agent_work(node: Node) -> None:
+    run = node.begin("compare", SUBMITTED["compare"])
+    assert output(node, run) == {"words": {"first": 3, "second": 2}, "longer": "first"}
+    assert [event["agent"] for event in node.log(run) if event["type"] == "agent_completed"] == [
+        "count", "count", "compare",
+    ]  # fmt: skip
 
 
 def test_the_installed_package(node: Node, packages: Path) -> None:

@@ -1,0 +1,112 @@
+"""The path of an author: new-agent, edit, run-agent, test, install, restart, submit by REST, watch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.fleet import ROOT, Fleet, new_user
+
+BOUND_S = 60
+START_BOUND_S = 40
+INSTALL = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet")
+# What the author changes: the agent says how long the longest word is, too.
+EDITS = {
+    "word_count/agent.py": (
+        'return {"words": counted.unwrap()}',
+        'return {"words": counted.unwrap(), "longest": max(map(len, run.input.text.split()))}',
+    ),
+    "tests/test_agent.py": ('== {"words": 3}', '== {"words": 3, "longest": 5}'),
+}
+
+BROKEN = '''from lanewise import Agent
+
+class Broken(Agent):
+    """Shares."""
+    name = "broken"
+    seen = []
+
+    def execute(self, context, run): ...
+'''
+
+
+@pytest.fixture
+def installed() -> Iterator[Path]:
+    """An empty folder on the path of the fleet, into which pip installs."""
+    with tempfile.TemporaryDirectory(prefix="lanewise-installed-") as folder:
+        yield Path(folder)
+
+
+def run(*argv: str, cwd: Path, **environment: str) -> str:
+    """Runs a module of Python as a shell would; returns what it printed."""
+    done = subprocess.run(
+        (sys.executable, "-m", *argv), cwd=cwd, capture_output=True, text=True, timeout=BOUND_S, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def edit(package: Path) -> None:
+    for name, (before, after) in EDITS.items():
+        text = (package / name).read_text()
+        assert text.count(before) == 1
+        (package / name).write_text(text.replace(before, after))
+
+
+def test_the_path_of_a_stranger(tmp_path: Path, installed: Path) -> None:
+    run("lanewise.cli", "new-agent", "word-count", cwd=tmp_path)
+    package = tmp_path / "word-count"
+    edit(package)
+
+    text = {"text": "one two three"}
+    wanted = {"words": 3, "longest": 5}
+    local = ("lanewise.cli", "run-agent", "word_count.agent:WordCount", "--json", "--input", json.dumps(text))
+    *_, here = [json.loads(line) for line in run(*local, cwd=package).splitlines()]
+    assert (here["status"], here["output"]) == ("completed", wanted)
+    assert "2 passed" in run("pytest", "-q", "-p", "no:cacheprovider", cwd=package)
+
+    user = new_user("author")
+    with Fleet.start("--no-flower", env={"PYTHONPATH": str(installed)}) as fleet:
+        answer = fleet.http(user).post("/v1/runs", json={"agent": "word-count", "input": text})
+        assert (answer.status_code, answer.json()["code"]) == (422, "unknown_agent")
+
+        run("pip", "install", *INSTALL, "--target", str(installed), str(package), cwd=tmp_path)
+        fleet.stop_and_start()
+
+        (published,) = [item for item in fleet.client(user).agents() if item["name"] == "word-count"]
+        assert published["description"] == "Counts the words of a text."
+        assert published["input_schema"]["required"] == ["text"]
+        submitted = fleet.submit(user, "word-count", text)
+        client = {"LANEWISE_URL": fleet.url, "LANEWISE_TOKEN": fleet.token(user)}
+        watched = run("lanewise.cli", "watch", submitted["id"], "--json", cwd=tmp_path, **client).splitlines()
+        *events, there = [json.loads(line) for line in watched]
+        assert (there["status"], there["output"]) == ("completed", wanted)
+        assert [event["run_seq"] for event in events] == list(range(1, len(events) + 1))
+        assert [event["type"] for event in events] == [
+            "run_queued", "run_started", "agent_started", "agent_thinking", "tool_executing", "tool_completed",
+            "agent_progress", "agent_completed", "run_completed",
+        ]  # fmt: skip
+        assert there.keys() == here.keys()  # what run-agent shows is what a fleet shows
+
+
+def test_a_broken_agent_stops_the_start_and_says_where_once(tmp_path: Path) -> None:
+    path = tmp_path / "broken_agents.py"
+    path.write_text(BROKEN)
+    argv = (sys.executable, "-m", "lanewise.cli", "up", "--no-flower", "--data-dir", str(tmp_path / "data"))
+    environment = {"LANEWISE_AGENTS": "broken_agents", "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        argv, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, timeout=START_BOUND_S,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("broken_agents.Broken.seen is a list on the class") == 1
+    assert f"({path}, line 6)" in done.stderr
