@@ -505,9 +505,9 @@ def test_only_own_workflows_and_each_once(name: str) -> None:
 
     result, _ = run_body(doing("twice", "a"), Twice)
     assert result.error is not None
-    assert ("no workflow of this agent is called 'Other'; there are: w" if name == "Other" else "was run already") in result.error[
-        "message"
-    ]
+    assert (
+        "no workflow of this agent is called 'Other'; there are: w" if name == "Other" else "was run already"
+    ) in result.error["message"]
 
 
 def test_a_registry_refuses_workflows_that_cannot_work() -> None:
