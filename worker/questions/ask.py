@@ -160,7 +160,9 @@ class Ask:
             return [groups[0] + ("" if not self.descending else " DESC"), *groups[1:]]
         if self.order == "measure":
             return [quote(self.measures[0].name) + down, *groups]
-        return [quote(self.order) + down] if self.order else []
+        return (
+            [quote(self.order) + down, *(group for group in groups if group != quote(self.order))] if self.order else []
+        )
 
     @property
     def words(self) -> str:

@@ -123,10 +123,10 @@ class _Draft:
         if share is not None:
             self._noun(share)
         self.filters = value_filters(self.r)
+        numbers, having = number_filters(self.r)  # before what takes the `most` of `at most 4`
         superlative = self._superlative()
         self._sort()
         self._group()
-        numbers, having = number_filters(self.r)
         self.filters += numbers + time_filters(self.r)
         self.free = [m for m in self.free if m.column.name not in {f.column for f in numbers}]
         self._aggregates()
