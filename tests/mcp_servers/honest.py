@@ -12,6 +12,7 @@ from typing import Any
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
+INHERITED = sorted(path.name for path in Path("/proc/self/fd").iterdir())  # with one that reads this very list
 server = MCPServer("honest")
 remembered: list[str] = []
 
@@ -35,7 +36,7 @@ def whoami(context: Context) -> dict[str, Any]:
     headers = dict(request.headers) if request is not None else {}
     return {
         "pid": os.getpid(), "parent": os.getppid(), "cwd": str(Path.cwd()), "env": dict(os.environ), "headers": headers,
-        "args": sys.argv[1:],
+        "args": sys.argv[1:], "descriptors": INHERITED,
     }  # fmt: skip
 
 

@@ -196,6 +196,11 @@ def test_a_server_sees_its_own_environment_only(call: Call) -> None:
     assert seen["cwd"] == seen["env"]["HOME"] != str(Path.cwd())
 
 
+def test_a_server_inherits_nothing_but_its_streams(call: Call) -> None:
+    (seen,) = call(("honest__whoami", {}))["results"]
+    assert value_of(seen)["descriptors"] == ["0", "1", "2", "3"]
+
+
 def test_headers_have_the_secret_of_the_environment(call: Call) -> None:
     (seen,) = call(("remote__whoami", {}))["results"]
     assert value_of(seen)["headers"]["x-key"] == "canary-of-mcp"
