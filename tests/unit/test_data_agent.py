@@ -7,6 +7,7 @@ import base64
 import gc
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,15 +19,14 @@ from shared.context import UserExecutionContext
 from shared.event_types import EventType
 from shared.ids import new_id
 from shared.states import ExecutionState
+from tests.parts import infrastructure
 from worker.agents.data import Data, DataInput
-from worker.authoring import AgentRun, ToolError
-from worker.core import AgentExecutionCore, AgentExecutionResult
-from worker.emitter import UserWebSocketEmitter
-from worker.factory import AgentInstanceFactory
-from worker.registry import AgentClassRegistry, check_agent_class
+from worker.authoring import ToolError
+from worker.core import AgentExecutionResult
+from worker.engine import ExecutionEngineFactory
+from worker.registry import check_agent_class
 from worker.tools.data_helper import DataHelperTool
 from worker.toolsystem import UserContextToolFactory, UserToolSystem
-from worker.tracker import AgentExecutionTracker
 
 SALES = "region,amount,day\nnorth,1.5,2024-01-01\nsouth,2,2024-01-02\nnorth,,2024-01-03\nsouth,4,2024-01-04\n"
 
@@ -73,20 +73,8 @@ def tool_system(recorder: Recorder, context: UserExecutionContext) -> UserToolSy
 
 
 def run_agent(recorder: Recorder, **given: Any) -> AgentExecutionResult:
-    context = a_context()
-    registry = AgentClassRegistry()
-    registry.register(Data)
-    registry.freeze()
-    core = AgentExecutionCore(AgentInstanceFactory(registry), AgentExecutionTracker())
-    run = AgentRun(
-        raw_input=given,
-        emit=UserWebSocketEmitter(context, recorder, "data"),
-        tools=tool_system(recorder, context),
-        store=recorder,
-        open_session=lambda: recorder.session(context),
-        is_cancelled=lambda: False,
-    )
-    return asyncio.run(core.execute_agent_safely("data", context, run, recorder))
+    parts = replace(infrastructure(Data), database=recorder, store=recorder, bridge=recorder)
+    return asyncio.run(ExecutionEngineFactory(parts).create_engine(a_context()).execute("data", given))
 
 
 def output(recorder: Recorder, **given: Any) -> dict[str, Any]:
