@@ -59,7 +59,7 @@ class _Beside(Tool):
 def measure(lab: Lab) -> list[Figure]:
     """Measures in this process, with the parts that a sandbox has; another one reads what it says, as a runner does."""
     ours, theirs = socket.socketpair()
-    with ours, theirs, subprocess.Popen([sys.executable, "-c", READER], stdin=theirs) as reader:
+    with ours, theirs, subprocess.Popen([sys.executable, "-c", READER], stdin=theirs.fileno()) as reader:
         figures = _measure(RunnerLink(ours), count=300 if lab.quick else 2000)
         ours.shutdown(socket.SHUT_RDWR)
         reader.wait(10)

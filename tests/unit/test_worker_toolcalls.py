@@ -16,10 +16,12 @@ from sqlalchemy.orm import Session
 
 from lanewise.process import wait_until
 from shared.context import UserExecutionContext
+from shared.errors import ConfigurationError
 from tests.parts import DictStore, RecordingBridge, UnboundDatabase
 from tests.services import a_context, in_parallel
 from worker import toolcalls
 from worker.authoring import Tool, ToolError
+from worker.registry import check_tool_class
 from worker.toolcalls import MAX_AT_ONCE, ToolCalls, ToolCancelledError, TooManyCallsError
 from worker.tooling import MAX_RESULT_BYTES
 from worker.toolscope import ToolScope
@@ -260,6 +262,13 @@ def test_the_agent_goes_on_after_a_plain_tool_that_hangs(home: Home, gate: Gate)
 
 def test_a_timeout_of_the_tools_own_is_told_as_it_is(home: Home) -> None:
     assert asyncio.run(home.dispatch("own_timeout")).error == {"type": "TimeoutError", "message": "the socket"}
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("inf"), float("nan"), "60", True, None])
+def test_a_time_limit_that_is_none_is_refused_with_class_and_attribute(limit: Any) -> None:
+    wrong = type("Wrong", (Slow,), {"__doc__": "Made for a test.", "time_limit_s": limit})
+    with pytest.raises(ConfigurationError, match=r"Wrong\.time_limit_s .*must be a number of seconds above 0"):
+        check_tool_class(wrong)
 
 
 # How many
