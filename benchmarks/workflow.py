@@ -18,7 +18,7 @@ def measure(lab: Lab) -> list[Figure]:
 
     def median_ms(agent: str, times: int) -> float:
         done = put_load("latency", url=lab.fleet.url, token=token, count=times, agent=agent)["result"]
-        return median(run["run_completed"] for run in done) * 1e3
+        return float(median(run["run_completed"] for run in done)) * 1e3
 
     median_ms("bench_workflow", 5)  # warm
     workflow, ten_runs = [], []

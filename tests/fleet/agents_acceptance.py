@@ -82,12 +82,18 @@ class Climb(Agent):
 
     def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         done: list[int] = []
+
+        def do(number: int) -> int:
+            done.append(number)
+            return number
+
         deadline = time.monotonic() + run.input.seconds
         while not (run.input.gate and run.input.gate.exists()) and time.monotonic() < deadline:
             number = len(done)
-            assert run.state.step(f"step {number}", lambda: done.append(len(done)) or len(done)) == number + 1
+            assert run.state.step(f"step {number}", do, number) == number
             run.emit.progress(0, f"step {number}")
             time.sleep(POLL_S)
+        assert done == list(range(len(done)))
         remembered = run.state.update(lambda before: (before or 0) + len(done))
         return {"steps": len(done), "remembered": remembered}
 

@@ -197,6 +197,10 @@ def plans(draw: st.DrawFn) -> Plan:
 # The real thing
 
 
+def void(_: object) -> None:
+    """Answers nothing."""
+
+
 @dataclass
 class Attempt:
     """One attempt at a run whose agent runs the workflow."""
@@ -228,7 +232,7 @@ class Attempt:
         engine = ExecutionEngineFactory(parts_).create_engine(a_context("alice"), recorded=list(self.records.steps))
         task = asyncio.ensure_future(engine.execute("root", {}))
         loop = asyncio.get_running_loop()
-        world.cancel = lambda: loop.call_soon_threadsafe(task.cancel) and None
+        world.cancel = lambda: void(loop.call_soon_threadsafe(task.cancel))
         return await task
 
 

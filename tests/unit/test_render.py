@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from typing import Any
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -110,10 +111,10 @@ def test_in_a_workflow_the_bar_is_the_wholes_and_the_note_the_parts() -> None:
 
 
 def test_events_of_agents_in_a_line() -> None:
-    part = {"fraction": 0.5, "note": "reading", "step": "da\x1bta", "run_fraction": 0.2}
+    part: dict[str, Any] = {"fraction": 0.5, "note": "reading", "step": "da\x1bta", "run_fraction": 0.2}
     assert render.event(event(1, "agent_progress", **part)) == "data: 50% reading"
     assert render.event(event(1, "agent_progress", fraction=0.5, note="")) == "50%"
-    saved = {"name": "a.svg", "content_type": "image/svg+xml", "size": 3}
+    saved: dict[str, Any] = {"name": "a.svg", "content_type": "image/svg+xml", "size": 3}
     assert render.event(event(1, "agent_artifact", **saved)) == "saved a.svg (image/svg+xml)"
 
 
