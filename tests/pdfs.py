@@ -27,11 +27,7 @@ def pdf_of_streams(*streams: bytes | StreamObject, password: str | None = None) 
         page = writer.add_blank_page(612, 792)
         fonts = DictionaryObject({NameObject("/F1"): writer._add_object(font)})
         page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): fonts})
-        stream = content
-        if isinstance(stream, bytes):
-            stream = DecodedStreamObject()
-            stream.set_data(content)
-        page[NameObject("/Contents")] = writer._add_object(stream)
+        page[NameObject("/Contents")] = writer._add_object(_stream(content) if isinstance(content, bytes) else content)
     if password is not None:
         writer.encrypt(password, algorithm="RC4-128")
     target = io.BytesIO()
@@ -41,9 +37,13 @@ def pdf_of_streams(*streams: bytes | StreamObject, password: str | None = None) 
 
 def a_bomb(size: int) -> StreamObject:
     """Returns a stream of `size` bytes that takes a thousandth of them in the file."""
+    return _stream(b" " * size).flate_encode()
+
+
+def _stream(data: bytes) -> StreamObject:
     stream = DecodedStreamObject()
-    stream.set_data(b" " * size)
-    return stream.flate_encode()
+    stream.set_data(data)
+    return stream
 
 
 def _drawing(text: str) -> bytes:

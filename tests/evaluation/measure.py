@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +75,18 @@ def measure(tools: UserToolSystem, questions: list[Question]) -> dict[str, Tally
         if (question.gold is None) == answer["found"] or (question.gold and not any(hits)):
             tally.failures.append(question.text)
     return dict(tallies)
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """Adds them up."""
+    added = Tally()
+    for tally in tallies:
+        added.asked += tally.asked
+        added.found += tally.found
+        added.first += tally.first
+        added.among_five += tally.among_five
+        added.failures += tally.failures
+    return added
 
 
 def store_corpus(services: Services, corpus: Corpus, user_id: str) -> None:

@@ -118,6 +118,14 @@ def test_words_that_are_nowhere_are_named(services: Services, tools: UserToolSys
     assert "Nowhere in them: Frobnicator, announce." in ask(tools, "What did Frobnicator announce?")["answer"]
 
 
+def test_the_nearest_passage_is_told_with_what_it_lacks(services: Services, tools: UserToolSystem) -> None:
+    put(services, "alice", "handbook.md", HANDBOOK)
+    answer = ask(tools, "Does travel above 2,000 euros need a helicopter or a submarine?")
+    assert not answer["found"]
+    assert "The nearest passage, 2 of handbook.md > Handbook > Travel, is not about: " in answer["answer"]
+    assert answer["answer"].endswith("helicopter, submarine.")
+
+
 def test_a_phrase_in_quotes_has_to_be_there(services: Services, tools: UserToolSystem) -> None:
     put(services, "alice", "handbook.md", HANDBOOK)
     answer = ask(tools, 'Who says "closes at  five"?')
@@ -289,7 +297,7 @@ def test_limits_are_kept_and_told(
 ) -> None:
     monkeypatch.setattr(deep_research, "MAX_DOCUMENTS", 2)
     monkeypatch.setattr(index, "MAX_PASSAGES", 3)
-    put(services, "alice", "a.txt", "The heron sleeps. " * 1000)
+    put(services, "alice", "a.txt", "".join(f"Heron number {number} sleeps. " for number in range(1000)))
     for name in ("b.txt", "c.txt"):
         put(services, "alice", name, LEAVE)
     answer = ask(tools, "Who sleeps?", max_passages=2)

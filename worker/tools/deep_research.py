@@ -154,6 +154,13 @@ def _quotes(findings: Findings) -> str:
 
 def _not_found(findings: Findings) -> str:
     text = "Not found: the documents do not say it."
-    if findings.weights.missing:
-        return f"{text} Nowhere in them: {', '.join(findings.weights.missing[:10])}."
-    return text if findings.weights.of else f"{text} The question has no words to search for."
+    weights = findings.weights
+    if not weights.of:
+        return f"{text} The question has no words to search for."
+    if weights.missing:
+        text = f"{text} Nowhere in them: {', '.join(weights.missing[:10])}."
+    if near := findings.nearest:
+        lacking = [word for word in weights.of if word not in near.terms]
+        place = " > ".join(filter(None, (near.document, near.heading)))
+        text = f"{text} The nearest passage, {near.number} of {place}, is not about: {', '.join(lacking[:10])}."
+    return text

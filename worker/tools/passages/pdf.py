@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.tools.passages.text import MAX_CHARACTERS, DocumentError, Text
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAX_PAGES = 2_000
 MAX_STREAM_BYTES = 8 * 1024 * 1024
 TIME_S = 120.0
-_LIMITS = {
+_LIMITS: dict[str, Any] = {
     "zlib_maximum_output_length": MAX_STREAM_BYTES,
     "lzw_maximum_output_length": MAX_STREAM_BYTES,
     "run_length_maximum_output_length": MAX_STREAM_BYTES,

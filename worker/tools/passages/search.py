@@ -19,7 +19,7 @@ ENOUGH = 0.7  # of a question's weight has to stand together in one of the best 
 MAX_PARTS = 4
 _BEST = 3
 _FLOOR = 0.4  # of the best score: what is worth showing
-_RELATED = 0.3  # of the question's weight: what a passage of the second round holds at least
+_RELATED = 0.3  # of the question's weight: what a passage holds that has at least something to do with it
 _PARTS = re.compile(
     r"(?<=[?!;])\s+|(?<=[a-z]{3}\.)\s+(?=[A-Z])|,?\s+and\s+(?=(?:what|who|whom|whose|when|where|which|why|how)\b)",
     re.IGNORECASE,
@@ -35,12 +35,14 @@ class Findings:
         weights: of the question's terms.
         unanswered: the parts of the question that the documents do not answer.
         follow_ups: terms that the best passages brought up.
+        nearest: if nothing was found, the passage that came nearest, if any came near.
     """
 
     passages: tuple[Found, ...]
     weights: Weights
     unanswered: tuple[str, ...] = ()
     follow_ups: tuple[str, ...] = ()
+    nearest: Found | None = None
 
 
 class Search:
@@ -63,31 +65,32 @@ class Search:
         weights = weigh(self._session, terms, self._documents)
         self._say(_plan(weights))
         answered: list[list[Found]] = []
-        unanswered = []
+        unanswered: list[str] = []
+        nearest: Found | None = None
         for part in _parts(question):
             of_part = read_question(self._session, part)
             if not of_part:
                 continue
-            if found := self._first_round(of_part, phrases(part)):
-                answered.append(found)
+            ranked = self._first_round(of_part, phrases(part))
+            if any(passage.coverage >= ENOUGH for passage in ranked[:_BEST]):
+                answered.append(ranked)
             else:
                 unanswered.append(part)
+                nearest = nearest or next((passage for passage in ranked if passage.coverage >= _RELATED), None)
         first = _in_turn(answered)
         if not first:
-            return Findings((), weights, tuple(unanswered))
+            return Findings((), weights, tuple(unanswered), nearest=nearest)
         follow_ups, second = self._second_round(terms, weights, first)
         good = [passage for passage in first if passage.score >= _FLOOR * first[0].score]
         return Findings(_different([*good, *second])[:limit], weights, tuple(unanswered), follow_ups)
 
     def _first_round(self, terms: Sequence[Term], wanted: Sequence[str]) -> list[Found]:
         weights = weigh(self._session, terms, self._documents)
-        ranked = [
+        return [
             passage
             for passage in rank(self._session, terms, weights, self._documents)
             if all(phrase in _plain(f"{passage.heading} {passage.text}") for phrase in wanted)
         ]
-        is_answered = any(passage.coverage >= ENOUGH for passage in ranked[:_BEST])
-        return ranked if is_answered else []
 
     def _second_round(
         self, terms: Sequence[Term], weights: Weights, first: Sequence[Found]
