@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 from typing import Any
-from typing import Any
 
 import pytest
 from rich.console import Console
