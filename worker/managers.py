@@ -84,7 +84,9 @@ class SandboxRecords:
 
     def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
         """Saves a file for the run's user."""
-        self._link.call("artifact.save", name=name, content_type=content_type, content=base64.b64encode(content).decode())
+        self._link.call(
+            "artifact.save", name=name, content_type=content_type, content=base64.b64encode(content).decode()
+        )
 
     def add_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:
         """Adds one request to a model to what the run has used."""

@@ -79,9 +79,7 @@ def test_two_classes_of_one_name_are_refused_and_both_are_named() -> None:
     registry = AgentClassRegistry()
     registry.register(Count)
     registry.register(Count)  # the same class by two ways: an entry point and a setting
-    with pytest.raises(
-        ConfigurationError, match=r"'count'.*Count \(.*, line \d+\) and .*Made: rename one"
-    ):
+    with pytest.raises(ConfigurationError, match=r"'count'.*Count \(.*, line \d+\) and .*Made: rename one"):
         registry.register(an_agent("count"))
 
 
