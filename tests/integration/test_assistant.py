@@ -148,6 +148,17 @@ def test_a_long_result_is_shortened_for_the_model(node: Node, model: ModelServer
     assert len(model.told()[0].encode()) < dialogue.MAX_RESULT_BYTES + 500
 
 
+def test_a_chart_is_saved_for_the_user(node: Node, model: ModelServer, superuser: sa.Connection) -> None:
+    table = {"action": "open", "inline": "region,amount\nnorth,1.5\nsouth,2"}
+    model.will(calls(call("data_helper", table)), calls(call("data_helper", {"action": "chart"})), says("Here it is."))
+    run = ask(node)
+    assert data(node, run, "agent_artifact")[0]["name"] == "chart-2.svg"
+    assert results(model)[1]["result"]["chart"]["svg"] == "saved for the user as the artifact chart-2.svg"
+    (saved,) = superuser.execute(sa.text("SELECT content_type, content FROM lanewise.artifacts")).all()
+    assert saved.content_type == "image/svg+xml"
+    assert bytes(saved.content).startswith(b"<svg")
+
+
 # What a model must not do
 
 

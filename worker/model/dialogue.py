@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +56,22 @@ class Dialogue:
         context: in which the tools are called.
         run: of the agent.
         messages: what the model is told first.
+        keep: called with the number of a call in the run and what its tool returned; gives what the model is told.
     """
 
-    def __init__(self, model: Model, context: UserExecutionContext, run: AgentRun, messages: Sequence[Message]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        context: UserExecutionContext,
+        run: AgentRun,
+        messages: Sequence[Message],
+        keep: Callable[[int, Any], Any] = lambda _, value: value,
+    ) -> None:
         self._model = model
         self._context = context
         self._run = run
         self._messages: list[Message] = list(messages)
+        self._keep = keep
         self._tools: list[dict[str, Any]] = []
         self._tokens = 0
         self._malformed = 0
@@ -132,15 +141,18 @@ class Dialogue:
     async def _dispatch_all(self, calls: Sequence[_Call]) -> list[str]:
         names = list(dict.fromkeys(call.name[:64] for call in calls))
         self._run.emit.thinking(f"calling {', '.join(names)}")
-        return list(await asyncio.gather(*map(self._dispatch, calls)))
+        numbers = range(self.calls - len(calls) + 1, self.calls + 1)
+        return list(await asyncio.gather(*map(self._dispatch, numbers, calls)))
 
-    async def _dispatch(self, call: _Call) -> str:
+    async def _dispatch(self, number: int, call: _Call) -> str:
         """Returns what the model is told of a call: always JSON, so that nothing in it can pass for anything else."""
         if call.parameters is None:
             self._run.emit.thinking(f"the model's call of {call.name[:64]!r} is malformed: {call.problem}")
             return _shortened({"error": {"type": "malformed", "message": call.problem}})
         result = await self._run.tools.dispatch_tool(call.name, call.parameters, self._context)
-        return _shortened({"result": result.value} if result.success else {"error": dict(result.error or {})})
+        if not result.success:
+            return _shortened({"error": dict(result.error or {})})
+        return _shortened({"result": await asyncio.to_thread(self._keep, number, result.value)})
 
 
 def _parameters(call: ToolCall) -> tuple[dict[str, Any] | None, str]:
