@@ -108,9 +108,15 @@ def _load(name: str) -> list[type[Agent]]:
             kind = full_name(cls) if isinstance(cls, type) else f"a {type(cls).__name__}"
             raise ConfigurationError(f"{name}: {kind} in {module.__file__} is not a subclass of Agent")
         return [cls]
-    if not found:
+    classes = [cls for cls in dict.fromkeys(found.values()) if not _is_base(cls, found.values())]
+    if not classes:
         raise ConfigurationError(f"{name}: {module.__file__} defines no subclass of lanewise.Agent")
-    return list(dict.fromkeys(found.values()))
+    return classes
+
+
+def _is_base(cls: type[Agent], among: Iterable[type[Agent]]) -> bool:
+    """Tells a class that only others are made of: it has no name, and they derive from it."""
+    return not hasattr(cls, "name") and any(other is not cls and issubclass(other, cls) for other in among)
 
 
 def _import(name: str) -> ModuleType:

@@ -46,7 +46,11 @@ def where_raised(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
     # The first frame is that of whoever imports.
-    frames = [item for item in traceback.extract_tb(error.__traceback__)[1:] if "importlib" not in item.filename]
+    frames = [
+        item
+        for item in traceback.extract_tb(error.__traceback__)[1:]
+        if "importlib" not in item.filename and not item.filename.startswith("<")  # what a dataclass has generated
+    ]
     libraries = (str(Path(__file__).parent), *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
     own = [item for item in frames if not item.filename.startswith(libraries)] or frames[:1]
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
