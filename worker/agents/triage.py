@@ -47,12 +47,12 @@ class Triage(Agent):
         """
         del context
         routed = await run.state.step("route", self._route, run.input, run)
-        memory = routed.pop("memory")
+        memory = routed["memory"]
         if memory:
             await asyncio.to_thread(run.state.update, lambda _: memory)
         run.emit.thinking(routed["summary"])
         run.emit.progress(1.0, "routed")
-        return dict(routed)
+        return {key: value for key, value in routed.items() if key != "memory"}
 
     async def _route(self, given: TriageInput, run: AgentRun) -> dict[str, Any]:
         library = await asyncio.to_thread(self._library, given, run)
