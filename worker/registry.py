@@ -70,8 +70,9 @@ class AgentClassRegistry:
     def _check_workflows(self, cls: type[Agent], way: tuple[str, ...]) -> None:
         for name in needed_agents(cls):
             if name not in self._agents:
-                problem = unknown_agent(name, list(self._agents)).message
-                raise unsound(cls, "workflows", f"has a step for an agent that is not there: {problem}")
+                missing = unknown_agent(name, list(self._agents)).message
+                problem = f"has a step for an agent that is not there: {missing}; name its class in LANEWISE_AGENTS too"
+                raise unsound(cls, "workflows", problem)
             if name in way:
                 raise unsound(cls, "workflows", f"lead in a circle: {' → '.join([*way, name])}")
             self._check_workflows(self._agents[name], (*way, name))

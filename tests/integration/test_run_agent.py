@@ -105,6 +105,20 @@ class Do(Agent):
         time.sleep(60)
 '''
 
+FLOW = '''
+from lanewise import Agent, Step, Workflow
+
+
+class Flow(Agent):
+    """Has another agent work."""
+
+    name = "flow"
+    workflows = (Workflow("w", Step("s", "count", input=lambda results: {"text": "a b"})),)
+
+    async def execute(self, context, run):
+        return (await run.workflows.orchestrate_workflow("w", context, run))["s"]
+'''
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -218,6 +232,15 @@ def test_limits_are_those_of_a_fleet(folder: Path, action: str, options: list[st
     assert done.returncode == 1
     assert said in done.stdout
     assert ("a fleet would try it again: 3 attempts in all" in done.stderr) == (action == "die")
+
+
+def test_a_workflow_finds_the_agents_that_the_environment_names(folder: Path) -> None:
+    (folder / "flow.py").write_text(FLOW)
+    assert json.loads(run_agent(folder, "flow:Flow", LANEWISE_AGENTS="mine:Do,mine").stdout) == {"words": 2}
+    missing = run_agent(folder, "flow:Flow")
+    assert missing.returncode == 2
+    assert "no agent is called 'count'" in missing.stderr
+    assert "name its class in LANEWISE_AGENTS" in missing.stderr
 
 
 def test_a_granted_tool(folder: Path) -> None:
