@@ -81,10 +81,10 @@ def _measure(link: RunnerLink, count: int) -> list[Figure]:
 
     return [
         sample("async tool, awaited", awaited("here"), TARGET),
-        sample("plain tool, awaited (a thread each)", awaited("beside")),
+        sample("plain tool, awaited, in a thread", awaited("beside")),
         sample(f"plain tools, {AT_ONCE} at once, for each", awaited("beside", AT_ONCE)),
         sample("async tool, by the blocking twin (a loop each)", lambda: _call(tools, "here", count)),
-        sample("plain tool, by the blocking twin (a loop and a thread each)", lambda: _call(tools, "beside", count)),
+        sample("plain tool, by the blocking twin (a loop each)", lambda: _call(tools, "beside", count)),
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from shared.context import UserExecutionContext
 from worker.authoring import Tool, ToolError
+from worker.toolthreads import ToolThreads
 
 MAX_AT_ONCE = 16
 MAX_WAITING = 1000
@@ -61,6 +62,7 @@ class ToolCalls:
         self._free = at_once
         self._at_once = at_once
         self._waiting: deque[Future[None]] = deque()
+        self._threads = ToolThreads()
         self._blocking: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
 
     async def run(self, tool: Tool, context: UserExecutionContext, parameters: Any) -> Any:
@@ -103,8 +105,8 @@ class ToolCalls:
             return asyncio.run(coroutine)
         # This thread has a loop that is busy with us: the call gets a thread of its own.
         outcome: Future[Any] = Future()
-        threading.Thread(target=_settle, args=(outcome, lambda: asyncio.run(coroutine)), daemon=True).start()
-        return _unsettle(outcome.result())
+        self._threads.run(lambda: _outcome(lambda: asyncio.run(coroutine)), outcome.set_result)
+        return _value(outcome.result())
 
     def cancel(self) -> None:
         """Interrupts the blocking calls that are under way; awaited ones end with the task that awaits them."""
@@ -112,6 +114,10 @@ class ToolCalls:
             for loop, task in self._blocking:
                 with contextlib.suppress(RuntimeError):  # that loop has just been closed
                     loop.call_soon_threadsafe(task.cancel)
+
+    def close(self) -> None:
+        """Lets go of the threads; one in which a tool still runs ends with that."""
+        self._threads.close()
 
     async def _interruptible(self, call: Coroutine[Any, Any, Any]) -> Any:
         task = asyncio.current_task()
@@ -128,23 +134,24 @@ class ToolCalls:
                 self._blocking.discard(entry)
 
     async def _run_in_thread(self, call: ToolCall, tool: Tool, context: UserExecutionContext, parameters: Any) -> Any:
-        """A daemon thread for each call: a pool's thread that never comes back would hold up the end of a loop."""
         outcome: Future[Any] = Future()
-
-        def work() -> None:
-            ToolCall.current.set(call)
-            try:
-                _settle(outcome, lambda: tool.run(context, parameters))
-            finally:
-                self._end_turn()
-
+        outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it, only cease to wait
         run = contextvars.copy_context().run
+
+        def work() -> Any:
+            ToolCall.current.set(call)
+            return _outcome(lambda: tool.run(context, parameters))
+
+        def done(result: Any) -> None:
+            self._end_turn()
+            outcome.set_result(result)
+
         try:
-            threading.Thread(target=run, args=(work,), name=f"lanewise-tool-{tool.name}", daemon=True).start()
+            self._threads.run(lambda: run(work), done)
         except RuntimeError as error:
             self._end_turn()
             raise ToolError(f"the sandbox cannot have another thread: {error}") from None
-        return _unsettle(await asyncio.wrap_future(outcome))
+        return _value(await asyncio.wrap_future(outcome))
 
     async def _take_turn(self) -> None:
         with self._lock:
@@ -189,19 +196,18 @@ async def _run_here(call: ToolCall, tool: Tool, context: UserExecutionContext, p
         ToolCall.current.reset(token)
 
 
-def _unsettle(outcome: tuple[Any, Exception | None]) -> Any:
+def _outcome(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
+    """Returns `(value, error)`: some exceptions, raised into a future, would be lost there."""
+    try:
+        return work(), None
+    except Exception as error:  # noqa: BLE001 - carried over to the waiting thread
+        return None, error
+    except BaseException as error:  # noqa: BLE001 - a tool that calls sys.exit() ends itself, not the run
+        return None, ToolError(f"the tool raised {type(error).__name__}")
+
+
+def _value(outcome: tuple[Any, Exception | None]) -> Any:
     value, error = outcome
     if error is not None:
         raise error
     return value
-
-
-def _settle(outcome: Future[Any], work: Callable[[], Any]) -> None:
-    """Puts `(value, error)` into the future: some exceptions, raised into one, would be lost there."""
-    outcome.set_running_or_notify_cancel()  # from here on nobody can cancel it, only cease to wait
-    try:
-        outcome.set_result((work(), None))
-    except Exception as error:  # noqa: BLE001 - carried over to the waiting thread
-        outcome.set_result((None, error))
-    except BaseException as error:  # noqa: BLE001 - a tool that calls sys.exit() ends itself, not the run
-        outcome.set_result((None, ToolError(f"the tool raised {type(error).__name__}")))

@@ -130,8 +130,9 @@ class UserContextToolFactory:
         self._calls.cancel()
 
     def close(self) -> None:
-        """Ends what the tool systems share: connections to MCP servers, and the servers that were started."""
+        """Ends what the tool systems share: threads, connections to MCP servers, and the servers that were started."""
         self._sessions.close()
+        self._calls.close()
 
     def _opener(self, context: UserExecutionContext) -> Callable[[], AbstractContextManager[Session]]:
         return lambda: self._database.session(context)

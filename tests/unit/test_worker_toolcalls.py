@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -55,6 +57,8 @@ def gate() -> Iterator[Gate]:
     GATE.__init__()  # type: ignore[misc]
     yield GATE
     GATE.open.set()
+    while HOMES:
+        HOMES.pop().factory.close()
     assert wait_until(lambda: not _tool_threads(), PATIENCE_S)
 
 
@@ -203,6 +207,9 @@ class Transactions(UnboundDatabase):
         self.endings.append("committed")
 
 
+HOMES: list[Home] = []
+
+
 class Home:
     """A tool system with the parts that it was made from."""
 
@@ -213,6 +220,7 @@ class Home:
         self.database = Transactions()
         self.factory = UserContextToolFactory(self.database, self.store, is_cancelled=is_cancelled)
         self.tools = self.factory.create_user_tool_system(self.context, tools, lambda _: self.bridge, "agent-1")
+        HOMES.append(self)
 
     async def dispatch(self, name: str, **parameters: Any) -> Any:
         return await self.tools.dispatch_tool(name, parameters, self.context)
@@ -311,6 +319,7 @@ def test_a_hanging_thread_keeps_its_place_and_the_next_call_says_so(
         "type": "too_many_calls", "message": f"no turn within 0.05 s: the limit is {MAX_AT_ONCE} tool calls at once"
     }  # fmt: skip
     gate.open.set()
+    home.factory.close()
     assert wait_until(lambda: not _tool_threads(), PATIENCE_S)
     in_parallel(MAX_AT_ONCE, lambda _: home.tools.call("answer"))  # every place is free again
 
@@ -512,3 +521,43 @@ def test_calls_that_were_cancelled_wait_no_more(monkeypatch: pytest.MonkeyPatch)
             await asyncio.wait(waiting)
 
     asyncio.run(execute())
+
+
+# Threads
+
+
+def test_one_thread_does_for_calls_that_follow_each_other(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Answer, "results", staticmethod(threading.get_ident))
+
+    async def execute() -> set[int]:
+        return {(await home.dispatch("answer")).value for _ in range(200)}
+
+    assert len(asyncio.run(execute())) == 1
+    assert len(_tool_threads()) == 1
+
+
+def test_an_idle_thread_holds_nothing_of_the_call_before(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    class Large(dict[str, Any]):
+        """Can be watched."""
+
+    def result() -> Any:
+        value = Large()
+        made.append(weakref.ref(value))
+        return value
+
+    monkeypatch.setattr(Answer, "results", staticmethod(result))
+    assert home.tools.call("answer") == {}
+    assert wait_until(lambda: gc.collect() >= 0 and made[0]() is None, PATIENCE_S)
+    assert len(_tool_threads()) == 1
+
+
+def test_closing_ends_idle_threads_at_once_and_busy_ones_with_their_work(home: Home, gate: Gate) -> None:
+    home.tools.call("answer")
+    assert asyncio.run(home.dispatch("stuck")).error["type"] == "timed_out"
+    in_parallel(3, lambda _: home.tools.call("answer"))
+    home.factory.close()
+    assert len(_tool_threads()) == 1
+    gate.open.set()
+    assert wait_until(lambda: not _tool_threads(), PATIENCE_S)
