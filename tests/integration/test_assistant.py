@@ -57,7 +57,9 @@ def node(services: Services, zygote: ZygoteClient) -> Iterator[Node]:
 def ask(node: Node, message: str = "hello", user_id: str = "alice", **options: Any) -> Any:
     """Asks the helper and waits for the end."""
     run = node.begin("helper", {"message": message}, user_id, **options)
-    return node.wait(run)
+    ended = node.wait(run)
+    assert wait_until(lambda: run.id not in node.slots(user_id), PATIENCE_S)  # the next one needs it
+    return ended
 
 
 def data(node: Node, run: Run, kind: str) -> list[Any]:
@@ -150,9 +152,10 @@ def test_a_long_result_is_shortened_for_the_model(node: Node, model: ModelServer
 
 def test_a_chart_is_saved_for_the_user(node: Node, model: ModelServer, superuser: sa.Connection) -> None:
     table = {"action": "open", "inline": "region,amount\nnorth,1.5\nsouth,2"}
-    model.will(calls(call("data_helper", table)), calls(call("data_helper", {"action": "chart"})), says("Here it is."))
+    chart = {"action": "chart", "chart": {"kind": "bar", "x": "region", "y": "amount"}}
+    model.will(calls(call("data_helper", table)), calls(call("data_helper", chart)), says("Here it is."))
     run = ask(node)
-    assert data(node, run, "agent_artifact")[0]["name"] == "chart-2.svg"
+    assert [item["name"] for item in data(node, run, "agent_artifact")] == ["chart-2.svg"], results(model)
     assert results(model)[1]["result"]["chart"]["svg"] == "saved for the user as the artifact chart-2.svg"
     (saved,) = superuser.execute(sa.text("SELECT content_type, content FROM lanewise.artifacts")).all()
     assert saved.content_type == "image/svg+xml"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import jsonschema
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
+from shared.errors import StateConflictError
 from shared.settings import Settings
 from tests.model_server import KEY
 from worker.agents.assistant import TOOLS, Assistant, _installed
@@ -194,3 +196,14 @@ def test_a_model_without_the_library_stops_the_start_with_the_cure() -> None:
 def test_the_assistant_has_the_tools_that_are_installed() -> None:
     assert {tool.name for tool in Assistant.tools} == {"data_helper", "deep_research"}
     assert _installed((TOOLS[0], "not_there.at_all:Tool")) == Assistant.tools[:1]
+
+
+def test_an_answer_is_not_lost_if_it_cannot_be_remembered() -> None:
+    thoughts: list[str] = []
+
+    def refuse(_: object) -> None:
+        raise StateConflictError("another run of the thread saved it meanwhile")
+
+    run: Any = SimpleNamespace(state=SimpleNamespace(update=refuse), emit=SimpleNamespace(thinking=thoughts.append))
+    assert asyncio.run(Assistant._remember(run, remembering("r", "q", "a"))) is False
+    assert thoughts == ["this exchange will not be remembered: other runs of the thread are writing all the time"]
