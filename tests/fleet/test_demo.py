@@ -72,7 +72,10 @@ def test_the_demo_shows_real_runs_and_what_it_tells_to_try_next_works(
         assert f"\n{part}\n" in text
     assert "s to go" in text
     assert "next in line" in text
-    assert re.search(r"US +│ +\d+", text)
+    assert re.search(r"grace: a question in plain words +\(triage ✓, data ✓, research ✓, report ✓\)", text)
+    assert re.search(r"│ +US +\d+ +│", text)  # a table of the report, rendered
+    assert re.search(r"│ +• \[1\] certifi\.md, “Certifi: Python SSL", text)
+    assert "## " not in text
     assert re.search(r"contry.* not found", text)
     assert re.search(r"'countdown from 60' was over \d+ ms after cancel", text)
     assert text.partition("How they went")[2].count("✓ completed") == 11

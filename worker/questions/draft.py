@@ -1,0 +1,82 @@
+"""`Draft`: an ask in the making, and the words of its clause that are still open."""
+
+from __future__ import annotations
+
+from worker.questions.ask import Filter, Group, Measure
+from worker.questions.reading import Mention, Reading
+from worker.questions.vocabulary import AGGREGATES, ARTICLES, BINDING, LEAST, MOST, NO_SQL
+
+
+class Draft:
+    """Parts of an ask; each part takes the words that it explains.
+
+    Args:
+        reading: of the clause.
+        elliptic: the clause goes on from another, so what it leaves out is not to be guessed.
+    """
+
+    def __init__(self, reading: Reading, *, elliptic: bool) -> None:
+        self.r = reading
+        self.elliptic = elliptic
+        self.entities: set[int] = set()  # what the user calls a row
+        self.filters: list[Filter] = []
+        self.measures: list[Measure] = []
+        self.groups: list[Group] = []
+        self.columns: list[str] = []
+        self.order: str | None = None
+        self.descending = True
+        self.limit: int | None = None
+        self.word = ""  # the superlative, and where it stands
+        self.word_at = -1
+        self.free = list(reading.mentions)  # columns whose part in the sentence is still open
+
+    def missing(self) -> str | None:
+        """Returns what the table lacks for an answer to just this question, None if nothing."""
+        r = self.r
+        for place in r.content:
+            word = r.tokens[place].text
+            if word in NO_SQL:
+                return f"I know no way to work out {word!r}"
+            if r.used[place] or place in self.entities:
+                continue
+            if word in AGGREGATES or word in MOST or word in LEAST:
+                return f"I found no column of numbers for {word!r}"
+            before = place - 1
+            while before >= 0 and r.tokens[before].text in ARTICLES:
+                before -= 1
+            if before >= 0 and r.tokens[before].text in BINDING:
+                return f"{r.table.document} has no column or value for {r.tokens[place].raw.strip('.,;:!?')!r}"
+        return None
+
+    def _take(self, phrases: tuple[str, ...]) -> int | None:
+        """Takes the first of these phrases; returns where what follows it begins."""
+        found = self.r.find(phrases)
+        if found is None:
+            return None
+        self.r.take(*range(*found))
+        return found[1]
+
+    def _use(self, mention: Mention) -> str:
+        self.free = [item for item in self.free if item is not mention]
+        return mention.column.name
+
+    def _noun(self, place: int) -> str:
+        """Returns what the user calls a row, and takes that word if the table is called so too."""
+        while place < len(self.r.tokens) and self.r.tokens[place].stop and place not in self.r.nouns:
+            place += 1
+        if place not in self.r.nouns and place + 1 in self.r.nouns:  # `root certificates` of certificates.csv
+            self.entities.add(place)
+            place += 1
+        values = {at for value in self.r.values for at in range(value.start, value.end)}
+        if place >= len(self.r.tokens) or (self.r.used[place] and place not in self.r.nouns | values):
+            return "rows"
+        noun = self.r.tokens[place].text
+        self.entities.add(place)
+        taken = {group.name for group in self.groups} | {column.name for column in self.r.table.columns}
+        if noun in ("rows", "row", "records", "record", "entries", "entry", "lines", "items", "there"):
+            self.r.take(place)
+        return noun if noun.isalpha() and noun not in taken else "rows"
+
+    def _row_noun(self) -> str:
+        """Returns what the user calls the table's rows, if the clause says so."""
+        return next((self.r.tokens[p].text for p in sorted(self.r.nouns) if self.r.tokens[p].text.isalpha()), "rows")
