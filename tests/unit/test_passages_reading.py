@@ -210,7 +210,7 @@ def test_a_pdf_without_readable_text_says_why(content: bytes, reason: str) -> No
 
 
 def test_one_bomb_of_a_page_is_left_out_and_noted() -> None:
-    content = pdf_of_streams(b"BT /F1 12 Tf 72 720 Td (good) Tj ET", a_bomb(200_000_000))
+    content = pdf_of_streams(b"BT /F1 12 Tf 72 720 Td (good) Tj ET", a_bomb(40_000_000))
     assert len(content) < 1_000_000
     started = time.process_time()
     text = read("a.pdf", content)

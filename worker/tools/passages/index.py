@@ -32,16 +32,13 @@ _LIST = sa.text("""
     WHERE CAST(:names AS text[]) IS NULL OR d.name = ANY(:names)
     ORDER BY d.name LIMIT :limit
 """)
-_CONTENT = sa.text("SELECT content, content_type, sha256 FROM documents WHERE name = :name")
-_OWNER = sa.text("SELECT user_id, sha256 FROM documents WHERE name = :name")
-_CLEAR = sa.text("DELETE FROM document_passages WHERE document = :name")
+_CONTENT = sa.text("SELECT user_id, content, content_type, sha256 FROM documents WHERE name = :name")
+_CLEAR = sa.text("DELETE FROM document_passages WHERE document = :document")
 _INSERT = sa.text("""
     INSERT INTO document_passages (user_id, document, sha256, number, heading, page, start_char, end_char, text)
     SELECT :user_id, :document, :sha256, made.* FROM unnest(CAST(:number AS int[]), CAST(:heading AS text[]),
         CAST(:page AS int[]), CAST(:start_char AS int[]), CAST(:end_char AS int[]), CAST(:text AS text[])) AS made
-    ON CONFLICT DO NOTHING
 """)
-_MIXED = sa.text("SELECT EXISTS (SELECT FROM document_passages WHERE document = :name AND sha256 <> :sha256)")
 
 
 @dataclass(frozen=True)
@@ -80,8 +77,8 @@ class PassageIndex:
     def make(self, name: str) -> str:
         """Makes the passages of a document's present content.
 
-        Runs may do this at the same time: the one that finds the other's rows keeps them if they are of the same
-        content, and begins again if they are not.
+        Runs may do this at the same time: number 0 is there once, so only one of them gets its passages in, and the
+        others look again.
 
         Returns:
             what there is to note; empty if all went well.
@@ -90,35 +87,30 @@ class PassageIndex:
             UnavailableError: Postgres is away.
         """
         for _ in range(_TRIES):
+            listed = self.documents([name], 1)
+            if listed and listed[0].is_indexed:
+                return listed[0].notes
             with self._open_session() as session:
                 row = session.execute(_CONTENT, {"name": name}).one_or_none()
             if row is None:
                 return "was deleted meanwhile"
             passages, notes = _passages(name, row.content_type, bytes(row.content))
             try:
-                if self._store(name, row.sha256, passages, notes):
-                    return notes
-            except IntegrityError:  # the document was deleted between the two transactions
+                self._store({"user_id": row.user_id, "document": name, "sha256": row.sha256}, passages, notes)
+            except IntegrityError:  # another run was faster, or the document is gone
                 continue
-        return "was replaced again and again while it was read: what it says now may be missing"
+            return notes
+        return "was read by many runs at once and changed all the time: what it says now may be missing"
 
-    def _store(self, name: str, sha256: str, passages: list[dict[str, Any]], notes: str) -> bool:
-        """Replaces the passages of a document in one transaction; False if its content is another one by now."""
+    def _store(self, common: dict[str, str], passages: list[dict[str, Any]], notes: str) -> None:
+        """Replaces the passages of a document in one transaction."""
+        record = {"number": 0, "heading": VERSION, "page": None, "start_char": 0, "end_char": 0, "text": notes}
+        rows = iter([record, *passages])
         with self._open_session() as session:
-            owner = session.execute(_OWNER, {"name": name}).one_or_none()
-            if owner is None or owner.sha256 != sha256:
-                return False
-            session.execute(_CLEAR, {"name": name})
-            record = {"number": 0, "heading": VERSION, "page": None, "start_char": 0, "end_char": 0, "text": notes}
-            common = {"user_id": owner.user_id, "document": name, "sha256": sha256}
-            rows = iter([record, *passages])
+            session.execute(_CLEAR, common)
             while batch := list(islice(rows, _BATCH)):
                 columns = {column: [row[column] for row in batch] for column in record}
                 session.execute(_INSERT, common | columns)
-            if session.execute(_MIXED, {"name": name, "sha256": sha256}).scalar_one():
-                session.rollback()
-                return False
-        return True
 
 
 def _passages(name: str, content_type: str, content: bytes) -> tuple[list[dict[str, Any]], str]:
