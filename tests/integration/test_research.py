@@ -101,6 +101,7 @@ def test_terms_that_come_up_are_followed(services: Services, tools: UserToolSyst
         "When does the office in Bergen open?",
         "What did Frobnicator announce?",
         'Is "closes at nine" the rule in the Oslo office?',
+        'Where are "closes at five" and "closes at nine" in the rules of the Oslo office?',
         "What is it?",
         "?!?",
         "\0\0\0 \\ ' & | ! <-> ( :*",
