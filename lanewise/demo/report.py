@@ -26,6 +26,8 @@ from lanewise.demo.lanes import Lanes, Trip
 CHARTS = Path("artifacts", "demo")
 TABLE_ROWS = 5
 REPORT_WIDTH = 110
+_CHART = re.compile(r"^!\[.*\n\n?", re.MULTILINE)
+_LINK = re.compile(r"(?<!\\)\[((?:[^\[\]\\]|\\.)*)\]\(/v1/[^)\s]*\)")
 
 
 def heading(console: Console, text: str) -> None:
@@ -88,7 +90,8 @@ def _report(console: Console, trip: Trip) -> None:
     """Prints a report as it is read, with its charts left out: they are saved as files."""
     parts = ", ".join(f"{part['agent']} {render.MARKS[part['status']]}" for part in trip.run["output"]["parts"])
     _print(console, Text.assemble((f"{trip.user}: {trip.job.title}", "bold"), (f"  ({parts})", "dim")))
-    text = re.sub(r"^!\[.*\n", "", trip.run["output"]["markdown"], flags=re.MULTILINE)
+    text = _CHART.sub("", trip.run["output"]["markdown"])
+    text = _LINK.sub(r"*\1*", text)  # paths of an api that is gone soon: nothing to click on
     width = min(console.width - 4, REPORT_WIDTH)
     _print(console, Panel(Markdown(render.clean(text)), box=ROUNDED, border_style="dim", width=width))
 
