@@ -120,6 +120,7 @@ def test_what_a_model_thinks_aloud_is_not_its_answer(server: ModelServer, model:
         (plays("openai_refusal.sse"), ModelRefusedError, r"^the model refused: I'm sorry, I can't help with that\.$"),
         (plays("azure_filter.sse"), ModelRefusedError, "content filter"),
         (says(), ModelProtocolError, "empty"),
+        (says(delta(reasoning_content="hm"), finish="length"), ModelLimitError, "before it said anything"),
         (says("half an ans", finish=None), ModelUnavailableError, "broke off before its end"),
         (lambda exchange: exchange.send(b"data: {not json\n\n"), ModelProtocolError, "cannot be read"),
         (says(delta(content=["a", "list"])), ModelProtocolError, "content is not text"),

@@ -97,6 +97,7 @@ class ReplyBuilder:
         Raises:
             ModelRefusedError: it is a refusal, or was filtered.
             ModelUnavailableError: the stream ended before the answer did.
+            ModelLimitError: there was no room for an answer behind what the model thought.
             ModelProtocolError: there is nothing in it.
         """
         if self._refusal:
@@ -107,6 +108,8 @@ class ReplyBuilder:
             raise ModelUnavailableError("the model's answer broke off before its end")
         calls = tuple(ToolCall(**call) for _, call in sorted(self._calls.items()))
         text = "".join(self._text)
+        if not text.strip() and not calls and self._finish == "length":  # a model that thinks may use it all for that
+            raise ModelLimitError("the model reached the limit of an answer's tokens before it said anything")
         if not text.strip() and not calls:
             raise ModelProtocolError("the model's answer is empty")
         return Reply(text, calls, self.full or self._finish == "length", *self._tokens)
