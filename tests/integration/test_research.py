@@ -293,6 +293,18 @@ def test_pdf_and_html_are_cited_by_page_and_heading(services: Services, tools: U
     assert cited["quote"].endswith("The magpie steals silver spoons.")
 
 
+def test_a_text_that_several_documents_hold_is_shown_once(services: Services, tools: UserToolSystem) -> None:
+    put(services, "alice", "leave.txt", LEAVE)
+    put(services, "alice", "copy.txt", LEAVE.replace("\n", "\r\n"))
+    assert [cited["document"] for cited in ask(tools, "When do holidays expire?")["citations"]] == ["copy.txt"]
+
+
+def test_a_name_that_no_document_can_have_is_refused(services: Services, tools: UserToolSystem) -> None:
+    put(services, "alice", "leave.txt", LEAVE)
+    with pytest.raises(ToolError, match="documents.0: "):
+        ask(tools, "When do holidays expire?", documents=["\0"])
+
+
 def test_limits_are_kept_and_told(
     services: Services, tools: UserToolSystem, superuser: sa.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ MAX_DOCUMENTS = 200
 _QUOTED = 3  # passages that the answer quotes
 _INDEXED = 0.6  # of the progress, once every document has its passages
 
-DocumentName = Annotated[str, Field(min_length=1, max_length=255)]
+DocumentName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
 
 
 class DeepResearchParameters(BaseModel):
