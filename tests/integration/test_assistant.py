@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from lanewise.process import wait_until
-from shared.models import Run
+from shared.models import Document, Run
 from shared.services import Services
 from tests import model_server
 from tests.assistants import INJECTED
@@ -160,6 +160,23 @@ def test_a_chart_is_saved_for_the_user(node: Node, model: ModelServer, superuser
     (saved,) = superuser.execute(sa.text("SELECT content_type, content FROM lanewise.artifacts")).all()
     assert saved.content_type == "image/svg+xml"
     assert bytes(saved.content).startswith(b"<svg")
+
+
+def test_it_researches_the_users_own_documents(node: Node, model: ModelServer, services: Services) -> None:
+    for user_id, text in (("alice", "Travel above 2,000 euros is approved by Ada Byron."), ("bob", "By Bob alone.")):
+        with services.database.user_session(user_id) as session:
+            session.add(
+                Document(
+                    user_id=user_id, name="rules.md", content_type="text/markdown", size=len(text), sha256="",
+                    content=text.encode(),
+                )
+            )  # fmt: skip
+    model.will(calls(call("deep_research", {"question": "Who approves travel above 2,000 euros?"})), says("Ada Byron."))
+    node.wait(node.begin("assistant", {"message": "Who approves travel?"}))
+    (found,) = results(model)
+    assert found["result"]["found"]
+    assert "approved by Ada Byron" in json.dumps(found)
+    assert "Bob" not in json.dumps(found)
 
 
 # What a model must not do
