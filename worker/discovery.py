@@ -22,6 +22,7 @@ from worker.registry import AgentClassRegistry, needed_agents
 GROUP = "lanewise.agents"
 OURS = "lanewise"
 THREAD_END_S = 0.5
+CLOSE = 0.7  # how alike what is suggested has to be, from 0 to 1
 
 
 class Loaded(NamedTuple):
@@ -170,7 +171,7 @@ def _cure(name: str, error: BaseException) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=CLOSE)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

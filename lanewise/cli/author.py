@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 from lanewise.cli.client import parse_input
-from lanewise.cli.root import cli
+from lanewise.cli.root import FAILED, CommandError, cli
 
 if TYPE_CHECKING:
     from lanewise.authoring.local_run import LocalRun
+    from lanewise.authoring.memory import Artifact
     from lanewise.authoring.package import NewPackage
     from lanewise.cli.output import Output
 
@@ -30,7 +32,9 @@ MEMORY_HELP = f"Of the sandbox.  [env var: {SANDBOX_MEMORY}; default: 1024]"
     help="Where the folder NAME is made.  [default: here]",
 )  # fmt: skip
 def new_agent(name: str, folder: Path) -> None:
-    """Write a package with an agent, a tool and a test, to start from.
+    """Write a package to start a new agent from.
+
+    It has an agent, a tool and a test, and can be installed as it is.
 
     NAME is what the agent is called when it is submitted, e.g. `word-count`.
     """
@@ -87,7 +91,9 @@ def run_agent(  # noqa: PLR0913, PLR0917 - click passes what the options are cal
     quieten()
     run_input, output = parse_input(text), Output(as_json=as_json)
     passed = [name for name in os.environ.get(SANDBOX_ENV, "").split(",") if name]
-    with zygote_with(target, memory, passed) as (zygote, entry):
+    with contextlib.ExitStack() as stack:
+        with output.busy("starting a sandbox"):
+            zygote, entry = stack.enter_context(zygote_with(target, memory, passed))
         sandboxed = SandboxedRun(order_for(entry, run_input, time_limit, granted), zygote)
         view = RunView.of(sandboxed.run.view())
         with interruptible(sandboxed, lambda note: setattr(view, "note", note)):
@@ -104,12 +110,16 @@ def _after(run: LocalRun, max_attempts: int, output: Output, folder: Path | None
     output.aside(*own_frames(run.trace))
     if run.row.error and run.row.error["retryable"] and max_attempts > 1:
         output.aside(f"a fleet would try it again: {max_attempts} attempts in all")
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
     for artifact in run.artifacts.values():
-        about = f"{artifact.name} ({artifact.content_type}, {len(artifact.content):,} bytes)"
-        if folder is None:
-            output.aside(f"artifact {about}: --artifacts DIR saves it")
-        else:
-            (folder / artifact.name).write_bytes(artifact.content)  # its name was checked: it has no separator
-            output.aside(f"artifact {about}: saved in {folder}")
+        where = f"saved in {folder}" if folder else "--artifacts DIR saves it"
+        if folder is not None:
+            _save(folder, artifact)
+        output.aside(f"artifact {artifact.name} ({artifact.content_type}, {len(artifact.content):,} bytes): {where}")
+
+
+def _save(folder: Path, artifact: Artifact) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / artifact.name).write_bytes(artifact.content)  # its name was checked: it has no separator
+    except OSError as error:
+        raise CommandError(f"{folder / artifact.name} cannot be written: {error.strerror}", FAILED) from None

@@ -152,6 +152,10 @@ class Output:
             self._out.print(Text(f"\n# {why}", "dim"))
             self._out.print(Text(typed, "bold"), soft_wrap=True)
 
+    def busy(self, what: str) -> contextlib.AbstractContextManager[object]:
+        """Shows, on a terminal, that something is going on which has nothing else to show yet."""
+        return contextlib.nullcontext() if self._as_json or not self._err.is_terminal else self._err.status(what)
+
     def aside(self, *lines: str) -> None:
         """Prints what is good to know besides the result."""
         for line in lines:

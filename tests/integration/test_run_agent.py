@@ -253,10 +253,19 @@ def test_files_are_saved_where_one_wants_them(folder: Path) -> None:
     assert (folder / "out" / "files" / "a.md").read_text() == "# saved"
     assert "artifact a.md (text/markdown, 7 bytes): saved in out/files" in done.stderr
     assert "artifact a.md (text/markdown, 7 bytes): --artifacts DIR saves it" in do(folder, "save").stderr
+    refused = do(folder, "save", "--artifacts", "mine.py/below")
+    assert refused.returncode == 1
+    assert refused.stderr.endswith("lanewise: mine.py/below/a.md cannot be written: Not a directory\n")
 
 
 def test_no_event_is_lost_when_there_are_many(folder: Path) -> None:
-    lines = [json.loads(line) for line in do(folder, "chatty", "--json").stdout.splitlines()]
+    arguments = ("mine:Do", "--input", '{"action": "chatty"}', "--json")
+    with subprocess.Popen(
+        command(*arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert not wait_until(lambda: process.poll() is not None, 3)  # nobody reads: the agent has to wait
+        output, _ = process.communicate(timeout=BOUND_S)
+    lines = [json.loads(line) for line in output.splitlines()]
     texts = [line["data"]["text"] for line in lines if line.get("type") == "agent_token"]
     assert texts == [f"{number} " for number in range(5000)]
 
@@ -275,6 +284,7 @@ def test_a_second_ctrl_c_ends_an_agent_that_does_not_listen(folder: Path) -> Non
         process.send_signal(signal.SIGINT)
         assert not wait_until(lambda: process.poll() is not None, 0.5)
         process.send_signal(signal.SIGINT)
+        assert wait_until(lambda: process.poll() is not None, 3)  # within the grace that the first one began
         assert (the_run(process)["status"], process.returncode) == ("cancelled", 1)
     assert all_gone(*below)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,13 @@ def test_a_mistake_is_said_with_its_line(write: Write, mistake: str) -> None:
     assert said in message
     assert message.endswith(f" ({path}, line {line})")
     assert "\n" not in message
+
+
+def test_in_an_installed_package_too(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sysconfig.get_path
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path) if name == "purelib" else before(name))
+    path = write("seen_installed.py", 'import json\njson.loads("")\n')
+    assert refused("seen_installed").endswith(f"({path}, line 2)")
 
 
 @pytest.mark.parametrize(
