@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -80,8 +80,11 @@ class Search:
         first = _in_turn(answered)
         if not first:
             return Findings((), weights, tuple(unanswered), nearest=nearest)
-        follow_ups, second = self._second_round(terms, weights, first)
         good = [passage for passage in first if passage.score >= _FLOOR * first[0].score]
+        if phrases(question):  # the asker wants those and nothing beside
+            return Findings(_different(good)[:limit], weights, tuple(unanswered))
+        follow_ups, found = self._second_round(terms, weights, first)
+        second = [replace(passage, score=min(passage.score, good[-1].score)) for passage in found]
         return Findings(_different([*good, *second])[:limit], weights, tuple(unanswered), follow_ups)
 
     def _first_round(self, terms: Sequence[Term], wanted: Sequence[str]) -> list[Found]:
