@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from worker.questions.words import clauses, name_words, root, same, singular, to
 from worker.registry import check_agent_class
 from worker.tools.tables import Source, TableError, Tables
 
+DOCS = Path(__file__).parents[2] / "docs" / "agents.md"
 SALES = """order_id,region,customer,amount,day
 1,north,Ann,10.5,2024-01-03
 2,south,Bo,4,2024-01-20
@@ -115,6 +118,15 @@ def test_a_part_that_the_table_lacks_is_not_passed_over(clause: str, lacking: st
     found = parsed(clause)
     assert found.ask is None
     assert any(lacking in note for note in found.notes)
+
+
+def test_the_docs_show_what_comes_of_requests() -> None:
+    rows = re.findall(r"^\| (.+?) \| `(SELECT .+)` \|$", DOCS.read_text(), re.MULTILINE)
+    assert len(rows) == 10
+    for request, sql in rows:
+        found = parsed(request)
+        assert found.ask is not None, found
+        assert found.ask.sql() == sql
 
 
 def test_names_and_values_are_quoted_in_the_sql() -> None:

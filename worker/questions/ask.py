@@ -132,7 +132,7 @@ class Ask:
 
     def sql(self) -> str:
         """Returns the statement; the table is `data`."""
-        selected = [f"{group.sql()} AS {quote(group.name)}" for group in self.groups]
+        selected = [f"{group.sql()} AS {quote(group.name)}" if group.unit else group.sql() for group in self.groups]
         selected += [f"{item.sql(grouped=bool(self.groups))} AS {quote(item.name)}" for item in self.measures]
         if not self.measures:
             selected = [quote(column) for column in self.columns] or ["*"]

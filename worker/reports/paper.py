@@ -12,6 +12,7 @@ from typing import Any
 from worker.reports import markdown
 from worker.reports.findings import Citation, Figures, Findings, Reading, Result
 
+NOT_FOUND = "Not found:"  # what `research` says of a part that has no answer
 MAX_TABLE_ROWS = 30
 MAX_PASSAGES = 6
 MAX_PASSAGE_CHARS = 700
@@ -110,7 +111,7 @@ def _passages(reading: Reading) -> list[str]:
         blocks.append(f"**{markdown.text(where.document)}**{heading}")
         said = markdown.cut(_body(passage.text, where.heading), MAX_PASSAGE_CHARS)
         blocks.append(markdown.quotation(said, f"[{passage.citation}]"))
-    return blocks
+    return blocks + [markdown.text(line) for line in reading.answer.splitlines() if line.startswith(NOT_FOUND)]
 
 
 def _body(text: str, heading: str) -> str:
