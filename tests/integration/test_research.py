@@ -133,8 +133,8 @@ def test_words_that_are_nowhere_are_named(services: Services, tools: UserToolSys
 
 def test_a_name_that_is_nowhere_counts_twice(services: Services, tools: UserToolSystem) -> None:
     put(services, "alice", "handbook.md", HANDBOOK)
-    assert ask(tools, "Has the treasurer approved travel above 2,000 euros lately?")["found"]
-    assert not ask(tools, "Has the treasurer approved travel above 2,000 euros to Zanzibar?")["found"]
+    assert ask(tools, "Has the treasurer approved travel above many euros to zanzibar?")["found"]
+    assert not ask(tools, "Has the treasurer approved travel above many euros to Zanzibar?")["found"]
 
 
 def test_the_nearest_passage_is_told_with_what_it_lacks(services: Services, tools: UserToolSystem) -> None:
@@ -206,9 +206,9 @@ def test_an_unknown_document_is_told_with_the_nearest_name(services: Services, t
 def test_only_the_named_documents_are_searched(services: Services, tools: UserToolSystem) -> None:
     put(services, "alice", "handbook.md", HANDBOOK)
     put(services, "alice", "leave.txt", LEAVE)
+    assert ask(tools, "How many holidays has everybody?", documents=["leave.txt"])["found"]
     answer = ask(tools, "How many holidays has everybody?", documents=["handbook.md"])
     assert (answer["found"], answer["searched"]) == (False, 1)
-    assert ask(tools, "How many holidays has everybody?", documents=["leave.txt"])["found"]
 
 
 def test_a_document_is_indexed_once_and_again_when_it_was_replaced(
@@ -299,6 +299,7 @@ def test_what_cannot_be_read_is_noted_and_no_reason_to_fail(services: Services, 
         assert answer["found"]
         assert [note.split(": ")[0] for note in answer["notes"]] == ["a.bin", "b.pdf", "c.csv", "d.txt"]
         assert answer["notes"][0] == "a.bin: is binary, not text"
+        assert not ask(tools, "Which table is for the data agent?")["found"]
         assert answer["notes"][2:] == ["c.csv: is a table: ask the data agent about it", "d.txt: is empty"]
 
 
