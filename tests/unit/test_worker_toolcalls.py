@@ -50,11 +50,13 @@ class Gate:
 
 
 GATE = Gate()
+OTHERS: list[threading.Thread] = []
 
 
 @pytest.fixture(autouse=True)
 def gate() -> Iterator[Gate]:
     GATE.__init__()  # type: ignore[misc]
+    OTHERS[:] = threading.enumerate()
     yield GATE
     GATE.open.set()
     while HOMES:
@@ -63,7 +65,8 @@ def gate() -> Iterator[Gate]:
 
 
 def _tool_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("lanewise-tool")]
+    """Returns those of this test; tool systems of other tests, which nobody closed, may have idle ones."""
+    return [thread.name for thread in threading.enumerate() if thread.name == "lanewise-tool" and thread not in OTHERS]
 
 
 class Held(Tool):

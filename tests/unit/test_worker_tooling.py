@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -95,6 +95,7 @@ class Home:
         self.database = UnboundDatabase()
         self.store = DictStore()
         factory = UserContextToolFactory(self.database, self.store, granted)
+        self.factory = factory
         self.tools = factory.create_user_tool_system(self.context, TOOLS, lambda _: self.bridge, "agent-1")
 
     def dispatch(self, name: str, context: UserExecutionContext | None = None, **parameters: Any) -> Any:
@@ -102,8 +103,10 @@ class Home:
 
 
 @pytest.fixture
-def home() -> Home:
-    return Home()
+def home() -> Iterator[Home]:
+    made = Home()
+    yield made
+    made.factory.close()
 
 
 # The dispatcher and its registry
