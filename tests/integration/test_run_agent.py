@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -287,6 +289,26 @@ def test_a_second_ctrl_c_ends_an_agent_that_does_not_listen(folder: Path) -> Non
         assert wait_until(lambda: process.poll() is not None, 3)  # within the grace that the first one began
         assert (the_run(process)["status"], process.returncode) == ("cancelled", 1)
     assert all_gone(*below)
+
+
+def test_a_terminal_says_how_to_end_it(folder: Path) -> None:
+    ours, theirs = pty.openpty()
+    said = b""
+    with subprocess.Popen(
+        command("mine:Do", "--input", '{"action": "sleep"}'), cwd=folder, env=environment(TERM="xterm", COLUMNS="120"),
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            for awaited in (b"begun", b"Ctrl-C again ends it at once", b"was cancelled"):
+                while awaited not in said:
+                    assert select.select([ours], [], [], BOUND_S)[0], said
+                    said += os.read(ours, 65_536)
+                process.send_signal(signal.SIGINT)
+        finally:
+            process.kill()
+    os.close(ours)
+    os.close(theirs)
+    assert b"starting a sandbox" in said
 
 
 def test_killing_it_leaves_nothing(folder: Path) -> None:
