@@ -18,7 +18,7 @@ from worker.questions.library import Library
 from worker.questions.reading import TableLook
 from worker.questions.routing import Route, Router, Routing
 from worker.tools.data_helper import DocumentName, Strict
-from worker.tools.tables import Source, Tables, format_of
+from worker.tools.tables import Source, TableError, Tables, format_of
 
 MAX_REQUEST_CHARS = 2_000
 
@@ -114,7 +114,9 @@ class Desk:
         if name not in self._open:
             with self._run.db() as session:
                 select = sa.text("SELECT content, content_type FROM documents WHERE name = :name")
-                row = session.execute(select, {"name": name}).one()
+                row = session.execute(select, {"name": name}).one_or_none()
+            if row is None:
+                raise TableError(f"{name} was deleted meanwhile")
             tables = Tables([Source(name, bytes(row.content), format_of(name, row.content_type))])
             table = tables.tables[0]
             look = TableLook(name, table.columns, table.rows, lambda sql: tables.query(sql).rows)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from worker.questions.ask import literal
 from worker.questions.words import Token, name_words, number, same, singular, tokens
 from worker.tools.tables import Column, quote
 
 MAX_NGRAM = 5
 MAX_SHORT = 3  # values of so few letters are easily ordinary words: they count only as they are written
-MAX_LOOKUP_CHARS = 8_000  # of one statement
+MAX_LOOKUP_CHARS = 8_000  # of the words in one statement
 MAX_VALUES = 20
 FEW_VALUES = 50  # a column of so few different values holds categories, whose plurals are meant too
 # Words of the grammar: values only as they are written in the table.
@@ -57,12 +58,10 @@ class TableLook:
     def occurrences(self, words: Sequence[str]) -> list[tuple[str, str, int]]:
         """Returns column, value and number of rows of each cell that is one of the words, in any case."""
         found: list[tuple[str, str, int]] = []
-        given = ", ".join("'" + word.replace("'", "''") + "'" for word in words)[:MAX_LOOKUP_CHARS]
-        given = given if given.count("'") % 2 == 0 else given.rpartition(", '")[0]
-        head = f"WITH words AS (SELECT unnest([{given}]) AS word) "
-        for column in self.columns if given else ():
-            if column.categorical:
+        for column in self.columns:
+            for given in _portions(words) if column.categorical else ():
                 name = quote(column.name)
+                head = f"WITH words AS (SELECT unnest([{given}]) AS word) "
                 sql = (
                     f"{head}SELECT {name}::VARCHAR, count(*) FROM data WHERE lower({name}::VARCHAR) IN (FROM words) "  # noqa: S608
                     f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MAX_VALUES}"
@@ -265,3 +264,15 @@ class Reading:
     def _between(self, start: int, end: int) -> str:
         text = self.clause[self.tokens[start].start : self.tokens[end - 1].end]
         return text.lstrip("([{'\"“‘*`<").rstrip(".,;:!?()[]{}'\"“”‘’*`<>").removesuffix("'s").removesuffix("’s")  # noqa: RUF001
+
+
+def _portions(words: Sequence[str]) -> Iterator[str]:
+    """Yields words as SQL literals, as many at a time as one statement takes."""
+    portion = ""
+    for word in map(literal, words):
+        if len(portion) + len(word) > MAX_LOOKUP_CHARS:
+            yield portion
+            portion = ""
+        portion += f", {word}" if portion else word
+    if portion:
+        yield portion

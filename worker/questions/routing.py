@@ -23,6 +23,7 @@ WORTH_TELLING = 0.15
 FOLLOWING = 0.9  # what goes on from the last request
 MAX_TABLES = 4  # opened for one request
 MAX_DATA_ROUTES = 2
+MAX_CLAUSES = 8
 ONE_IS_FEW = 1.5
 ENOUGH_WORDS = 0.6  # of a question, that have to stand together
 _FOLLOWS = re.compile(
@@ -127,7 +128,8 @@ class Router:
         unplaced: list[str] = []
         guesses: list[Route] = []
         memory = dict(self.memory or {})
-        for clause in clauses(request):
+        asked_for = clauses(request)
+        for clause in asked_for[:MAX_CLAUSES]:
             fit, asked = self._fit(clause), self._question(clause)
             if fit and fit.confidence >= SURE_ENOUGH and fit.confidence >= asked[0] and len(data) < MAX_DATA_ROUTES:
                 data.append(self._data_route(fit))
@@ -141,6 +143,7 @@ class Router:
                 unplaced += [w for w in asked[2] if not fit or w in fit.parsed.unplaced] or asked[2] or content
                 guesses += [self._data_route(fit)] if fit and fit.confidence >= WORTH_TELLING else []
                 questions += [(clause, asked[0], asked[1])] if asked[0] >= WORTH_TELLING else []
+        unplaced += [f"“{clause}”" for clause in asked_for[MAX_CLAUSES:]]
         routes = sorted([*(data or guesses[:1]), *self._research_route(questions)], key=lambda route: -route.confidence)
         return Routing(request, tuple(routes), tuple(unplaced), memory or None)
 
@@ -189,7 +192,13 @@ class Router:
         look = self._look(name)
         if look is None:
             return None
-        parsed = parse(Reading(clause, look))
+        try:
+            parsed = parse(Reading(clause, look))
+            if parsed.ask:
+                look.query(parsed.ask.sql())
+        except LanewiseError as error:
+            self.tell(f"{name} cannot be asked this: {error.message}")
+            return None
         return _Fit(look, parsed, _confidence(clause, parsed))
 
     def _follow_up(self, clause: str) -> _Fit | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 Text = Annotated[str, Field(max_length=20_000)]
 Name = Annotated[str, Field(max_length=512)]
@@ -33,6 +33,13 @@ class Result(BaseModel):
     rows: list[list[Any]]
     row_count: int | None
     truncated: bool = False
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Result:
+        wrong = next((row for row in self.rows if len(row) != len(self.columns)), None)
+        if wrong is not None:
+            raise ValueError(f"rows: one has {len(wrong)} values, and there are {len(self.columns)} columns")
+        return self
 
 
 class Chart(BaseModel):
