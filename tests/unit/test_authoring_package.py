@@ -134,7 +134,7 @@ def test_an_odd_name_makes_a_sound_package_too(tmp_path: Path, name: str) -> Non
 
 def test_only_what_is_below_the_call_of_the_agent_is_the_authors() -> None:
     ours = [f"  {core.__file__}:1 in execute", f"  {asyncio.__file__}:2 in to_thread"]
-    theirs = ["  /home/ada/count.py:3 in execute", f"  {json.__file__}:4 in decode"]
+    theirs = ["  /srv/agents/count.py:3 in execute", f"  {json.__file__}:4 in decode"]
     assert own_frames("\n".join(["ValueError", *ours, *theirs])) == ["ValueError", *theirs]
     assert own_frames("\n".join(["ValidationError", *ours])) == []
     assert own_frames("") == []
