@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 MAX_FOLLOW_UPS = 4
-_CONSIDERED = 16
+_CONSIDERED = 10
 _MIN_LENGTH = 4
 _SHARE = 0.4  # what a term that was not asked for counts beside one that was
 

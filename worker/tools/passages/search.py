@@ -61,17 +61,17 @@ class Search:
 
     def answer(self, question: str, limit: int) -> Findings:
         """Returns at most `limit` passages that answer a question, or some part of it."""
-        terms = read_question(self._session, question)
-        weights = weigh(self._session, terms, self._documents)
+        terms, weights = self._read(question)
         self._say(_plan(weights))
         answered: list[list[Found]] = []
         unanswered: list[str] = []
         nearest: Found | None = None
-        for part in _parts(question):
-            of_part = read_question(self._session, part)
-            if not of_part:
+        parts = _parts(question)
+        for part in parts:
+            of_part = (terms, weights) if len(parts) == 1 else self._read(part)
+            if not of_part[0]:
                 continue
-            ranked = self._first_round(of_part, phrases(part))
+            ranked = self._first_round(*of_part, phrases(part))
             if any(passage.coverage >= ENOUGH for passage in ranked[:_BEST]):
                 answered.append(ranked)
             else:
@@ -87,8 +87,11 @@ class Search:
         second = [replace(passage, score=min(passage.score, good[-1].score)) for passage in found]
         return Findings(_different([*good, *second])[:limit], weights, tuple(unanswered), follow_ups)
 
-    def _first_round(self, terms: Sequence[Term], wanted: Sequence[str]) -> list[Found]:
-        weights = weigh(self._session, terms, self._documents)
+    def _read(self, question: str) -> tuple[list[Term], Weights]:
+        terms = read_question(self._session, question)
+        return terms, weigh(self._session, terms, self._documents)
+
+    def _first_round(self, terms: Sequence[Term], weights: Weights, wanted: Sequence[str]) -> list[Found]:
         return [
             passage
             for passage in rank(self._session, terms, weights, self._documents)
