@@ -24,7 +24,7 @@ from shared.errors import LanewiseError
 
 USERS = ("ada", "grace", "linus")
 SMALL_RUNS = 30
-QUESTION = "Which 5 countries have the most root certificates, and from which project was certifi extracted?"
+QUESTION = "Which 5 countries have the most certificates, and from which project was certifi extracted?"
 CANCEL_AT = 0.02  # of the countdown's progress
 PLAIN_WIDTH = 120
 INTERRUPTED = 130

@@ -15,7 +15,7 @@ import pytest
 from lanewise.demo import documents
 from tests.fleet.fleet import Fleet, Run
 
-COUNTRIES = "How many root certificates are there per country, and from which project was certifi extracted?"
+COUNTRIES = "How many certificates are there per country, and from which project was certifi extracted?"
 
 
 @pytest.fixture

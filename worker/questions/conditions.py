@@ -25,6 +25,7 @@ MONTHS = (
     "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
     "december",
 )  # fmt: skip
+_HAVING = frozenset({"with", "having", "have", "has", "had"})
 _YEARS = range(1500, 2500)
 
 Having = tuple[Op, int | float]
@@ -50,11 +51,13 @@ def number_filters(reading: Reading) -> tuple[list[Filter], Having | None]:
     while bound := _next_bound(reading):
         start, end, op, value = bound
         reading.take(*range(start, end))
-        mention = _bounded(reading, start, end)
-        if mention:
-            filters.append(Filter(mention.column.name, op, (value,)))
-        else:
+        column = _bounded_name(reading, start, end)
+        if column:
+            filters.append(Filter(column, op, (value,)))
+        elif start and reading.tokens[start - 1].text in _HAVING:
             having = (op, value)
+        else:
+            reading.unclear.append(f"{op} {value}")
     return filters + _between(reading) + _equal(reading), having
 
 
@@ -75,8 +78,6 @@ def time_filters(reading: Reading) -> list[Filter]:
         else:
             continue
         reading.take(*([place - 1, place] if op else [place]))
-        if len(reading.temporal) > 1 and not any(m.column.temporal for m in reading.mentions):
-            reading.notes.append(f"of several dates I took {reading.temporal[0].name}")
     return _merge_years(filters)
 
 
@@ -97,6 +98,14 @@ def _next_bound(reading: Reading) -> tuple[int, int, Op, int | float] | None:
                 if reading.phrase(place + 2, word):
                     return place, place + 3, op, value
     return None
+
+
+def _bounded_name(reading: Reading, start: int, end: int) -> str | None:
+    """Returns the column that a bound is about; of `files larger than 10` the only column of numbers."""
+    if mention := _bounded(reading, start, end):
+        return mention.column.name
+    numbers = [column.name for column in reading.table.columns if column.numeric]
+    return numbers[0] if start - 1 in reading.nouns and len(numbers) == 1 else None
 
 
 def _bounded(reading: Reading, start: int, end: int) -> Mention | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker.questions.ask import Filter, Group, Measure
 from worker.questions.reading import Mention, Reading
-from worker.questions.vocabulary import AGGREGATES, ARTICLES, BINDING, LEAST, MOST, NO_SQL
+from worker.questions.vocabulary import AGGREGATES, ARTICLES, BINDING, LEAST, MOST, NO_SQL, VERBS
 
 
 class Draft:
@@ -19,6 +19,7 @@ class Draft:
         self.r = reading
         self.elliptic = elliptic
         self.entities: set[int] = set()  # what the user calls a row
+        self.idle: set[int] = set()  # columns that are mentioned and play no part
         self.filters: list[Filter] = []
         self.measures: list[Measure] = []
         self.groups: list[Group] = []
@@ -30,22 +31,41 @@ class Draft:
         self.word_at = -1
         self.free = list(reading.mentions)  # columns whose part in the sentence is still open
 
+    @property
+    def meant(self) -> set[int]:
+        """Where columns, values and the table's own name stand: a word before one of them narrows it."""
+        spans = [(item.start, item.end) for item in self.r.mentions] + [(v.start, v.end) for v in self.r.values]
+        return self.r.nouns | {place for start, end in spans for place in range(start, end)}
+
     def missing(self) -> str | None:
         """Returns what the table lacks for an answer to just this question, None if nothing."""
-        r = self.r
-        for place in r.content:
-            word = r.tokens[place].text
+        meant = self.meant
+        for place in self.r.content:
+            word = self.r.tokens[place].text
             if word in NO_SQL:
                 return f"I know no way to work out {word!r}"
-            if r.used[place] or place in self.entities:
-                continue
-            if word in AGGREGATES or word in MOST or word in LEAST:
-                return f"I found no column of numbers for {word!r}"
-            before = place - 1
-            while before >= 0 and r.tokens[before].text in ARTICLES:
-                before -= 1
-            if before >= 0 and r.tokens[before].text in BINDING:
-                return f"{r.table.document} has no column or value for {r.tokens[place].raw.strip('.,;:!?')!r}"
+            if not self.r.used[place] and (lacking := self._lacking(place, word, narrows=place + 1 in meant)):
+                return lacking
+        return None
+
+    def _lacking(self, place: int, word: str, *, narrows: bool) -> str | None:
+        """Returns why a word that was not understood must not be passed over, None if it may."""
+        table = self.r.table.document
+        if word in AGGREGATES or word in MOST or word in LEAST:
+            return f"I found no column of numbers for {word!r}"
+        if place in self.idle:
+            return None
+        if place in self.entities and not narrows:
+            if self.r.row_nouns:
+                return f"the rows of {table} are {' '.join(self.r.row_nouns)}, not {word}"
+            self.r.notes.append(f"I took {word!r} for the rows of {table}")
+            return None
+        before = place - 1
+        while before >= 0 and self.r.tokens[before].text in ARTICLES:
+            before -= 1
+        bound = before >= 0 and self.r.tokens[before].text in BINDING
+        if bound or (narrows and word not in VERBS):
+            return f"{table} has no column or value for {self.r.tokens[place].raw.strip('.,;:!?')!r}"
         return None
 
     def _take(self, phrases: tuple[str, ...]) -> int | None:

@@ -77,8 +77,10 @@ class _Sentence(Ranking):
             self.groups.append(Group(self._use(self.free[0])))
             self.measures = self.measures or [Measure("count", noun=self._row_noun())]
         if having and not (self.measures and self.groups):
-            self.r.notes.append(f"I could not tell what is {having[0]} {having[1]}")
-            having = None
+            self.r.unclear.append(f"{having[0]} {having[1]}")
+        if self.r.unclear:
+            self.r.notes.append(f"I could not tell what is to be {self.r.unclear[0]}")
+            return None
         return self._finish(having)
 
     def _aggregates(self) -> None:
@@ -102,19 +104,12 @@ class _Sentence(Ranking):
             return (after or numbers[::-1])[0]
         return self._only_number()
 
-    def _only_number(self) -> Mention | None:
-        columns = [column for column in self.r.table.columns if column.numeric]
-        if len(columns) != 1:
-            return None
-        self.r.notes.append(f"{columns[0].name} is the only column of numbers")
-        return Mention(-1, -1, columns[0])
-
     def _counts(self) -> None:
         end = self._take(COUNTS)
-        distinct = self._take(DISTINCT)
-        if end is None and distinct is None:
+        if end is None:
             return
-        place = distinct if distinct is not None else end or 0
+        distinct = self._take(DISTINCT)
+        place = end if distinct is None else distinct
         mention = self.r.mention_at(place, 2)
         if mention and mention in self.free:
             column = mention.column
@@ -124,7 +119,7 @@ class _Sentence(Ranking):
                 return
             how: How = "distinct" if distinct is not None or not column.numeric else "sum"
             self.measures.append(Measure(how, self._use(mention)))
-        elif end is not None:
+        else:
             self.measures.append(Measure("count", noun=self._noun(place)))
 
     def _share(self) -> None:
@@ -168,6 +163,12 @@ class _Sentence(Ranking):
             order, descending = ("group", False) if in_time else ("measure", descending)
         if not (self.measures or self.groups or self.columns or self.filters or order):
             return None
+        if self.word and not (self.measures or self.groups or order):
+            self.r.notes.append(f"I found nothing to rank by for {self.word!r}")
+            return None
+        if dates := self._unclear_dates():
+            self.r.notes.append(f"say which date is meant: {' or '.join(dates)}")
+            return None
         if self.measures and not self.groups:
             order = self.limit = None
         self._give_back()
@@ -175,6 +176,13 @@ class _Sentence(Ranking):
             tuple(self.measures), tuple(dict.fromkeys(self.groups)), tuple(self.filters), tuple(self.columns), order,
             descending, self.limit, having,  # type: ignore[arg-type]
         )  # fmt: skip
+
+    def _unclear_dates(self) -> list[str]:
+        """Returns the dates of a table that has several, if one of them is used that the clause does not name."""
+        dates = [column.name for column in self.r.table.columns if column.temporal]
+        named = {mention.column.name for mention in self.r.mentions}
+        used = {*(f.column for f in self.filters), *(g.column for g in self.groups), self.order} & set(dates)
+        return dates if len(dates) > 1 and used - named else []
 
     def _give_back(self) -> None:
         """Columns that are mentioned and play no part were not understood."""
@@ -185,7 +193,7 @@ class _Sentence(Ranking):
             if mention.column.name not in playing:
                 for place in range(mention.start, mention.end):
                     self.r.used[place] = False
-                    self.entities.add(place)
+                    self.idle.add(place)
 
     def _is_year(self, column: str) -> bool:
         return self.r.table.column(column).integral

@@ -76,8 +76,6 @@ class Grouping(Draft):
         if place is not None:
             self.r.take(place)
         self.free = [item for item in self.free if item.column != column]
-        if len([c for c in self.r.table.columns if c.temporal]) > 1:
-            self.r.notes.append(f"by the {unit} of {column.name}")
         self.groups.append(Group(column.name, unit))
         return True
 

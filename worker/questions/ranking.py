@@ -5,7 +5,7 @@ from __future__ import annotations
 from worker.questions.ask import Group, How, Measure
 from worker.questions.grouping import Grouping
 from worker.questions.reading import Mention
-from worker.questions.vocabulary import LEAST, MOST, OF_TIME
+from worker.questions.vocabulary import LEAST, MOST, OF_SIZE, OF_TIME
 from worker.questions.words import number, singular
 
 MAX_LIMIT = 100
@@ -48,6 +48,7 @@ class Ranking(Grouping):
             self._rank(subject, after)
         else:
             by = next((m for m in self.free if m.column.numeric and m is not after), None)
+            by = by or (self._only_number() if self.word in OF_SIZE else None)
             self._rank(after if after in self.free else subject, by)
 
     def _subject(self) -> Mention | None:
@@ -81,6 +82,13 @@ class Ranking(Grouping):
             self.order = "measure"
         if self.limit is None:
             self.limit = 1 if subject is None or self._is_single(subject) else 10
+
+    def _only_number(self) -> Mention | None:
+        columns = [column for column in self.r.table.columns if column.numeric]
+        if len(columns) != 1:
+            return None
+        self.r.notes.append(f"{columns[0].name} is the only column of numbers")
+        return Mention(-1, -1, columns[0])
 
     def _count_before(self, subject: Mention) -> None:
         """`the 7 countries with the most …`."""

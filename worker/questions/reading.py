@@ -104,6 +104,7 @@ class Reading:
         self.tokens: list[Token] = tokens(clause)
         self.used = [False] * len(self.tokens)
         self.notes: list[str] = []
+        self.unclear: list[str] = []  # bounds of nobody knows what
         self.mentions = self._find_mentions()
         self._find_name()
         self.values = self._find_values()
@@ -196,6 +197,7 @@ class Reading:
         """Takes the words that name the table itself: in `certificates.jsonl` the rows are certificates."""
         path = PurePath(self.table.document)
         words = [word for word in name_words(path.stem) if word not in _FILE_WORDS]
+        self.row_nouns = [word for word in words if singular(word) != word]  # `certificates`: what its rows are
         self.nouns = {place for place, token in enumerate(self.tokens) if any(same(token.text, word) for word in words)}
         files = {place for place, t in enumerate(self.tokens) if t.text in (path.name.lower(), path.stem.lower())}
         self.named = bool(files) or len(self.nouns) >= len(words) > 0

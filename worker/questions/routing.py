@@ -249,7 +249,7 @@ class Router:
             reason = f"a profile of {name}" + (f", no more: {notes}" if notes else "")
             return Route("data", fit.confidence, reason, given)
         rows = fit.look.query(ask.sql())
-        chart = ask.chart() if len(rows) > 1 and any(row[1] is not None for row in rows) else None
+        chart = ask.chart() if len(rows) > 1 and any(row[-1] is not None for row in rows) else None
         given |= {"sql": ask.sql()} | ({"chart": chart} if chart else {})
         after = " (as asked before)" if fit.follows else ""
         reason = f"{ask.words} in {name}{after}" + (f"; {notes}" if notes else "")

@@ -13,6 +13,7 @@ AGGREGATES: dict[str, How] = {
 }  # fmt: skip
 MOST = ("most", "highest", "largest", "biggest", "greatest", "top", "longest", "latest", "newest")
 LEAST = ("least", "fewest", "lowest", "smallest", "bottom", "shortest", "earliest", "oldest")
+OF_SIZE = frozenset({"largest", "biggest", "greatest", "highest", "longest", "smallest", "lowest", "shortest"})
 OF_TIME = frozenset({"latest", "newest", "earliest", "oldest"})
 COUNTS = (
     "how many", "number of", "numbers of", "count of", "counts of", "count", "counts", "frequency of", "frequency",
@@ -46,6 +47,10 @@ NO_SQL = frozenset({
 # What a word after one of these says is a part of the question that must not be passed over.
 BINDING = frozenset({
     "by", "per", "each", "every", "in", "for", "from", "of", "at", "with", "where", "across", "among", "to",
-    "named", "called", "whose", "than", "and", "or", "not", "without",
+    "named", "called", "which", "whose", "than", "and", "or", "not", "without",
 })  # fmt: skip
+# May stand right before what is asked for without narrowing it.
+VERBS = frozenset(
+    {"compare", "calculate", "compute", "determine", "get", "want", "see", "need", "overall", "visualise"}
+)
 ARTICLES = frozenset({"the", "a", "an", "all", "any", "our", "my", "their", "its"})
