@@ -109,6 +109,8 @@ class RunnerLink:
         try:
             while (frame := self._frames.receive()) is not None:
                 self._handle(frame)
+        except ConnectionResetError:
+            pass  # it closed without reading the last of what was sent: gone all the same
         finally:
             self._on_gone()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import resource
@@ -87,7 +88,8 @@ async def serve(
     def cancel() -> None:
         # A plain agent looks at `run.cancelled`; if it does not look, the runner's grace ends and it is killed.
         if task is not None and not plain:
-            loop.call_soon_threadsafe(task.cancel)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the agent was faster
+                loop.call_soon_threadsafe(task.cancel)
 
     link.listen(cancel, on_gone)
     await perform(link, start, registry)

@@ -102,14 +102,14 @@ def test_every_agent_is_found(zygote: ZygoteClient) -> None:
 
 
 def test_each_runs_in_a_sandbox(node: Node) -> None:
-    assert ended(node, node.begin("bill")).output == 8
-    run = node.begin("trip")
+    assert ended(node, node.begin("bill", user_id="user-a")).output == 8
+    run = node.begin("trip", user_id="user-b")
     assert ended(node, run).output == {
         "flight": f"flight booked under {run.id}-flight", "hotel": f"hotel booked under {run.id}-hotel",
     }  # fmt: skip
-    assert ended(node, node.begin("paper")).output == {"see": "paper.md"}
-    assert ended(node, node.begin("survey", {"first": "a b", "second": "c"})).output == {"words": 3}
-    assert ended(node, node.begin("chat", {"text": "hello"})).output == ["hello"]
+    assert ended(node, node.begin("paper", user_id="user-c")).output == {"see": "paper.md"}
+    assert ended(node, node.begin("survey", {"first": "a b", "second": "c"}, user_id="user-d")).output == {"words": 3}
+    assert ended(node, node.begin("chat", {"text": "hello"}, user_id="user-e")).output == ["hello"]
 
 
 @pytest.mark.usefixtures("notes_table")
