@@ -113,6 +113,7 @@ def test_what_a_clause_asks_of_a_table(clause: str, rows: list[list[Any]]) -> No
         ("average salary by region", "average"),
         ("forecast the amount by region", "forecast"),
         ("number of sales for Zoe", "Zoe"),
+        ("total amount by region over 5", "I could not tell what is to be > 5"),
         ("total amount of bicycles", "bicycles"),
         ("How many expired sales are there per region?", "expired"),
         ("How many penguins are there per region?", "the rows of sales.csv are sales, not penguins"),
@@ -124,6 +125,14 @@ def test_a_part_that_the_table_lacks_is_not_passed_over(clause: str, lacking: st
     found = parsed(clause)
     assert found.ask is None
     assert any(lacking in note for note in found.notes)
+
+
+@pytest.mark.parametrize("clause", ["number of trips per year", "how many trips since 2024", "the oldest trip"])
+def test_of_several_dates_one_has_to_be_named(clause: str) -> None:
+    trips = look("trips.csv", "start,finish\n2023-01-01,2024-01-01\n2024-02-01,2024-02-02\n")
+    assert parse(Reading(clause, trips)).notes == ("say which date is meant: start or finish",)
+    named = parse(Reading(clause.replace("per year", "per year of finish").replace("how many trips", "finish"), trips))
+    assert "oldest" in clause or named.ask is not None
 
 
 def test_the_docs_show_what_comes_of_requests() -> None:

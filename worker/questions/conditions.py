@@ -109,12 +109,16 @@ def _bounded_name(reading: Reading, start: int, end: int) -> str | None:
 
 
 def _bounded(reading: Reading, start: int, end: int) -> Mention | None:
-    """Returns the column of numbers that a bound is about: the one after it, else the last one close before it."""
+    """Returns the column of numbers that a bound is about: the one after it, else the one right before it."""
     if after := reading.mention_at(end, 2):
         return after if after.column.numeric else None
     if end < len(reading.tokens) and end in reading.nouns:
         return None
-    before = [m for m in reading.mentioned(numeric=True) if m.end <= start and start - m.end <= len("isof") - 1]
+    before = [
+        mention
+        for mention in reading.mentioned(numeric=True)
+        if mention.end <= start and all(token.stop for token in reading.tokens[mention.end : start])
+    ]
     return before[-1] if before else None
 
 
