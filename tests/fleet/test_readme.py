@@ -42,6 +42,7 @@ def lines(language: str, block: str) -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize(("language", "block"), BLOCKS)
 def test_a_block_runs(shell: dict[str, str], tmp_path: Path, language: str, block: str) -> None:
+    (tmp_path / "README.md").write_text(README)  # who reads it is in the project's folder
     for argv in lines(language, block):
         done = subprocess.run(
             argv, cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=BOUND_S, check=False
