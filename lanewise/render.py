@@ -13,6 +13,7 @@ from rich.console import Group, RenderableType
 from rich.json import JSON
 from rich.markdown import Markdown
 from rich.padding import Padding
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +36,11 @@ _LEADING = ("name", "column", "type")
 MAX_ROWS = 30
 MAX_CELL = 60
 MAX_TEXT = 2_000
+MAX_COLUMNS = 8
+MAX_RECORDS = 10
+PAPER_WIDTH = 110
+_PICTURE = re.compile(r"^!\[.*\n\n?", re.MULTILINE)
+_LINK = re.compile(r"(?<!\\)\[((?:[^\[\]\\]|\\.)*)\]\(/v1/[^)\s]*\)")
 _CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _MARKDOWN = re.compile(r"^(#{1,6} |[-*] |\d+\. |> |```|\|.*\|$)|\*\*\S", re.MULTILINE)
 
@@ -132,11 +138,18 @@ def value(output: Any, title: str = "") -> RenderableType:
         names = [column["name"] if isinstance(column, dict) else column for column in output["columns"]]
         return table([clean(name) for name in names], output["rows"], title=title, total=output.get("row_count"))
     if _is_records(output):
-        names = sorted({key: None for record in output for key in record}, key=_heading)
-        return table(names, ([record.get(name) for name in names] for record in output), title=title)
+        return _records(output, title)
+    if isinstance(output, dict) and isinstance(output.get("markdown"), str):
+        return Group(paper(output["markdown"]), _files(output.get("artifacts") or ()))
     if isinstance(output, dict) and any(_is_special(part) for part in output.values()):
         return Group(*_parts(output))
     return JSON(clean(json.dumps(output, ensure_ascii=False)))
+
+
+def paper(text: str) -> RenderableType:
+    """Returns a report as it is read: without its pictures, and without links that lead nowhere from a terminal."""
+    text = _LINK.sub(r"*\1*", _PICTURE.sub("", text))
+    return Panel(Markdown(clean(text)), box=ROUNDED, border_style="dim", width=PAPER_WIDTH)
 
 
 def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
@@ -205,6 +218,24 @@ def _is_special(part: Any) -> bool:
     if isinstance(part, dict):
         return _is_result(part) or any(_is_special(item) for item in part.values())
     return _is_records(part)
+
+
+def _records(records: Sequence[Mapping[str, Any]], title: str) -> RenderableType:
+    """A table, if it can be read as one; else one below the other, ten of them."""
+    names = sorted({key: None for record in records for key in record}, key=_heading)
+    if len(names) <= MAX_COLUMNS:
+        return table(names, ([record.get(name) for name in names] for record in records), title=title)
+    blocks = [facts((clean(key), _cell(part)) for key, part in record.items()) for record in records[:MAX_RECORDS]]
+    rest = [Text(f"and {len(records) - MAX_RECORDS} more", "dim")] if len(records) > MAX_RECORDS else []
+    return Group(*(Padding(block, (0, 0, 1, 0)) for block in blocks), *rest)
+
+
+def _files(names: Iterable[Any]) -> Text:
+    return Text(" · ".join(line(name) for name in names), "dim")
+
+
+def _cell(part: Any) -> Text:
+    return Text(line(part, 3 * MAX_CELL) if isinstance(part, str) else number(part))
 
 
 def _heading(key: str) -> int:

@@ -10,12 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from rich.box import ROUNDED
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
-from rich.markdown import Markdown
 from rich.padding import Padding
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -25,9 +22,6 @@ from lanewise.demo.lanes import Lanes, Trip
 
 CHARTS = Path("artifacts", "demo")
 TABLE_ROWS = 5
-REPORT_WIDTH = 110
-_CHART = re.compile(r"^!\[.*\n\n?", re.MULTILINE)
-_LINK = re.compile(r"(?<!\\)\[((?:[^\[\]\\]|\\.)*)\]\(/v1/[^)\s]*\)")
 
 
 def heading(console: Console, text: str) -> None:
@@ -87,13 +81,10 @@ def _table(trip: Trip) -> RenderableType:
 
 
 def _report(console: Console, trip: Trip) -> None:
-    """Prints a report as it is read, with its charts left out: they are saved as files."""
+    """Prints a report as it is read; its charts are saved as files."""
     parts = ", ".join(f"{part['agent']} {render.MARKS[part['status']]}" for part in trip.run["output"]["parts"])
     _print(console, Text.assemble((f"{trip.user}: {trip.job.title}", "bold"), (f"  ({parts})", "dim")))
-    text = _CHART.sub("", trip.run["output"]["markdown"])
-    text = _LINK.sub(r"*\1*", text)  # paths of an api that is gone soon: nothing to click on
-    width = min(console.width - 4, REPORT_WIDTH)
-    _print(console, Panel(Markdown(render.clean(text)), box=ROUNDED, border_style="dim", width=width))
+    _print(console, render.paper(trip.run["output"]["markdown"]))
 
 
 def _charts(lanes: Lanes, trip: Trip) -> Iterator[str]:

@@ -103,6 +103,29 @@ def test_a_view_follows_its_run() -> None:
     assert (view.ended, view.fraction, view.elapsed_s) == (True, 0.25, 6)
 
 
+def test_a_report_is_shown_as_it_is_read() -> None:
+    markdown = (
+        "# Sales\n\nNorth: **3** [1]\n\n![a chart](chart.svg)\n\n- [1] [notes.md](/v1/documents/notes.md/passages/2)\n"
+    )
+    text = shown(
+        {"title": "Sales", "markdown": markdown, "citations": [{"id": 1}], "artifacts": ["a.svg", "b\x1b.csv"]}
+    )
+    assert "Sales" in text
+    assert "North: 3 [1]" in text
+    assert "notes.md" in text
+    assert "a.svg · b.csv" in text
+    for hidden in ("/v1/", "chart.svg", "citations", "\x1b"):
+        assert hidden not in text
+
+
+def test_records_with_many_fields_stand_one_below_the_other() -> None:
+    records = [{f"field {key}": "word " * 40 for key in range(9)} for _ in range(12)]
+    lines = shown(records).splitlines()
+    assert lines[0].startswith("field 0  word word")
+    assert lines[-1].strip() == "and 2 more"
+    assert max(map(len, lines)) <= 120
+
+
 def test_in_a_workflow_the_bar_is_the_wholes_and_the_note_the_parts() -> None:
     view = RunView.of(RUN)
     view.apply(event(1, "agent_progress", fraction=0.5, note="reading", step="data", run_fraction=0.2))
