@@ -121,7 +121,7 @@ def _is_base(cls: type[Agent], among: Iterable[type[Agent]]) -> bool:
 
 
 def _import(name: str) -> ModuleType:
-    threads = linux.threads()
+    threads, known = linux.threads(), set(threading.enumerate())
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:
@@ -131,7 +131,7 @@ def _import(name: str) -> ModuleType:
             raise _MissingModuleError(message, missing.name or "") from error
         raise ConfigurationError(f"cannot import {name}: {_what(error)}") from error
     if not _fall_to(threads):
-        left = ", ".join(thread.name for thread in threading.enumerate() if thread is not threading.main_thread())
+        left = ", ".join(thread.name for thread in threading.enumerate() if thread not in known)
         raise ConfigurationError(
             f"importing {name} left a thread running{f': {left}' if left else ''} ({module.__file__}); a forked "
             f"sandbox would not have it: start it in execute() instead "

@@ -167,6 +167,10 @@ class Places(BaseModel):
     progress: str
     token: str
     store: str
+    step: str
+    state: str
+    memory: str
+    artifact: str
     result: str
     error: str | None = None
     barrier: Path
@@ -187,12 +191,17 @@ class Spy(Agent):
         run.emit.progress(0.5, places.progress)
         run.emit.token(places.token)
         run.store.set("note", places.store, ttl_s=60)
+        run.state.step("look", lambda: places.step)
+        run.state.save(places.state, "run")
+        run.state.update(lambda _: places.memory)
+        run.artifacts.save(f"{places.artifact}.txt", places.artifact, "text/plain")
         links = open_files()
         meet(places.barrier, run_id=context.run_id, runs=places.runs)
         report = {
             "links": links,
             "environment": digests(Path("/proc/self/environ").read_bytes()),
             "store": digests(str(run.store.get("note")).encode()),
+            "state": digests(json.dumps([run.state.load(), run.state.load("run")]).encode()),
             "rows": digests(b" ".join(rows(run))),
             "memory": sorted({found for area in readable() for found in digests(area)}),  # with what was read before
         }

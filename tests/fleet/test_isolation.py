@@ -13,16 +13,18 @@ from tests.fleet.fleet import AGENTS, Fleet
 from tests.fleet.scene import RUNS_EACH, Scene
 
 GIVEN = {"input", "run metadata", "thinking", "progress", "token", "result", "error"}
+KEPT = {"step", "state", "memory", "artifact"}
 # Where a user has to find the own canaries, at least; else we looked past them.
 OWN = {
-    "rest": GIVEN | {"document", "document name", "title", "thread metadata"},
+    "rest": GIVEN | {"document", "document name", "title", "thread metadata", "artifact", "passage"},
     "websocket live": {"thinking", "progress", "token", "error"},
     "websocket replay": {"thinking", "progress", "token", "error"},
     "websocket snapshot": GIVEN - {"thinking", "token"},
-    "database": GIVEN | {"document", "document name", "title", "thread metadata", "key"},
+    "database": GIVEN | KEPT | {"document", "document name", "passage", "title", "thread metadata", "key"},
     "redis": {"thinking", "progress", "token", "error", "store"},
-    "sandbox memory": {"input", "thinking", "progress", "token", "store", "result", "error", "document"},
-    "sandbox rows": {"document", "document name"},
+    "sandbox memory": {"input", "thinking", "progress", "token", "store", "result", "error"} | KEPT,
+    "sandbox state": {"state", "memory"},
+    "sandbox rows": {"document", "document name", "passage"},
     "sandbox store": {"store"},
 }
 SABOTAGE = Path(__file__).parent / "sabotage"

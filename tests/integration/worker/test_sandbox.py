@@ -20,7 +20,7 @@ from tests.integration.worker.conftest import Begin
 from tests.sandboxes import CANARIES, REPOSITORY, a_zygote, gone
 from worker.zygote_client import PASSED_ENVIRONMENT, ZygoteClient
 
-OWN_NAMES = {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "HOME", "TMPDIR"}
+OWN_NAMES = {"MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "HOME", "TMPDIR"}
 
 
 def completed(outcome: object) -> object:
