@@ -34,7 +34,7 @@ up: $(VENV)/.run-stamp  ## the fleet on embedded services, until Ctrl-C
 	@$(BIN)/lanewise up
 
 test: $(VENV)/.dev-stamp  ## the test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev-stamp  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

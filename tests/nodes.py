@@ -80,8 +80,14 @@ class Node:
     def begin(self, agent: str, run_input: Any = None, user_id: str = "alice", **options: Any) -> Run:
         """Submits, admits and takes a run from the broker; it is under way when this returns."""
         run = self.submit(agent, run_input, user_id, **options)
-        assert self.services.dispatcher.admit(user_id) == 1
-        self.pump()
+        self.services.dispatcher.admit(user_id)
+
+        def claimed() -> bool:
+            # A run that has just ended may have been faster to admit this one: its message is then still on its way.
+            self.pump()
+            return self.now(run).status != "queued"
+
+        assert wait_until(claimed, PATIENCE_S), self.log(run)
         return run
 
     # Working

@@ -77,6 +77,7 @@ def test_metrics_count_what_happens(fleet: Fleet, user: str) -> None:
 
 def test_metrics_show_what_is_under_way(fleet: Fleet, user: str, gate: Path) -> None:
     worker = address(fleet, "Metrics")
+    until(lambda: metric(f"{fleet.url}/metrics", "lanewise_sockets") == 0, 10, "the sockets of others are gone")
     run = fleet.submit(user, "hold", {"gate": str(gate)})
     until(lambda: metric(worker, "lanewise_runs_running") == 1, 5, "the run in the gauge")
     with fleet.client(user).stream() as stream:

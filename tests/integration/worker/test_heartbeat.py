@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 
 import pytest
 import redis
@@ -16,6 +17,13 @@ from tests.nodes import Node, age_worker, metric
 from tests.services import Servers, start_run, submit_run
 from tests.steps import cancel
 from worker.zygote_client import ZygoteClient
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Of this file's own: they are stopped here, and others keep connections to theirs."""
+    with Servers.start() as running:
+        yield running
 
 
 def worker_row(node: Node) -> Worker | None:

@@ -22,6 +22,13 @@ from worker.writer import EventWriter
 PATIENCE_S = 10.0
 
 
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Of this file's own: they are stopped here, and others keep connections to theirs."""
+    with Servers.start() as running:
+        yield running
+
+
 @pytest.fixture
 def refused() -> list[str]:
     return []
