@@ -18,8 +18,12 @@ from shared.context import check_user_id
 from shared.errors import UnavailableError
 
 EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be called so
+# Row locks are held for milliseconds, unless a sandbox holds them on purpose: nobody else is to wait for it.
+LOCK_TIMEOUT_S = 2.0
 _AWAY = "the database is away; try again shortly"
-_STATE_USER = sa.text("SELECT set_config('lanewise.user', :user_id, true)")
+_STATE_USER = sa.text(
+    "SELECT set_config('lanewise.user', :user_id, true), set_config('lock_timeout', :lock_timeout, true)"
+)
 _STATE_TOKEN = sa.text("SELECT set_config('lanewise.token', :token, true)")
 
 
@@ -39,9 +43,9 @@ class Executor(Protocol):
 class Once:
     """One statement, one transaction, one round trip. For the few that every run needs."""
 
-    def __init__(self, engine: sa.Engine, user_id: str) -> None:
+    def __init__(self, engine: sa.Engine, user_id: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self._engine = engine
-        self._user_id = user_id
+        self._stated = {"lw_user": user_id, "lw_lock": f"{lock_timeout_s * 1000:.0f}ms"}
 
     def execute(self, statement: sa.TextClause, params: Mapping[str, Any]) -> list[sa.Row[Any]]:
         """Runs the statement and returns its rows.
@@ -54,7 +58,7 @@ class Once:
         """
         try:
             with self._engine.connect() as connection, _autocommit(connection):
-                result = connection.execute(_stating_user(statement.text), {**params, "lw_user": self._user_id})
+                result = connection.execute(_stating_user(statement.text), {**params, **self._stated})
                 return list(result)
         except (DBAPIError, PoolTimeoutError) as error:
             raise _outage(error) from error
@@ -88,22 +92,30 @@ class Database:
         )
 
     @contextmanager
-    def user_session(self, user_id: str, *, repeatable: bool = False) -> Iterator[Session]:
+    def user_session(
+        self, user_id: str, *, repeatable: bool = False, lock_timeout_s: float = LOCK_TIMEOUT_S
+    ) -> Iterator[Session]:
         """Yields a session that sees and writes one user's rows; commits at the end, rolls back on any error.
 
         Args:
             user_id: whose.
             repeatable: whether all that is read is as of one moment.
+            lock_timeout_s: how long a statement waits for a lock; then the database counts as away.
 
         Raises:
             UnavailableError: Postgres cannot be reached or does not answer in time.
         """
-        with self._session(_STATE_USER, {"user_id": check_user_id(user_id)}, repeatable=repeatable) as session:
+        stated = _stated(check_user_id(user_id), lock_timeout_s)
+        with self._session(_STATE_USER, stated, repeatable=repeatable) as session:
             yield session
 
-    def once(self, user_id: str) -> Once:
-        """Returns what executes single statements for one user."""
-        return Once(self._engine, check_user_id(user_id))
+    def once(self, user_id: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> Once:
+        """Returns what executes single statements for one user.
+
+        Args:
+            lock_timeout_s: how long one of them waits for a lock; then the database counts as away.
+        """
+        return Once(self._engine, check_user_id(user_id), lock_timeout_s)
 
     def once_for_all(self) -> Once:
         """Returns what executes single statements that concern all users."""
@@ -116,7 +128,7 @@ class Database:
         Raises:
             UnavailableError: Postgres cannot be reached or does not answer in time.
         """
-        with self._session(_STATE_USER, {"user_id": EVERYBODY}) as session:
+        with self._session(_STATE_USER, _stated(EVERYBODY, LOCK_TIMEOUT_S)) as session:
             yield session
 
     @contextmanager
@@ -143,6 +155,10 @@ class Database:
         self._engine.dispose()
 
 
+def _stated(user_id: str, lock_timeout_s: float) -> dict[str, str]:
+    return {"user_id": user_id, "lock_timeout": f"{lock_timeout_s * 1000:.0f}ms"}
+
+
 @contextmanager
 def _autocommit(connection: sa.Connection) -> Iterator[None]:
     """Has the driver begin no transaction; SQLAlchemy's own AUTOCOMMIT costs a round trip more."""
@@ -165,7 +181,8 @@ def _set_autocommit(connection: sa.Connection, driver: Any, *, value: bool) -> N
 
 @lru_cache(maxsize=64)
 def _stating_user(statement: str) -> sa.TextClause:
-    return sa.text(f"SELECT set_config('lanewise.user', :lw_user, true); {statement}")
+    stating = "SELECT set_config('lanewise.user', :lw_user, true), set_config('lock_timeout', :lw_lock, true)"
+    return sa.text(f"{stating}; {statement}")
 
 
 def _outage(error: Exception) -> Exception:

@@ -22,7 +22,12 @@ TOKEN_PURPOSE = "database-token"  # noqa: S105 - a purpose, not a password
 # Settings of the login roles, kept in the database because a pooler in between drops those of the connection.
 ROLE_SETTINGS = {
     SERVICE: {"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"},
-    RUN: {"statement_timeout": "0", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "10min"},
+    RUN: {
+        "statement_timeout": "0",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "10min",
+        "client_connection_check_interval": "1s",  # a statement ends soon after its sandbox
+    },
 }
 
 

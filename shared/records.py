@@ -27,7 +27,8 @@ _LOAD = text("""
     WHERE user_id = :user_id AND thread_id = :thread_id AND agent = :agent AND run_id = :scope
 """)
 _SAVE = text(
-    "SELECT save_state(:user_id, :run_id, :attempt, :agent, :of_run, :expected, CAST(:value AS json)) AS version"
+    "SELECT save_state(:user_id, :run_id, :attempt, :agent, :of_run, :expected, CAST(:value AS json), :token) "
+    "AS version"
 )
 _ADD_USAGE = text("""
     UPDATE runs SET usage = jsonb_build_object(
@@ -85,15 +86,18 @@ def load_state(executor: Executor, run: Run, agent: str, scope: str) -> tuple[in
     return 0, None
 
 
-def save_state(executor: Executor, run: Run, agent: str, scope: str, *, expected: int, value: Any) -> int:  # noqa: PLR0913 - all that a save is made of
+def save_state(executor: Executor, run: Run, agent: str, scope: str, *, expected: int, value: Any, token: str) -> int:  # noqa: PLR0913 - all that a save is made of
     """Saves what an agent remembers, if it is still at the version that was loaded; returns the new version.
+
+    Args:
+        token: of this save: repeated with it, because the answer was lost, it is answered like the first time.
 
     Raises:
         StateConflictError: it is not.
         SupersededError: this is not the run's attempt any more.
     """
     values = {"user_id": run.user_id, "run_id": run.id, "attempt": run.attempt, "agent": agent,
-              "of_run": scope == "run", "expected": expected,
+              "of_run": scope == "run", "expected": expected, "token": token,
               "value": json.dumps(value, ensure_ascii=False)}  # fmt: skip
     (row,) = executor.execute(_SAVE, values)
     if row.version is None:
@@ -110,11 +114,12 @@ def save_artifact(session: Session, run: Run, name: str, content_type: str, cont
         QuotaError: more than 32 files or 16 MiB in one run.
         SupersededError: this is not the run's attempt any more.
     """
-    # Whoever ends the attempt has to wait, and two artifacts of the run cannot pass the limits together.
+    # Whoever ends the attempt has to wait, and two artifacts of the run cannot pass the limits together; a step that is
+    # being recorded, for as long as its sandbox likes, passes.
     held = select(Run.id).where(
         Run.user_id == run.user_id, Run.id == run.id, Run.attempt == run.attempt, Run.status == ExecutionState.RUNNING
     )
-    if session.execute(held.with_for_update()).first() is None:
+    if session.execute(held.with_for_update(key_share=True)).first() is None:
         raise SupersededError("this attempt of the run is over: the artifact is not saved")
     others = select(func.count(), func.coalesce(func.sum(Artifact.size), 0)).where(
         Artifact.user_id == run.user_id, Artifact.run_id == run.id, Artifact.name != name

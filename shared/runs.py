@@ -187,7 +187,7 @@ def request_cancel(session: Session, user_id: str, run_id: str) -> tuple[Run, li
 def find(session: Session, user_id: str, run_id: str, *, lock: bool = False) -> Run | None:
     """Returns the user's run; with `lock` its row is held until the end of the transaction."""
     query = select(Run).where(Run.user_id == user_id, Run.id == run_id)
-    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+    return session.scalars(query.with_for_update(key_share=True) if lock else query).one_or_none()
 
 
 def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:

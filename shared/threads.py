@@ -63,7 +63,7 @@ def cancel_live_runs(
     asked: list[Run] = []
     stored: list[StoredEvent] = []
     # All are locked before the first is changed: changing one locks the stream, and streams come after runs.
-    for run_id in session.scalars(query.order_by(Run.id).limit(limit).with_for_update()).all():
+    for run_id in session.scalars(query.order_by(Run.id).limit(limit).with_for_update(key_share=True)).all():
         answer = runs.request_cancel(session, user_id, run_id)
         if answer is not None:
             asked.append(answer[0])

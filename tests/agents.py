@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -169,6 +170,46 @@ class Book(Agent):
             run.state.save(True, "run")
             os.kill(os.getpid(), signal.SIGKILL)
         return {"count": count}
+
+
+class Holder(Agent):
+    """Records a step and keeps that transaction open; then calls its runner, who needs what the transaction holds."""
+
+    name = "holder"
+    max_attempts: ClassVar[int] = 1
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        how = run.input.model_dump()["how"]
+        with run.db() as session:
+            session.execute(sa.text("SELECT record_own_step('x', '1')"))
+            run.emit.token("begun")
+            if how == "artifact":
+                run.artifacts.save("a.txt", "x", "text/plain")
+            elif how == "step":
+                run.state.step("x", lambda: 2)
+            elif how == "result":
+                # As `perform` does, and then it does not go.
+                run.store._link.send({"t": "result", "output": "held"})  # type: ignore[attr-defined]
+            run.emit.token("called")
+            time.sleep(FOREVER_S)
+
+
+class Both(Agent):
+    """Adds to its memory from two threads at once, as often as its input says; or saves one value twice."""
+
+    name = "both"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        if given.get("twice"):
+            other = run.state.child("both", "other")
+            run.state.load(), other.load()
+            run.state.save("same")
+            other.save("same")
+        with ThreadPoolExecutor(2) as pool:
+            add = lambda _: run.state.update(lambda value: (value or 0) + 1)  # noqa: E731
+            list(pool.map(add, range(given["times"])))
+        return run.state.load()
 
 
 class Files(Agent):

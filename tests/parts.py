@@ -68,7 +68,7 @@ class DictRecords:
     def load_state(self, agent: str, scope: str) -> tuple[int, Any]:
         return self.states.get((agent, scope), (0, None))
 
-    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+    def save_state(self, agent: str, scope: str, expected: int, value: Any, token: str) -> int:
         version, _ = self.load_state(agent, scope)
         if version != expected:
             raise StateConflictError("somebody was faster")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from shared.event_types import EventType
 from worker.emitter import UserWebSocketEmitter
-from worker.interfaces import RunRecords
 
 
 class Artifacts:
     """Saves files of one run.
 
     Args:
-        records: of the run.
+        save: keeps a file: name, content type, content.
         emit: tells the user of each file.
     """
 
-    def __init__(self, records: RunRecords, emit: UserWebSocketEmitter) -> None:
-        self._records = records
+    def __init__(self, save: Callable[[str, str, bytes], None], emit: UserWebSocketEmitter) -> None:
+        self._save = save
         self._emit = emit
 
     def save(self, name: str, content: str | bytes, content_type: str) -> dict[str, Any]:
@@ -36,10 +36,10 @@ class Artifacts:
             InvalidError: a bad name or type.
             TooLargeError: above 4 MiB.
             QuotaError: the run has too many, or too much.
-            UnavailableError: the database is away.
+            UnavailableError: the database is away, for a minute.
         """
         data = content.encode() if isinstance(content, str) else bytes(content)
-        self._records.save_artifact(name, content_type, data)
+        self._save(name, content_type, data)
         saved = {"name": name, "content_type": content_type, "size": len(data)}
         self._emit.emit(EventType.AGENT_ARTIFACT, saved)
         return saved

@@ -24,11 +24,12 @@ MAX_RECORD_BYTES = 1025 * 1024  # a step's result of 1 MiB, and a little that th
 MAX_STATE_BYTES = 256 * 1024
 MAX_AGENT = 64
 MAX_MODEL = 200
+MAX_TOKEN = 64
 MAX_ARTIFACT_BYTES = 4 * 1024 * 1024
 MAX_TOKENS = 10**9
 SCOPES = ("thread", "run")
 ARTIFACT_NAME = re.compile(r"[\w][\w .()+-]{0,99}")
-CONTENT_TYPE = re.compile(r"[a-z]+/[\w.+-]{1,80}(; ?charset=[\w-]{1,20})?")
+CONTENT_TYPE = re.compile(r"[a-z]+/[\w.+-]{1,80}(; ?charset=[\w-]{1,20})?", re.ASCII)
 
 Parameters = dict[str, Any]
 
@@ -49,7 +50,11 @@ class Calls:
             "step.record": lambda p: records.record_step(_step(p), _value(p, MAX_RECORD_BYTES)),
             "state.load": lambda p: records.load_state(_agent(p), _scope(p)),
             "state.save": lambda p: records.save_state(
-                _agent(p), _scope(p), _whole(p, "expected", 2**53), _value(p, MAX_STATE_BYTES)
+                _agent(p),
+                _scope(p),
+                _whole(p, "expected", 2**53),
+                _value(p, MAX_STATE_BYTES),
+                _text(p, "token", MAX_TOKEN),
             ),
             "artifact.save": lambda p: records.save_artifact(*_artifact(p)),
             "usage.add": lambda p: records.add_usage(

@@ -117,9 +117,9 @@ class UserExecutionEngine:
             tools=tools,
             store=parts.store,
             state=state,
-            artifacts=Artifacts(parts.records, emit),
+            artifacts=Artifacts(self._records.save_artifact, emit),
             workflows=WorkflowOrchestrator(agent_class.workflows, self._run_agent, state, bridge),
-            add_usage=parts.records.add_usage,
+            add_usage=self._records.add_usage,
             open_session=self._open_session,
             is_cancelled=self._is_cancelled,
         )

@@ -56,8 +56,11 @@ class RunRecords(Protocol):
         """Returns version and value; 0 and None if nothing was saved. `scope` is `thread` or `run`."""
         ...
 
-    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
-        """Saves a value over version `expected` and returns the new one, or raises `StateConflictError`."""
+    def save_state(self, agent: str, scope: str, expected: int, value: Any, token: str) -> int:
+        """Saves a value over version `expected` and returns the new one, or raises `StateConflictError`.
+
+        A save that is repeated with its `token`, because its answer was lost, is answered like the first time.
+        """
         ...
 
     def save_artifact(self, name: str, content_type: str, content: bytes) -> None:

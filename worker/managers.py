@@ -78,9 +78,9 @@ class SandboxRecords:
         version, value = self._link.call("state.load", agent=agent, scope=scope)
         return version, value
 
-    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+    def save_state(self, agent: str, scope: str, expected: int, value: Any, token: str) -> int:
         """Saves a value over version `expected`."""
-        return int(self._link.call("state.save", agent=agent, scope=scope, expected=expected, value=value))
+        return int(self._link.call("state.save", agent=agent, scope=scope, expected=expected, value=value, token=token))
 
     def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
         """Saves a file for the run's user."""

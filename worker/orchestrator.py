@@ -161,7 +161,7 @@ class _Execution:
             raise InvalidError(f"choice {part.name!r} chose {key!r}; there are: {', '.join(map(repr, part.options))}")
         if not found:
             await self._state.record(name, key)
-        self._run.emit.progress(self._progress.choose(part, key), f"{part.name}: {key}")
+        self._progress.choose(part, key, lambda whole: self._run.emit.progress(whole, f"{part.name}: {key}"))
         chosen = part.options[key]
         return results if chosen is None else await self.do(chosen, results)
 
@@ -175,8 +175,8 @@ class _Execution:
             if "error" in record and step.on_failure == "fail":
                 raise StepFailedError(step, record["error"])
             record = await self._state.record(name, record)
-        whole = self._progress.update(step, 1.0)
-        self._run.emit.progress(whole, f"{step.name} {'failed' if 'error' in record else 'done'}")
+        note = f"{step.name} {'failed' if 'error' in record else 'done'}"
+        self._progress.update(step, 1.0, lambda whole: self._run.emit.progress(whole, note))
         if "error" in record:
             return Results(None, errors={step.name: record["error"]})
         return Results(None, outputs={step.name: record["output"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from shared.context import UserExecutionContext
@@ -25,17 +26,21 @@ class WorkflowProgress:
         self._chosen: dict[str, str] = {}
         self._whole = 0.0
 
-    def update(self, step: Step, fraction: float) -> float:
-        """Takes in how far a step is, from 0 to 1; returns how far the whole is."""
+    def update(self, step: Step, fraction: float, tell: Callable[[float], None]) -> None:
+        """Takes in how far a step is, from 0 to 1, and tells how far the whole is.
+
+        Args:
+            tell: sends it. Under the lock: what was computed first has to be sent first, or the whole would fall.
+        """
         with self._lock:
             self._fractions[step.name] = fraction
-            return self._now()
+            tell(self._now())
 
-    def choose(self, choice: Choice, key: str) -> float:
-        """Takes in what was chosen; returns how far the whole is."""
+    def choose(self, choice: Choice, key: str, tell: Callable[[float], None]) -> None:
+        """Takes in what was chosen, and tells how far the whole is."""
         with self._lock:
             self._chosen[choice.name] = key
-            return self._now()
+            tell(self._now())
 
     def _now(self) -> float:
         self._whole = max(self._whole, min(self._fraction(self._body), 1.0))
@@ -69,12 +74,16 @@ class StepBridge:
 
     def send_event(self, context: UserExecutionContext, kind: str, agent: str, data: dict[str, Any]) -> None:
         """Passes an event on; one of progress gets `step` and `run_fraction`."""
-        if kind == EventType.AGENT_PROGRESS:
-            # A step whose agent runs a workflow of its own has told how far that is.
-            whole = self._progress.update(self._step, data.get("run_fraction", data["fraction"]))
-            inner = f"/{data['step']}" if "step" in data else ""
-            data = {**data, "step": f"{self._step.name}{inner}", "run_fraction": round(whole, 4)}
-        self._bridge.send_event(context, kind, agent, data)
+        if kind != EventType.AGENT_PROGRESS:
+            self._bridge.send_event(context, kind, agent, data)
+            return
+        step = f"{self._step.name}/{data['step']}" if "step" in data else self._step.name
+
+        def tell(whole: float) -> None:
+            self._bridge.send_event(context, kind, agent, {**data, "step": step, "run_fraction": round(whole, 4)})
+
+        # A step whose agent runs a workflow of its own has told how far that is.
+        self._progress.update(self._step, data.get("run_fraction", data["fraction"]), tell)
 
 
 def _weight(part: Part | None) -> float:

@@ -11,6 +11,9 @@ from shared.models import Run
 from shared.redis import RedisError
 from shared.services import Services
 
+# While a call is answered nobody looks at the run's timers, and a sandbox can make its runner wait for its own locks.
+LOCK_TIMEOUT_S = 0.5
+
 
 class UserStore:
     """`run.store` of one user: a `RedisManager` whose keys carry the user's digest.
@@ -58,7 +61,7 @@ class PostgresRecords:
     def __init__(self, services: Services, run: Run) -> None:
         self._database = services.database
         self._run = run
-        self._once = services.database.once(run.user_id)
+        self._once = services.database.once(run.user_id, LOCK_TIMEOUT_S)
 
     def load_step(self, name: str) -> list[Any]:
         """Returns the recorded result of a step in a list, which is empty if there is none."""
@@ -72,13 +75,13 @@ class PostgresRecords:
         """Returns version and value of what an agent saved."""
         return records.load_state(self._once, self._run, agent, scope)
 
-    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+    def save_state(self, agent: str, scope: str, expected: int, value: Any, token: str) -> int:
         """Saves a value over version `expected`."""
-        return records.save_state(self._once, self._run, agent, scope, expected=expected, value=value)
+        return records.save_state(self._once, self._run, agent, scope, expected=expected, value=value, token=token)
 
     def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
         """Saves a file for the run's user."""
-        with self._database.user_session(self._run.user_id) as session:
+        with self._database.user_session(self._run.user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
             records.save_artifact(session, self._run, name, content_type, content)
 
     def add_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:

@@ -156,7 +156,8 @@ class Runner:
             grace_s=self._services.settings.cancel_grace_s,
         )
         try:
-            return self._record(live, self._watch(supervisor, live))
+            # A sandbox has ended by itself when it has given its result; if it has not, it may hold a lock of its run.
+            return self._record(live, self._watch(supervisor, live), on_refusal=supervisor.close)
         finally:
             supervisor.close()
             metrics.SANDBOX_CPU_SECONDS.inc(sandbox.cpu_s)
@@ -189,8 +190,11 @@ class Runner:
         with self._services.database.user_session(run.user_id) as session:
             return records.step_names(session, run)
 
-    def _record(self, live: LiveRun, outcome: Outcome) -> bool:
+    def _record(self, live: LiveRun, outcome: Outcome, on_refusal: Callable[[], None] = lambda: None) -> bool:
         """Writes the end, in one transaction with the events that were still waiting; tries until Postgres takes it.
+
+        Args:
+            on_refusal: called before each further try.
 
         Returns:
             whether this attempt is known to have written it.
@@ -208,6 +212,7 @@ class Runner:
                 if time.monotonic() > give_up or self._is_closing():
                     log.warning("the end of a run is left to its recovery: the database is away")
                     break
+                on_refusal()
                 time.sleep(RECORD_RETRY_S)
                 continue
             if stored:

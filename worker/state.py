@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from shared.errors import InvalidError, QuotaError, StateConflictError, SupersededError, UnavailableError
+from shared.ids import new_id
 from shared.jsonvalue import check_json, clean_json
 from worker.calls import MAX_RECORD_BYTES, MAX_STATE_BYTES, MAX_STEP_NAME
 from worker.interfaces import RunRecords
@@ -68,6 +69,14 @@ class Records:
                     raise
             time.sleep(PAUSE_S)
 
+    def save_artifact(self, name: str, content_type: str, content: bytes) -> None:
+        """Saves a file for the run's user."""
+        self.patiently(lambda: self.kept_by.save_artifact(name, content_type, content))
+
+    def add_usage(self, model: str, input_tokens: int, output_tokens: int) -> None:
+        """Adds one request to what the run has used; it may count twice if the answer of a commit is lost."""
+        self.patiently(lambda: self.kept_by.add_usage(model, input_tokens, output_tokens))
+
     def load(self, name: str) -> list[Any]:
         """Returns the recorded result of a step in a list, which is empty if there is none."""
         return self.patiently(lambda: self.kept_by.load_step(name)) if name in self.recorded else []
@@ -107,9 +116,12 @@ class StateManager:
         Args:
             scope: `thread`: what its last run in this thread saved; `run`: what an earlier attempt of this run saved.
         """
-        version, value = self._records.patiently(lambda: self._records.kept_by.load_state(self._agent, scope))
+        version, value = self._load(scope)
         self._versions[scope] = version
         return value
+
+    def _load(self, scope: Scope) -> tuple[int, Any]:
+        return self._records.patiently(lambda: self._records.kept_by.load_state(self._agent, scope))
 
     def save(self, value: Any, scope: Scope = "thread") -> None:
         """Saves a JSON value of at most 256 KiB over the one that was loaded.
@@ -119,10 +131,12 @@ class StateManager:
             TooLargeError: above the limit.
             InvalidError: not JSON.
         """
-        kept = _as_json("state", value, MAX_STATE_BYTES)
+        self._versions[scope] = self._save(value, scope, self._versions[scope])
+
+    def _save(self, value: Any, scope: Scope, expected: int) -> int:
+        kept, token = _as_json("state", value, MAX_STATE_BYTES), new_id()
         call = self._records.kept_by.save_state
-        expected = self._versions[scope]
-        self._versions[scope] = self._records.patiently(lambda: call(self._agent, scope, expected, kept))
+        return self._records.patiently(lambda: call(self._agent, scope, expected, kept, token))
 
     def update(self, function: Callable[[Any], Any], scope: Scope = "thread") -> Any:
         """Loads, has `function` make the new value of the old one, and saves; again if another run came between.
@@ -135,10 +149,11 @@ class StateManager:
         """
         tries = 0
         while True:
-            value = function(self.load(scope))
+            version, before = self._load(scope)
+            value = function(before)
             tries += 1
             try:
-                self.save(value, scope)
+                self._versions[scope] = self._save(value, scope, version)
             except StateConflictError:
                 if tries == UPDATE_TRIES:
                     raise

@@ -105,9 +105,8 @@ class Supervisor:
             ready = {fd for fd, _ in self._poll.poll(self._next_timer_s() * 1000)}
             if self._live.wake_fd in ready:
                 os.eventfd_read(self._live.wake_fd)
-            if self._live.must_stop is not None:
-                return self._live.must_stop
-            self._apply_timers()
+            if (order := self._follow_orders()) is not None:
+                return order
             if self._sandbox.sock.fileno() in ready:
                 data = self._sandbox.sock.recv(READ_BYTES)
                 if not data:
@@ -116,8 +115,16 @@ class Supervisor:
                     outcome = self._handle(frame)
                     if outcome is not None:
                         return outcome
+                    if (order := self._follow_orders()) is not None:
+                        return order
             elif self._sandbox.exited.is_set():
                 return self._death()
+
+    def _follow_orders(self) -> Outcome | None:
+        """Returns what the attempt has to end with at once; else does what cancel and time limits ask for."""
+        if self._live.must_stop is None:
+            self._apply_timers()
+        return self._live.must_stop
 
     def _handle(self, frame: dict[str, Any]) -> Outcome | None:
         match frame.get("t"):
@@ -167,6 +174,8 @@ class Supervisor:
         number, method, parameters = frame.get("id"), frame.get("method"), frame.get("params")
         if type(number) is not int or not isinstance(method, str) or not isinstance(parameters, dict):
             raise FrameError("a call without id, method or params")
+        if self._sandbox.exited.is_set():
+            return  # nobody waits for the answer
         try:
             reply = {"t": "reply", "id": number, "value": self._answer_call(method, parameters)}
         except LanewiseError as error:

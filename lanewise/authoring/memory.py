@@ -37,6 +37,7 @@ class Memory:
     values: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)
     steps: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     states: dict[tuple[str, str, str, str], tuple[int, str]] = field(default_factory=dict)
+    savers: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
     artifacts: dict[tuple[str, str], dict[str, Artifact]] = field(default_factory=dict)
     usage: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -90,10 +91,10 @@ class MemoryRecords:
             steps = self._memory.steps.setdefault(self._key, {})
             kept = json.dumps(result, ensure_ascii=False)
             size = sum(len(text.encode()) for text in (*steps.values(), kept))
-            if len(steps) >= MAX_STEPS or size > MAX_STEPS_BYTES:
-                raise QuotaError(FULL)
             if name in steps:
                 return False
+            if len(steps) >= MAX_STEPS or size > MAX_STEPS_BYTES:
+                raise QuotaError(FULL)
             steps[name] = kept
             return True
 
@@ -102,7 +103,7 @@ class MemoryRecords:
         version, text = self._memory.states.get(self._state(agent, scope), (0, "null"))
         return version, json.loads(text)
 
-    def save_state(self, agent: str, scope: str, expected: int, value: Any) -> int:
+    def save_state(self, agent: str, scope: str, expected: int, value: Any, token: str) -> int:
         """Saves a value over version `expected` and returns the new one.
 
         Raises:
@@ -110,11 +111,14 @@ class MemoryRecords:
         """
         with self._memory.lock:
             version, _ = self._memory.states.get(self._state(agent, scope), (0, ""))
+            if version == expected + 1 and self._memory.savers.get(self._state(agent, scope)) == token:
+                return version
             if version != expected:
                 raise StateConflictError(
                     f"the {scope} state of {agent!r} is not at version {expected} any more: load it again"
                 )
             self._memory.states[self._state(agent, scope)] = (version + 1, json.dumps(value))
+            self._memory.savers[self._state(agent, scope)] = token
             return version + 1
 
     def save_artifact(self, name: str, content_type: str, content: bytes) -> None:

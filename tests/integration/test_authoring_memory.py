@@ -69,7 +69,7 @@ def test_what_an_agent_goes_on_changing_is_not_changed_here(home: Home) -> None:
     records = home.records(home.begin())
     result = ["first"]
     records.record_step("a", result)
-    records.save_state("agent", "run", 0, result)
+    records.save_state("agent", "run", 0, result, "t")
     result.append("second")
     records.load_step("a")[0].append("third")
     assert records.load_step("a") == [["first"]]
@@ -101,19 +101,19 @@ def test_the_results_of_steps_are_limited_together(home: Home) -> None:
 def test_state_goes_from_version_to_version(home: Home) -> None:
     records = home.records(home.begin())
     assert records.load_state("agent", "thread") == (0, None)
-    assert records.save_state("agent", "thread", 0, {"n": 1}) == 1
-    assert records.save_state("agent", "thread", 1, {"n": 2}) == 2
+    assert records.save_state("agent", "thread", 0, {"n": 1}, "t") == 1
+    assert records.save_state("agent", "thread", 1, {"n": 2}, "t") == 2
     for expected in (0, 1, 3):
         with pytest.raises(StateConflictError, match="'agent'"):
-            records.save_state("agent", "thread", expected, "other")
+            records.save_state("agent", "thread", expected, "other", "t")
     assert records.load_state("agent", "thread") == (2, {"n": 2})
 
 
 def test_state_is_shared_by_the_runs_of_a_thread_and_by_nobody_else(home: Home) -> None:
     first = home.begin("alice")
     second = home.begin("alice", thread_id=first.thread_id)
-    home.records(first).save_state("agent", "thread", 0, "remembered")
-    home.records(first).save_state("agent", "run", 0, "of this run")
+    home.records(first).save_state("agent", "thread", 0, "remembered", "t")
+    home.records(first).save_state("agent", "run", 0, "of this run", "t")
     assert home.records(second).load_state("agent", "thread") == (1, "remembered")
     assert home.records(second).load_state("agent", "run") == (0, None)
     assert home.records(second).load_state("other", "thread") == (0, None)

@@ -43,7 +43,7 @@ FORBIDDEN = """
     TRUNCATE document_passages
     UPDATE document_passages SET text = 'changed'
     SELECT record_step('alice', 'r', 1, 'n', '1')
-    SELECT save_state('alice', 'r', 1, 'a', false, 0, '1')
+    SELECT save_state('alice', 'r', 1, 'a', false, 0, '1', 't')
     CREATE TABLE lanewise.mine (x int)
     ALTER TABLE documents DISABLE ROW LEVEL SECURITY
     DROP POLICY run ON documents

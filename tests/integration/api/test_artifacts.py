@@ -63,7 +63,7 @@ def test_what_is_not_there_and_what_is_anothers_look_the_same(alice: UserClient,
 def test_what_agents_kept_goes_with_its_thread(alice: UserClient, run: Run, home: Home) -> None:
     once = home.services.database.once(alice.user_id)
     records.record_step(once, run, "a", 1)
-    records.save_state(once, run, "a", "thread", expected=0, value=1)
+    records.save_state(once, run, "a", "thread", expected=0, value=1, token="t")
     finish(home.services.database, run, Completed(1))
     assert alice.delete(f"/v1/threads/{run.thread_id}").status_code == 204
     assert alice.get(f"/v1/runs/{run.id}/artifacts").status_code == 404

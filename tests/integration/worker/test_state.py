@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from shared.models import AgentState, Artifact, Run, RunStep
 from shared.services import Services
 from tests.nodes import PATIENCE_S, Node
 from tests.services import start_run, submit_run
+from worker import calls
 
 ENDS = ("completed", "failed")
 # What docs/authoring.md tells authors to do for a table of their own.
@@ -92,7 +95,7 @@ def test_a_superseded_attempt_records_nothing(services: Services, superuser: sa.
     superuser.execute(sa.text("UPDATE lanewise.runs SET attempt = attempt + 1 WHERE id = :id"), {"id": run.id})
     for write in (
         lambda: records.record_step(once, run, "two", 2),
-        lambda: records.save_state(once, run, "a", "thread", expected=0, value=1),
+        lambda: records.save_state(once, run, "a", "thread", expected=0, value=1, token="t"),
         lambda: records.add_usage(once, run, "m", 1, 1),
     ):
         with pytest.raises(SupersededError):
@@ -117,6 +120,24 @@ def test_a_step_stays_what_it_was_first(services: Services) -> None:
     assert value == {"b": 1.0, "a": [None, "ä\n"]}
     assert list(value) == ["b", "a"]
     assert isinstance(value["b"], float)
+
+
+def test_a_step_recorded_again_is_known_though_the_run_is_full(services: Services, superuser: sa.Connection) -> None:
+    run = start_run(services, submit_run(services))
+    once = services.database.once("alice")
+    assert records.record_step(once, run, "one", 1)
+    superuser.execute(sa.text("UPDATE lanewise.run_steps SET size = :size"), {"size": records.MAX_STEPS_BYTES})
+    assert records.record_step(once, run, "one", 1) is False
+
+
+def test_the_limits_of_steps_are_the_same_in_the_database() -> None:
+    text = (files("shared.migrations") / "sql" / "0002" / "record_step.sql").read_text()
+    assert f">= {records.MAX_STEPS} " in text
+    assert "> 64 * 1024 * 1024" in text
+    assert records.MAX_STEPS_BYTES == 64 * 1024 * 1024
+    own = (files("shared.migrations") / "sql" / "0002" / "record_own_step.sql").read_text()
+    assert f"BETWEEN 1 AND {calls.MAX_STEP_NAME} OR" in own
+    assert f"> {calls.MAX_RECORD_BYTES} " in own
 
 
 def test_the_steps_of_a_run_are_limited(services: Services, superuser: sa.Connection) -> None:
@@ -227,6 +248,25 @@ def test_who_ends_an_attempt_waits_for_a_step_that_is_being_committed(
             other.execute(sa.text("SELECT FROM runs FOR UPDATE"))  # as `end_run` and a requeue do
 
 
+@pytest.mark.parametrize(("how", "goes_on"), [("artifact", True), ("step", False)])
+def test_a_sandbox_that_holds_locks_of_its_run_is_ended_like_any_other(node: Node, how: str, goes_on: bool) -> None:  # noqa: FBT001
+    run = node.begin("holder", {"how": how})
+    node.wait_for_text(run, "begun")
+    if goes_on:  # a step that is being recorded is in nobody's way
+        node.wait_for_text(run, "called")
+    began = time.monotonic()
+    node.live(run).cancel()
+    assert node.wait(run).status == "cancelled"
+    assert time.monotonic() - began < 3  # a grace of 0.3 s, what is between SIGTERM and SIGKILL, and a lock's time-out
+
+
+def test_a_result_with_a_lock_in_hand_is_recorded_without_its_sandbox(node: Node) -> None:
+    run = node.begin("holder", {"how": "result"})
+    ended = node.wait(run)
+    assert (ended.status, ended.output) == ("completed", "held")
+    node.join()
+
+
 @pytest.mark.parametrize("name", ["", "x" * 501])
 def test_a_sandbox_cannot_record_what_is_beyond_the_limits(
     services: Services, run_database: Database, name: str
@@ -279,17 +319,27 @@ def test_updates_of_one_state_from_many_runs_all_count(node: Node) -> None:
     assert [state.value for state in rows(node, AgentState)] == [7]
 
 
+def test_updates_from_several_threads_of_a_run_all_count(node: Node) -> None:
+    assert node.wait(node.begin("both", {"times": 8})).output == 8
+
+
+def test_the_same_value_saved_by_two_is_a_conflict_all_the_same(node: Node) -> None:
+    ended = node.wait(node.begin("both", {"twice": True, "times": 1}))
+    assert ended.error is not None
+    assert ended.error["type"] == "state_conflict"
+
+
 def test_saving_again_because_the_answer_was_lost_is_no_conflict(services: Services) -> None:
     run = start_run(services, submit_run(services))
     once = services.database.once("alice")
     for expected, value in ((0, {"n": 1}), (0, {"n": 1}), (1, {"n": 2}), (1, {"n": 2})):
-        assert records.save_state(once, run, "a", "thread", expected=expected, value=value) == expected + 1
+        assert records.save_state(once, run, "a", "thread", expected=expected, value=value, token="t") == expected + 1
     for value, expected in (({"n": 9}, 0), ({"n": 1}, 7)):
         with pytest.raises(StateConflictError):
-            records.save_state(once, run, "a", "thread", expected=expected, value=value)
+            records.save_state(once, run, "a", "thread", expected=expected, value=value, token="t")
     other = start_run(services, submit_run(services, thread_id=run.thread_id))
     with pytest.raises(StateConflictError):  # the same value from another run is another save
-        records.save_state(once, other, "a", "thread", expected=1, value={"n": 2})
+        records.save_state(once, other, "a", "thread", expected=1, value={"n": 2}, token="u")
     assert records.load_state(once, other, "a", "thread") == (2, {"n": 2})
     assert records.load_state(once, other, "b", "thread") == (0, None)
     assert records.load_state(once, other, "a", "run") == (0, None)

@@ -16,6 +16,9 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 'superseded';
     END IF;
+    IF EXISTS (SELECT FROM run_steps s WHERE s.user_id = p_user AND s.run_id = p_run AND s.name = p_name) THEN
+        RETURN 'known';
+    END IF;
     SELECT count(*), coalesce(sum(s.size), 0) INTO steps, bytes
     FROM run_steps s WHERE s.user_id = p_user AND s.run_id = p_run;
     IF steps >= 1000 OR bytes + octet_length(p_result::text) > 64 * 1024 * 1024 THEN

@@ -3,10 +3,10 @@
 -- p_attempt   the attempt that saves; another one writes nothing
 -- p_of_run    whether it belongs to the run; else to its thread, and to the next run of it
 -- p_expected  the version that was read, 0 for none
--- Answers     the new version; -1: superseded; null: somebody else saved meanwhile. Saving the same once more, because the
---             first answer was lost, answers the version that the first one made.
+-- p_token     names this save; repeated because its answer was lost, it is answered like the first time
+-- Answers     the new version; -1: superseded; null: somebody else saved meanwhile.
 CREATE FUNCTION save_state(
-    p_user text, p_run text, p_attempt integer, p_agent text, p_of_run boolean, p_expected bigint, p_value json
+    p_user text, p_run text, p_attempt integer, p_agent text, p_of_run boolean, p_expected bigint, p_value json, p_token text
 ) RETURNS bigint
 LANGUAGE plpgsql SET search_path = lanewise AS $$
 DECLARE
@@ -21,10 +21,10 @@ BEGIN
     END IF;
     IF p_expected = 0 THEN
         INSERT INTO agent_state (user_id, thread_id, agent, run_id, version, value, saved_by)
-        VALUES (p_user, thread, p_agent, scope, 1, p_value, p_run)
+        VALUES (p_user, thread, p_agent, scope, 1, p_value, p_token)
         ON CONFLICT DO NOTHING RETURNING version INTO made;
     ELSE
-        UPDATE agent_state s SET version = s.version + 1, value = p_value, saved_by = p_run, saved_at = clock_timestamp()
+        UPDATE agent_state s SET version = s.version + 1, value = p_value, saved_by = p_token, saved_at = clock_timestamp()
         WHERE s.user_id = p_user AND s.thread_id = thread AND s.agent = p_agent AND s.run_id = scope
             AND s.version = p_expected
         RETURNING s.version INTO made;
@@ -32,7 +32,7 @@ BEGIN
     IF made IS NULL THEN
         SELECT s.version INTO made FROM agent_state s
         WHERE s.user_id = p_user AND s.thread_id = thread AND s.agent = p_agent AND s.run_id = scope
-            AND s.version = p_expected + 1 AND s.saved_by = p_run AND s.value::text = p_value::text;
+            AND s.version = p_expected + 1 AND s.saved_by = p_token;
     END IF;
     RETURN made;
 END $$;
