@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.context import UserExecutionContext, validate_user_context
@@ -97,37 +98,23 @@ class WorkflowOrchestrator:
         if workflow_name in self._begun:
             raise InvalidError(f"workflow {workflow_name!r} was run already: once in a run is all that can be recorded")
         self._begun.add(workflow_name)
-        execution = _Execution(
-            workflow=workflow,
-            context=context,
-            run=execution_context,
-            run_agent=self._run_agent,
-            state=self._state,
-            bridge=self._bridge,
-        )
+        execution = _Execution(workflow, context, execution_context, self._run_agent, self._state, self._bridge)
         return await execution.do(workflow.body, Results(execution_context.input))
 
 
+@dataclass
 class _Execution:
     """One workflow under way."""
 
-    def __init__(  # noqa: PLR0913 - what an execution needs, all named at the one call
-        self,
-        *,
-        workflow: Workflow,
-        context: UserExecutionContext,
-        run: AgentExecutionContext,
-        run_agent: RunAgent,
-        state: StateManager,
-        bridge: EventBridge,
-    ) -> None:
-        self._workflow = workflow
-        self._context = context
-        self._run = run
-        self._run_agent = run_agent
-        self._state = state
-        self._bridge = bridge
-        self._progress = WorkflowProgress(workflow.body)
+    workflow: Workflow
+    context: UserExecutionContext
+    run: AgentExecutionContext
+    run_agent: RunAgent
+    state: StateManager
+    bridge: EventBridge
+
+    def __post_init__(self) -> None:
+        self.progress = WorkflowProgress(self.workflow.body)
 
     async def do(self, part: Part, results: Results) -> Results:
         """Does a part; returns the results so far with its own."""
@@ -155,28 +142,28 @@ class _Execution:
 
     async def _choice(self, part: Choice, results: Results) -> Results:
         name = self._name(part)
-        found = await self._state.recall(name)
+        found = await self.state.recall(name)
         key = found[0] if found else part.choose(results)
         if key not in part.options:
             raise InvalidError(f"choice {part.name!r} chose {key!r}; there are: {', '.join(map(repr, part.options))}")
         if not found:
-            await self._state.record(name, key)
-        self._progress.choose(part, key, lambda whole: self._run.emit.progress(whole, f"{part.name}: {key}"))
+            key = await self.state.record(name, key)
+        self.progress.choose(part, key, lambda whole: self.run.emit.progress(whole, f"{part.name}: {key}"))
         chosen = part.options[key]
         return results if chosen is None else await self.do(chosen, results)
 
     async def _step(self, step: Step, results: Results) -> Results:
         name = self._name(step)
-        found = await self._state.recall(name)
+        found = await self.state.recall(name)
         if found:
             record = found[0]
         else:
             record = await self._try(step, results)
             if "error" in record and step.on_failure == "fail":
                 raise StepFailedError(step, record["error"])
-            record = await self._state.record(name, record)
+            record = await self.state.record(name, record)
         note = f"{step.name} {'failed' if 'error' in record else 'done'}"
-        self._progress.update(step, 1.0, lambda whole: self._run.emit.progress(whole, note))
+        self.progress.update(step, 1.0, lambda whole: self.run.emit.progress(whole, note))
         if "error" in record:
             return Results(None, errors={step.name: record["error"]})
         return Results(None, outputs={step.name: record["output"]})
@@ -197,10 +184,10 @@ class _Execution:
         return record
 
     async def _attempt(self, step: Step, raw_input: Any) -> dict[str, Any]:
-        context = self._context.create_child_context(f"step:{step.name}", {"workflow": self._workflow.name})
-        state = self._state.child(step.agent, self._name(step))
-        bridge = StepBridge(self._bridge, self._progress, step)
-        result = await self._run_agent(step.agent, context, raw_input, state, bridge)
+        context = self.context.create_child_context(f"step:{step.name}", {"workflow": self.workflow.name})
+        state = self.state.child(step.agent, self._name(step))
+        bridge = StepBridge(self.bridge, self.progress, step)
+        result = await self.run_agent(step.agent, context, raw_input, state, bridge)
         if result.state is ExecutionState.COMPLETED:
             return {"output": result.output}
         if result.state is ExecutionState.CANCELLED:
@@ -211,7 +198,7 @@ class _Execution:
         return {"error": dict(result.error or {})}
 
     def _name(self, part: Step | Choice) -> str:
-        return f"{self._workflow.name}/{part.name}"
+        return f"{self.workflow.name}/{part.name}"
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
