@@ -218,15 +218,11 @@ class StateManager:
         full = self._begin(name)
 
         def once() -> Any:
-            if known := self._records.kept_by.load_step(full) if attempted or full in self._records.recorded else []:
-                return known[0]
-            attempted.append(full)
-            return self._commit(full, function)
+            known = self._records.load(full)
+            self._records.recorded.add(full)  # as far as anybody knows: the answer to a commit can get lost
+            return known[0] if known else self._commit(full, function)
 
-        attempted: list[str] = []
-        result = self._records.patiently(once)
-        self._records.recorded.add(full)
-        return result
+        return self._records.patiently(once)
 
     async def recall(self, name: str) -> list[Any]:
         """Returns the recorded result of a step in a list, which is empty if there is none; for the orchestrator."""
