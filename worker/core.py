@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import time
 import traceback
@@ -15,6 +14,7 @@ from shared.context import UserExecutionContext, validate_user_context
 from shared.event_types import EventType
 from shared.jsonvalue import check_json, clean_json
 from shared.states import ExecutionState
+from worker.agentthreads import AgentThreads
 from worker.authoring import Agent, AgentExecutionContext
 from worker.emitter import UserWebSocketEmitter
 from worker.factory import AgentInstanceFactory
@@ -57,6 +57,7 @@ class AgentExecutionCore:
     def __init__(self, factory: AgentInstanceFactory, tracker: AgentExecutionTracker) -> None:
         self._factory = factory
         self._tracker = tracker
+        self._threads = AgentThreads()
 
     async def execute_agent_safely(
         self,
@@ -86,7 +87,7 @@ class AgentExecutionCore:
             emit.emit(EventType.AGENT_STARTED, {})
             execution_context.input = agent.Input.model_validate(execution_context.raw_input)
             output = check_json(
-                clean_json(await _execute(agent, context, execution_context)), "output", MAX_OUTPUT_BYTES
+                clean_json(await self._execute(agent, context, execution_context)), "output", MAX_OUTPUT_BYTES
             )
             result = AgentExecutionResult(agent_name, ExecutionState.COMPLETED, output)
         except asyncio.CancelledError:
@@ -96,6 +97,11 @@ class AgentExecutionCore:
                 agent_name, ExecutionState.FAILED, error=describe_error(error), trace=describe_trace(error)
             )
         return self._report(result, context, emit, time.perf_counter() - started)
+
+    async def _execute(self, agent: Agent, context: UserExecutionContext, run: AgentExecutionContext) -> Any:
+        if inspect.iscoroutinefunction(agent.execute):
+            return await agent.execute(context, run)
+        return await self._threads.execute(agent, context, run)
 
     def _report(
         self, result: AgentExecutionResult, context: UserExecutionContext, emit: UserWebSocketEmitter, duration_s: float
@@ -121,20 +127,3 @@ def describe_trace(error: BaseException) -> str:
         parts.append("\n".join([type(found).__name__, *places]))
         found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
     return "\n".join(parts)
-
-
-async def _execute(agent: Agent, context: UserExecutionContext, run: AgentExecutionContext) -> Any:
-    if inspect.iscoroutinefunction(agent.execute):
-        return await agent.execute(context, run)
-    # A thread, so that the loop goes on: other agents of a workflow run, and a plain agent may call async tools.
-    work = asyncio.ensure_future(asyncio.to_thread(agent.execute, context, run))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        # A thread cannot be ended. It is told by `run.cancelled` and waited for: nothing may go on beside what follows.
-        run.stop()
-        while not work.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({work})
-        work.exception()  # nobody asks what came of it
-        raise

@@ -18,6 +18,7 @@ from shared.errors import ConfigurationError
 from shared.states import ExecutionState
 from tests.parts import DictRecords, DictStore, RecordingBridge, UnboundDatabase, registry_of
 from tests.services import a_context
+from worker.agentthreads import MAX_AT_ONCE
 from worker.authoring import Agent, AgentRun
 from worker.core import AgentExecutionResult
 from worker.engine import ExecutionEngineFactory, Infrastructure
@@ -329,7 +330,8 @@ def doing_named(agent: str, name: str) -> Step:
 
 
 def test_parallel_parts_are_under_way_at_the_same_time() -> None:
-    both = threading.Barrier(3)
+    """As many as there may be, whatever the machine."""
+    all_of_them = threading.Barrier(MAX_AT_ONCE)
 
     class Meet(Agent):
         """Waits for the others."""
@@ -337,11 +339,61 @@ def test_parallel_parts_are_under_way_at_the_same_time() -> None:
         name = "meet"
 
         def execute(self, context: Any, run: AgentRun) -> Any:
-            return both.wait(timeout=10) >= 0
+            return all_of_them.wait(timeout=10) >= 0
 
-    body = Parallel(*(doing("meet", f"m{n}") for n in range(3)))
+    body = Parallel(*(doing("meet", f"m{n}") for n in range(MAX_AT_ONCE)))
     result, _ = run_body(body, Meet)
-    assert result.output["outputs"] == {"m0": True, "m1": True, "m2": True}
+    assert result.output["outputs"] == {f"m{n}": True for n in range(MAX_AT_ONCE)}
+
+
+def test_plain_parts_that_wait_for_their_turn_do_not_begin_after_a_failure() -> None:
+    lock, begun, full = threading.Lock(), [], threading.Event()
+
+    class Fills(Agent):
+        """Waits until no further one can begin; then the first one fails, and the others work until cancelled."""
+
+        name = "fills"
+
+        def execute(self, context: Any, run: AgentRun) -> Any:
+            with lock:
+                begun.append(run)
+                number = len(begun)
+            if number == MAX_AT_ONCE:
+                full.set()
+            assert full.wait(10)
+            if number == 1:
+                raise ValueError("no")
+            while not run.cancelled:
+                threading.Event().wait(0.001)
+
+    result, attempt = run_body(Parallel(*(doing("fills", f"f{n}") for n in range(MAX_AT_ONCE + 5))), Fills)
+    assert result.error is not None
+    assert result.error["type"] == "step_failed"
+    assert len(begun) <= MAX_AT_ONCE + 1  # one may take the place of the failed part before the workflow knows of it
+    assert attempt.records.steps == {}
+
+
+def test_plain_parts_beyond_the_limit_have_their_turn_and_may_run_workflows_themselves() -> None:
+    class Leaf(Agent):
+        """Works."""
+
+        name = "leaf"
+
+        def execute(self, context: Any, run: AgentRun) -> Any:
+            return 1
+
+    class Branch(Agent):
+        """Has others work, and blocks its thread until they have."""
+
+        name = "branch"
+        workflows = (Workflow("inner", Parallel(doing("leaf", "a"), doing("leaf", "b"))),)
+
+        def execute(self, context: Any, run: AgentRun) -> Any:
+            return sum(asyncio.run(run.workflows.orchestrate_workflow("inner", context, run)).outputs.values())
+
+    count = 2 * MAX_AT_ONCE + 1
+    result, _ = run_body(Parallel(*(doing("branch", f"b{n}") for n in range(count))), Leaf, Branch)
+    assert result.output["outputs"] == {f"b{n}": 2 for n in range(count)}
 
 
 def test_a_failure_waits_for_its_plain_sibling_which_sees_that_it_is_cancelled() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError as ConcurrentCancelledError
+from contextvars import ContextVar
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -164,6 +167,64 @@ def test_cancellation_is_a_result_too() -> None:
     assert bridge_of(parts).kinds == ["agent_started", "agent_failed"]
     assert bridge_of(parts).data("agent_failed")[0]["error"]["type"] == "cancelled"
     assert engine.factory.active_runs == []
+
+
+# Plain agents, which run in threads
+
+
+def plain(work: Callable[[], Any]) -> type[Agent]:
+    class Works(Agent):
+        """Does as the test says."""
+
+        name = "works"
+
+        def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+            return work()
+
+    return Works
+
+
+def test_a_plain_agent_does_not_begin_when_the_run_is_cancelled_already() -> None:
+    begun: list[bool] = []
+    agent = plain(lambda: begun.append(True))
+    engine = ExecutionEngineFactory(infrastructure(agent)).create_engine(a_context(), is_cancelled=lambda: True)
+    assert asyncio.run(engine.execute("works", {})).state is ExecutionState.CANCELLED
+    assert begun == []
+
+
+def test_a_plain_agent_has_a_thread_with_the_context_variables_of_its_run() -> None:
+    variable: ContextVar[str] = ContextVar("variable", default="")
+    variable.set("of the run")
+
+    def work() -> Any:
+        seen = variable.get()
+        variable.set("of the agent")
+        return [seen, threading.current_thread() is threading.main_thread(), threading.current_thread().daemon]
+
+    assert run_agent(plain(work)).output == ["of the run", False, True]
+    assert variable.get() == "of the run"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (StopIteration(), "RuntimeError"),  # which a future would not take
+        (ConcurrentCancelledError(), "CancelledError"),
+        (TimeoutError("own"), "TimeoutError"),
+    ],
+)
+def test_whatever_a_plain_agent_raises_is_told(error: Exception, told: str) -> None:
+    def work() -> None:
+        raise error
+
+    result = asyncio.run(asyncio.wait_for(engine_of(agent := plain(work)).execute(agent.name, {}), 10))
+    assert result.error is not None
+    assert result.error["type"] == told
+
+
+def test_a_plain_agent_that_ends_the_process_does() -> None:
+    with pytest.raises(SystemExit):
+        run_agent(plain(lambda: sys.exit(3)))
 
 
 _loop: list[Any] = []
