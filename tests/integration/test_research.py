@@ -93,6 +93,49 @@ def test_words_that_stand_together_count_more(services: Services, tools: UserToo
     assert ask(tools, "Where is the red door?")["citations"][0]["heading"] == "B"
 
 
+README = """\
+# Lanes
+
+## Ask
+
+Ask in plain words.
+
+<!-- run -->
+```console
+$ lanes ask '{"request": "What happens to runs beyond the slots of a user?"}'
+```
+
+## Fairness
+
+Each user has a number of slots; what is beyond waits in Postgres.
+"""
+
+
+def test_code_that_holds_the_question_does_not_answer_it(services: Services, tools: UserToolSystem) -> None:
+    put(services, "alice", "readme.md", README)
+    answer = ask(tools, "What happens to runs beyond the slots of a user?")
+    assert answer["answer"] == "“Each user has a number of slots; what is beyond waits in Postgres.” [1]"
+    assert answer["citations"][0]["heading"] == "Lanes > Fairness"
+
+
+def test_only_sentences_that_answer_are_quoted(services: Services, tools: UserToolSystem) -> None:
+    birds = (
+        "# Mallards\n\nMallards are ducks. In autumn mallards migrate to the south.\n\n## Food\n\nMallards eat grass.\n"
+    )
+    put(services, "alice", "birds.md", birds)
+    put(services, "alice", "deploy.md", "# Deploy\n\nFirst migrate the database. Then start it.\n")
+    answer = ask(tools, "When do mallards migrate?")
+    assert answer["answer"] == "“In autumn mallards migrate to the south.” [1]"
+    assert len(answer["passages"]) > 1
+
+
+def test_what_several_sentences_say_together_is_quoted_once(services: Services, tools: UserToolSystem) -> None:
+    # Each sentence has a third of what was asked for: none answers by itself, the passage does.
+    put(services, "alice", "a.txt", "Rooks are here. Elms are there. Storms came last.\n")
+    answer = ask(tools, "rooks elms storms")
+    assert answer["answer"] == "“Rooks are here.” [1]"
+
+
 def test_headings_count_and_underlined_ones_too(services: Services, tools: UserToolSystem) -> None:
     put(services, "alice", "leave.txt", LEAVE)
     put(services, "alice", "handbook.md", HANDBOOK)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from worker.tools import deep_research
-from worker.tools.passages import index, pdf, ranking, search, splitting, text
+from worker.tools.passages import index, pdf, ranking, splitting, text
 
 PAGE = (Path(__file__).parents[2] / "docs" / "research.md").read_text()
 LIMITS = {
@@ -27,7 +27,7 @@ def test_every_limit_has_the_value_of_the_code() -> None:
 
 def test_the_criterion_is_that_of_the_code() -> None:
     stated = " ".join(PAGE.split())
-    assert f"if {search.ENOUGH:.0%}".replace("%", " %") in stated
+    assert f"if {ranking.ENOUGH:.0%}".replace("%", " %") in stated
     assert f"within {ranking._WINDOW} words" in stated
     fields = deep_research.DeepResearchParameters.model_json_schema()["properties"]
     assert f"{fields['question']['minLength']} to {fields['question']['maxLength']:,} characters" in stated

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.context import UserExecutionContext
 from worker.authoring import Tool, ToolError
-from worker.tools.passages.answer import best_sentence
+from worker.tools.passages.answer import quotes
 from worker.tools.passages.index import Listed, PassageIndex
 from worker.tools.passages.search import Findings, Search
 
@@ -21,7 +21,6 @@ for _needed in ("lxml", "pypdf"):
         raise ModuleNotFoundError(f"No module named {_needed!r}", name=_needed)
 
 MAX_DOCUMENTS = 200
-_QUOTED = 3  # passages that the answer quotes
 _INDEXED = 0.6  # of the progress, once every document has its passages
 
 DocumentName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
@@ -144,11 +143,7 @@ def _answer(question: str, findings: Findings) -> dict[str, Any]:
 
 
 def _quotes(findings: Findings) -> str:
-    weights = findings.weights.of
-    said = [
-        f"“{best_sentence(passage, weights)}” [{number}]"
-        for number, passage in enumerate(findings.passages[:_QUOTED], 1)
-    ]
+    said = [f"“{sentence}” [{number}]" for number, sentence in quotes(findings.passages, findings.weights.of)]
     return "\n\n".join([*said, *(f"Not found: {part}" for part in findings.unanswered)])
 
 

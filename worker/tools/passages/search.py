@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from worker.tools.passages.followups import follow_up_terms, follow_up_weights
 from worker.tools.passages.question import Term, phrases, read_question
-from worker.tools.passages.ranking import Found, Weights, rank, weigh
+from worker.tools.passages.ranking import ENOUGH, Found, Weights, rank, weigh
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-ENOUGH = 0.7  # of a question's weight has to stand together in one of the best passages
 MAX_PARTS = 4
 _BEST = 3
 _FLOOR = 0.4  # of the best score: what is worth showing
