@@ -80,6 +80,26 @@ def test_single_nul_bytes_are_replaced_where_they_stand() -> None:
     assert read("a.txt", content).content == content.replace("\0", "\ufffd")
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("one \x1b word", "one   word"),
+        ("one\x9bword\x7f", "one word "),
+        ("\x1b[31mred\x1b[0m " * 100, " [31mred [0m " * 100),
+        ("bell\x07 " * 8, "bell  " * 8),
+        ("tab\tline\r\npage\f", "tab\tline\r\npage\f"),
+    ],
+)
+def test_control_characters_are_spaces(content: str, expected: str) -> None:
+    assert read("a.txt", content) == Text(expected)
+
+
+@pytest.mark.parametrize("content", [b"one\0word", b"bell\x07 " * 9, b"\x01" * 9 + b"x" * 100])
+def test_a_nul_in_little_text_or_many_control_characters_are_binary(content: bytes) -> None:
+    with pytest.raises(DocumentError, match="is binary, not text"):
+        read("a.txt", content)
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.html", "a"])
 def test_binary_is_refused(name: str) -> None:
     with pytest.raises(DocumentError, match="is binary, not text"):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     OpenSession = Callable[[], AbstractContextManager[Session]]
 
-VERSION = "1"  # of reading and splitting: another one has every document indexed again
+VERSION = "2"  # of reading and splitting: another one has every document indexed again
 MAX_PASSAGES = 5_000  # of a document
 _BATCH = 500
 _TRIES = 5

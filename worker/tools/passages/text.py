@@ -6,8 +6,11 @@ import re
 from dataclasses import dataclass
 
 MAX_CHARACTERS = 4_000_000
-_BINARY_SHARE = 0.01  # of control characters in what claims to be text
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
+# What claims to be text is binary beyond these shares of its characters. Colours of a terminal (ESC) are no sign of it.
+_NUL_SHARE = 0.01
+_CONTROL_SHARE = 0.05
+_FEW = 8  # control characters, which any text may have
+_CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f\x7f-\x9f]")
 _CHARSET = re.compile(r"charset=[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 _MARKS = {
     b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
@@ -55,7 +58,7 @@ def decode(content: bytes, declared: str, limit: int = MAX_CHARACTERS) -> tuple[
     """Returns the text of bytes and notes on it.
 
     A byte order mark decides, then the declared charset, then UTF-8, then Windows-1252. In UTF-8 the mark stays in the
-    text, so that offsets are those of `content.decode()`.
+    text, so that offsets are those of `content.decode()`. Control characters become spaces, NUL becomes U+FFFD.
 
     Args:
         content: of a document.
@@ -67,14 +70,18 @@ def decode(content: bytes, declared: str, limit: int = MAX_CHARACTERS) -> tuple[
     """
     notes: list[str] = []
     text = _decoded(content, declared, notes)
-    controls = len(_CONTROL.findall(text))
-    if controls > len(text) * _BINARY_SHARE:
+    if _is_binary(text):
         raise DocumentError("is binary, not text")
     if len(text) > limit:
         notes.append(f"only the first {limit:,} of {len(text):,} characters were read")
         text = text[:limit]
-    # Postgres stores no NUL; one character for another keeps the offsets.
-    return text.replace("\0", "\ufffd"), notes
+    # Postgres stores no NUL, and no terminal should be handed the others; one character for another keeps the offsets.
+    return _CONTROL.sub(" ", text).replace("\0", "\ufffd"), notes
+
+
+def _is_binary(text: str) -> bool:
+    controls = sum(char != "\x1b" for char in _CONTROL.findall(text))
+    return text.count("\0") > len(text) * _NUL_SHARE or controls > max(_FEW, len(text) * _CONTROL_SHARE)
 
 
 def _decoded(content: bytes, declared: str, notes: list[str]) -> str:
