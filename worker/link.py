@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -118,7 +119,10 @@ class RunnerLink:
         if frame["t"] == "cancel":
             self.cancelled.set()
             for interrupt in [self._on_cancel, *self.interrupts]:
-                interrupt()
+                # If this thread ended, the sandbox would end as if its runner were gone. The cancel needs none of these
+                # to succeed: what does not hear of it is killed when the runner's grace is over.
+                with contextlib.suppress(Exception):
+                    interrupt()
         elif frame["t"] == "reply" and (future := self._calls.get(frame["id"])) is not None:
             if "error" in frame:
                 future.set_exception(_ERRORS.get(frame.get("code", ""), CallError)(frame["error"]))

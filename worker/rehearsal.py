@@ -15,7 +15,7 @@ from shared.frames import encode_frame
 from worker.authoring import Agent, AgentRun, Tool
 from worker.link import RunnerLink
 from worker.registry import AgentClassRegistry
-from worker.sandbox import perform
+from worker.sandbox import perform, prepare
 
 TIMES = 10  # CPython 3.11 adapts a function at its eighth call
 
@@ -57,4 +57,5 @@ def rehearse() -> None:
         with ours, theirs:
             theirs.sendall(encode_frame(start))
             link = RunnerLink(ours)
-            asyncio.run(perform(link, link.receive_start(), registry))
+            started = link.receive_start()
+            asyncio.run(perform(link, started, prepare(link, started, registry)))

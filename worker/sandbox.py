@@ -17,7 +17,7 @@ from shared.context import UserExecutionContext
 from shared.states import ExecutionState
 from worker.bridge import WebSocketBridge
 from worker.core import AgentExecutionResult, describe_trace
-from worker.engine import ExecutionEngineFactory, Infrastructure
+from worker.engine import ExecutionEngineFactory, Infrastructure, UserExecutionEngine
 from worker.link import RunnerLink, exit_at_once
 from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
@@ -91,12 +91,13 @@ async def serve(
             with contextlib.suppress(RuntimeError):  # the loop is closed: the agent was faster
                 loop.call_soon_threadsafe(task.cancel)
 
+    engine = prepare(link, start, registry)
     link.listen(cancel, on_gone)
-    await perform(link, start, registry)
+    await perform(link, start, engine)
 
 
-async def perform(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> None:
-    """Runs what the start frame asks for and sends how it ended."""
+def prepare(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> UserExecutionEngine:
+    """Returns the engine for the run that the start frame describes; before `link.listen`, so it hears each cancel."""
     context = UserExecutionContext.from_dict(start["context"])
     infrastructure = Infrastructure(
         registry,
@@ -109,6 +110,11 @@ async def perform(link: RunnerLink, start: dict[str, Any], registry: AgentClassR
         context, start.get("granted", ()), start.get("steps", ()), link.cancelled.is_set
     )
     link.interrupts.append(engine.cancel)
+    return engine
+
+
+async def perform(link: RunnerLink, start: dict[str, Any], engine: UserExecutionEngine) -> None:
+    """Runs what the start frame asks for and sends how it ended."""
     try:
         ending = _ending(await engine.execute(start["agent"], start["input"]), cancelled=link.cancelled.is_set())
     except asyncio.CancelledError:

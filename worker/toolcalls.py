@@ -64,6 +64,7 @@ class ToolCalls:
         self._waiting: deque[Future[None]] = deque()
         self._threads = ToolThreads()
         self._blocking: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
+        self._cancelled = False
 
     async def run(self, tool: Tool, context: UserExecutionContext, parameters: Any) -> Any:
         """Returns what the tool returned.
@@ -96,7 +97,7 @@ class ToolCalls:
         """Runs a call to its end and returns its result, blocking this thread; `cancel` interrupts it.
 
         Raises:
-            ToolCancelledError: it was interrupted.
+            ToolCancelledError: it was interrupted, or `cancel` came before it.
         """
         coroutine = self._interruptible(call)
         try:
@@ -109,8 +110,9 @@ class ToolCalls:
         return _value(outcome.result())
 
     def cancel(self) -> None:
-        """Interrupts the blocking calls that are under way; awaited ones end with the task that awaits them."""
+        """Interrupts blocking calls, those to come too; awaited ones end with the task that awaits them."""
         with self._lock:
+            self._cancelled = True
             for loop, task in self._blocking:
                 with contextlib.suppress(RuntimeError):  # that loop has just been closed
                     loop.call_soon_threadsafe(task.cancel)
@@ -124,8 +126,12 @@ class ToolCalls:
         assert task is not None  # noqa: S101 - whoever runs a coroutine in a loop has one
         entry = (asyncio.get_running_loop(), task)
         with self._lock:
+            cancelled = self._cancelled
             self._blocking.add(entry)
         try:
+            if cancelled:
+                call.close()
+                raise ToolCancelledError("the run was cancelled")
             return await call
         except asyncio.CancelledError:
             raise ToolCancelledError("the call was cancelled") from None

@@ -390,8 +390,9 @@ def test_a_cancelled_run_interrupts_what_a_plain_agent_waits_for(home: Home, gat
             call.result(PATIENCE_S)
     assert gate.ended.wait(PATIENCE_S)
     assert home.bridge.data("tool_failed")[0]["error"]["type"] == "cancelled"
-    home.factory.cancel()  # nothing is under way
-    assert home.tools.call("answer") is None
+    with pytest.raises(ToolCancelledError, match="the run was cancelled"):  # so does whatever it calls from now on
+        home.tools.call("held_here")
+    assert home.bridge.kinds == ["tool_executing", "tool_failed"]
 
 
 def test_a_blocking_call_from_a_loop_is_interrupted_too(home: Home, gate: Gate) -> None:
