@@ -140,6 +140,24 @@ def test_html_is_what_its_reader_sees() -> None:
 
 
 @pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("<p hidden>a<p>b", "b"),
+        ("<div hidden><p>a<br>b<img><ul><li>c</ul></div>d", "d"),
+        ("a <span style='color: red; DISPLAY : none !important'>b<i>c</i></span>d", "a d"),
+        ("<p style='display: nonesuch'>a", "a"),
+        ("<div hidden></p></span>a</div>b", "b"),
+        ("<div hidden><script>a</div></script>b</div>c", "c"),
+        ("<script>a</script>b<svg><path/><g></g></svg>c", "bc"),
+        ("<img hidden><br hidden>a", "a"),
+        ("<div hidden><title>a</title><h1>b</h1></div>c", "c"),
+    ],
+)
+def test_hidden_elements_are_left_out_with_all_that_is_in_them(page: str, expected: str) -> None:
+    assert read("a.html", page) == Text(expected)
+
+
+@pytest.mark.parametrize(
     ("content", "declared"),
     [
         ("<meta charset='latin-1'><p>größe".encode("latin-1"), "text/html"),

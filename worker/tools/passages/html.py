@@ -16,6 +16,11 @@ _BLOCKS = frozenset({
     "html", "li", "main", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "title",
     "tr", "ul",
 })  # fmt: skip
+# They have no end tag: nothing can be hidden in them.
+_VOID = frozenset({
+    "area", "base", "br", "col", "embed", "frame", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
+})  # fmt: skip
+_NOT_DISPLAYED = re.compile(r"(?:^|;)\s*display\s*:\s*none\b", re.IGNORECASE)
 _PARAGRAPHS = _BLOCKS - {"br", "dt", "li", "tr"}
 _SPACE = re.compile(r"\s+")
 _META_BYTES = 2048
@@ -59,9 +64,8 @@ class _Target:
         self._is_cut = False
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        del attributes
-        if tag in _HIDDEN:
-            self._hidden += 1
+        if tag not in _VOID and (self._hidden or tag in _HIDDEN or _is_hidden(attributes)):
+            self._hidden += 1  # and all that is in it
         elif tag == "title" and not self._page_title:
             self._title = []
         if tag == "pre":
@@ -73,8 +77,8 @@ class _Target:
             self._heading = (int(tag[1]), -1, [])
 
     def end(self, tag: str) -> None:
-        if tag in _HIDDEN:
-            self._hidden = max(0, self._hidden - 1)
+        if self._hidden and tag not in _VOID:
+            self._hidden -= 1
         elif tag == "title" and self._title is not None:
             self._page_title, self._title = _line(self._title), None
         if tag == "pre":
@@ -131,6 +135,10 @@ class _Target:
         if text:
             self._parts.append(text)
             self.length += len(text)
+
+
+def _is_hidden(attributes: Mapping[str, str]) -> bool:
+    return "hidden" in attributes or _NOT_DISPLAYED.search(attributes.get("style", "")) is not None
 
 
 def _line(parts: list[str]) -> str:
