@@ -6,12 +6,14 @@ import importlib.util
 import keyword
 import re
 from dataclasses import asdict, dataclass
+from importlib.metadata import distribution
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from string import Template
 
 from shared.errors import ConfigurationError
+from worker.discovery import GROUP, OURS
 
 NAME = re.compile(r"[A-Za-z]([A-Za-z0-9_-]{0,62}[A-Za-z0-9])?")
 SUFFIX = ".tmpl"
@@ -20,6 +22,11 @@ FOLDERS = frozenset({"tests", "build", "dist"})
 CLASSES = frozenset(
     {"Agent", "AgentRun", "BaseModel", "CountWords", "Field", "Request", "RunAgent", "Tool", "UserExecutionContext"}
 )
+
+
+def shipped() -> frozenset[str]:
+    """Returns the names of the agents that come with Lanewise."""
+    return frozenset(distribution(OURS).entry_points.select(group=GROUP).names)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,10 @@ class NewPackage:
             raise ConfigurationError(
                 f"{name!r} cannot be an agent's name: 1 to 64 letters, digits, '-' or '_', "
                 f"which begin with a letter and end with a letter or digit"
+            )
+        if name in shipped():
+            raise ConfigurationError(
+                f"an agent of Lanewise is called {name!r}, and no two agents can have one name; try {'my-' + name!r}"
             )
         package = name.lower().replace("-", "_")
         if keyword.iskeyword(package) or package in FOLDERS or importlib.util.find_spec(package) is not None:

@@ -111,6 +111,16 @@ def test_a_package_that_would_hide_another_is_refused(name: str) -> None:
         NewPackage.named(name)
 
 
+@pytest.mark.parametrize("name", ["assistant", "data", "report", "research", "supervisor", "triage"])
+def test_a_name_of_an_agent_that_comes_with_lanewise_is_refused(tmp_path: Path, name: str) -> None:
+    result = new_agent(name, tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"lanewise: an agent of Lanewise is called {name!r}, and no two agents can have one name; try 'my-{name}'\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("name", "package", "cls"),
     [
