@@ -18,7 +18,8 @@ _BLOCKS = frozenset({
 })  # fmt: skip
 # They have no end tag: nothing can be hidden in them.
 _VOID = frozenset({
-    "area", "base", "br", "col", "embed", "frame", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
+    "area", "base", "br", "col", "embed", "frame", "hr", "img", "input", "link", "meta", "param", "source", "track",
+    "wbr",
 })  # fmt: skip
 _NOT_DISPLAYED = re.compile(r"(?:^|;)\s*display\s*:\s*none\b", re.IGNORECASE)
 _PARAGRAPHS = _BLOCKS - {"br", "dt", "li", "tr"}
