@@ -278,12 +278,17 @@ class ToolDispatcher:
 def describe_error(error: BaseException) -> dict[str, str]:
     """Returns type and message of an exception as users may see them: no traceback, at most 2,000 characters."""
     if isinstance(error, ValidationError):
-        fields = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:10])
-        return {"type": "invalid", "message": fields[:2000]}
+        return {"type": "invalid", "message": "; ".join(map(_mistake, error.errors()[:10]))[:2000]}
     kind = error.code if isinstance(error, LanewiseError) else type(error).__name__
     if isinstance(error, MemoryError):
         return {"type": kind, "message": f"the run reached the memory limit of its sandbox {str(error)[:500]}".rstrip()}
     return {"type": kind, "message": (str(error) or type(error).__name__)[:2000]}
+
+
+def _mistake(found: Mapping[str, Any]) -> str:
+    """Returns one mistake, after the field that it is in; one of the whole has none."""
+    message = found["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, found['loc']))}: {message}" if found["loc"] else message
 
 
 def _result(value: Any) -> Any:

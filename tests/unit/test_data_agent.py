@@ -25,6 +25,7 @@ from worker.authoring import ToolError
 from worker.core import AgentExecutionResult
 from worker.engine import ExecutionEngineFactory
 from worker.registry import check_agent_class
+from worker.tooling import describe_error
 from worker.tools.data_helper import DataHelperTool
 from worker.toolsystem import UserContextToolFactory, UserToolSystem
 
@@ -205,6 +206,12 @@ def test_wrong_input_names_field_and_limit(given: dict[str, Any], field: str) ->
     with pytest.raises(ValidationError) as told:
         DataInput.model_validate(given)
     assert field in str(told.value)
+
+
+def test_a_mistake_of_the_whole_input_names_no_field() -> None:
+    with pytest.raises(ValidationError) as told:
+        DataInput.model_validate({})
+    assert describe_error(told.value)["message"] == "give either document or inline"
 
 
 def test_the_largest_honest_output_fits(recorder: Recorder) -> None:
