@@ -21,6 +21,7 @@ from shared.tokens import Identity
 bp = Blueprint("artifacts", __name__, url_prefix="/v1/runs/<run_id>/artifacts")
 # What an agent made may hold anything: a browser that is led to it must neither run it nor take it for our own page.
 NOTHING_ALLOWED = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
+ANY_TYPE = "application/octet-stream"
 
 
 @bp.get("")
@@ -56,10 +57,12 @@ def get(identity: Identity, run_id: str, name: str) -> Response:
         row = session.execute(own).one_or_none() if "\0" not in name else None
     if row is None:
         raise NotFoundError("no such artifact")
+    kind = row.content_type
     return Response(
         bytes(row.content),
         headers={
-            "Content-Type": row.content_type,
+            # What a header cannot carry would fail only when the answer is sent.
+            "Content-Type": kind if kind.isascii() and kind.isprintable() and kind.strip() else ANY_TYPE,
             "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
             "Content-Security-Policy": NOTHING_ALLOWED,
         },
