@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -10,12 +11,15 @@ import time
 from typing import Any
 
 OBJECT: dict[str, Any] = {"type": "object"}
+DEEP: dict[str, Any] = functools.reduce(lambda inner, _: {"not": inner}, range(30), OBJECT)
 STRANGE_TOOLS: list[dict[str, Any]] = [
     {"name": "good", "description": "first", "inputSchema": OBJECT},
     {"name": "good", "description": "second", "inputSchema": OBJECT},
     {"name": "with.dot", "inputSchema": OBJECT},
     {"name": "x" * 64, "inputSchema": OBJECT},
     {"name": "unsound", "inputSchema": {"type": "object", "properties": {"a": {"type": "nonsense"}}}},
+    {"name": "wide", "inputSchema": {"type": "object", "description": "x" * 100_000}},
+    {"name": "deep", "inputSchema": {"type": "object", "not": DEEP}},
     {
         "name": "elsewhere",
         "description": "d" * 10_000,
@@ -57,7 +61,7 @@ def serve(tools: list[dict[str, Any]], before: str = "", pages: int = 1) -> None
                 say({"id": request["id"], "error": {"code": -32601, "message": "Method not found"}})
 
 
-def main(kind: str) -> None:  # noqa: C901 - a list of kinds
+def main(kind: str) -> None:
     match kind:
         case "exits":
             sys.exit(1)
@@ -75,8 +79,6 @@ def main(kind: str) -> None:  # noqa: C901 - a list of kinds
             serve(STRANGE_TOOLS)
         case "endless":
             serve([{"name": f"t{number}_", "inputSchema": OBJECT} for number in range(50)], pages=10**6)
-        case "wide":
-            serve([{"name": "wide", "inputSchema": {"type": "object", "description": "x" * 100_000}}])
         case "stubborn":  # neither the end of its input nor a signal ends it, and it has a child that is the same
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             child = subprocess.Popen([sys.executable, __file__, "deaf"], start_new_session=True)

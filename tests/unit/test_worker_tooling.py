@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Any
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
@@ -377,3 +379,29 @@ def test_many_calls_at_once_each_tell_their_own_story(home: Home) -> None:
 
     assert asyncio.run(execute()) == list(range(1, 11))
     assert sorted(home.bridge.kinds) == ["tool_completed"] * 10 + ["tool_executing"] * 10
+
+
+# Tools of sources
+
+
+class Silent:
+    """A source that never answers."""
+
+    permission: Literal["open", "granted"] = "open"
+
+    def __init__(self, prefix: str, time_limit_s: float) -> None:
+        self.prefix = prefix
+        self.time_limit_s = time_limit_s
+
+    def tools(self) -> Future[Sequence[Tool]]:
+        return Future()
+
+
+def test_silent_sources_are_waited_for_together(home: Home) -> None:
+    count = home.tools.registry.get("count")
+    assert count is not None
+    registry = ToolRegistry(a_context(), [Silent(f"s{number}__", 0.1 + number / 100) for number in range(10)])
+    registry.register(count)
+    started = time.monotonic()
+    assert [schema["name"] for schema in registry.schemas()] == ["count"]
+    assert 0.15 < time.monotonic() - started < 0.8  # one after the other it would be 1.45

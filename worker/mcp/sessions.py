@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared.errors import LanewiseError
 from shared.jsonvalue import check_json
 from worker.authoring import ToolError
 from worker.mcp.config import McpServer, resolve
@@ -29,6 +30,7 @@ MAX_PAGES = 20
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_DESCRIPTION = 4000
 CLOSE_S = 1.0
+STREAM_S = 300.0
 
 
 class McpError(ToolError):
@@ -172,9 +174,9 @@ class _Session:
 
 
 async def _connect(server: McpServer, stack: AsyncExitStack) -> Client:
-    from mcp import Client, StdioServerParameters, stdio_client  # noqa: PLC0415 - see the package
+    import httpx2  # noqa: PLC0415 - see the package
+    from mcp import Client, StdioServerParameters, stdio_client  # noqa: PLC0415
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
-    from mcp.shared._httpx_utils import create_mcp_http_client  # noqa: PLC0415
 
     environ = os.environ
     if server.command is not None:
@@ -185,7 +187,9 @@ async def _connect(server: McpServer, stack: AsyncExitStack) -> Client:
         parameters = StdioServerParameters(command=server.command, args=arguments, env=env)
         return await stack.enter_async_context(Client(stdio_client(parameters, errlog=nowhere)))
     headers = {name: resolve(text, environ) for name, text in server.headers.items()}
-    http = await stack.enter_async_context(create_mcp_http_client(headers=headers))
+    # Whatever a call may take; a stream on which nothing comes for longer is dead.
+    timeout = httpx2.Timeout(server.connect_limit_s, read=max(server.time_limit_s, STREAM_S))
+    http = await stack.enter_async_context(httpx2.AsyncClient(headers=headers, timeout=timeout))
     transport = streamable_http_client(resolve(server.url or "", environ), http_client=http)
     return await stack.enter_async_context(Client(transport))
 
@@ -196,7 +200,10 @@ async def _list_tools(client: Client) -> list[ListedTool]:
     for _ in range(MAX_PAGES):
         page = await client.list_tools(cursor=cursor)
         for tool in page.tools:
-            schema = check_json(tool.input_schema, f"the schema of {tool.name!r}", MAX_SCHEMA_BYTES)
+            try:
+                schema = check_json(tool.input_schema, "the schema", MAX_SCHEMA_BYTES)
+            except LanewiseError:  # too large, or nested too deep: the tool is left out, not the server
+                continue
             found.append(ListedTool(tool.name, (tool.description or "")[:MAX_DESCRIPTION], schema))
         cursor = page.next_cursor
         if cursor is None or len(found) >= MAX_TOOLS:

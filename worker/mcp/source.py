@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from shared.errors import InvalidError
 from shared.jsonvalue import check_json
-from worker.authoring import Tool
+from worker.authoring import Tool, ToolError
 from worker.mcp.config import SEPARATOR, TOOL_NAME, McpServer
-from worker.mcp.sessions import ListedTool, McpSessions
+from worker.mcp.sessions import ListedTool, McpError, McpSessions
 from worker.toolscope import ToolScope
 
 MAX_ARGUMENT_BYTES = 256 * 1024
@@ -86,8 +86,11 @@ class McpSource:
         def make(listed: Future[list[ListedTool]]) -> None:
             try:
                 made.set_result([self._make(tool) for tool in listed.result() if self._is_mounted(tool)])
-            except Exception as error:  # noqa: BLE001 - carried over to whoever waits
+            except ToolError as error:
                 made.set_exception(error)
+            except Exception as error:  # noqa: BLE001 - what a server said is at fault, and whoever waits is told
+                problem = f"the MCP server {self._name!r} cannot be used: {str(error)[:1000] or type(error).__name__}"
+                made.set_exception(McpError(problem))
 
         if self._wanted:
             self._sessions.listed(self._name).add_done_callback(make)
@@ -120,10 +123,8 @@ def _validator(schema: dict[str, Any]) -> Any:
 
 
 def _is_schema(schema: dict[str, Any]) -> bool:
-    from jsonschema import SchemaError  # noqa: PLC0415 - as above
-
     try:
         _validator(schema).check_schema(schema)
-    except SchemaError:
+    except Exception:  # noqa: BLE001 - besides `SchemaError`, whatever the library does not expect, as a `$schema` of [1]
         return False
     return True
