@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lanewise.cli.output import Output
     from lanewise.client import Client
 
+ENDING_SOON = timedelta(seconds=5)
+
 
 @cli.command()
 @click.argument("user")
@@ -61,7 +63,17 @@ def grants(  # noqa: PLR0913, PLR0917 - click passes what the options are called
         raise click.UsageError("--for says how long what --grant names is granted")
     items = client.grants(user)
     if granted or revoked:
-        end = None if seconds is None else (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
-        kept = {item["tool"]: item["expires_at"] for item in items if item["tool"] not in revoked}
+        now = datetime.now(UTC)
+        end = None if seconds is None else (now + timedelta(seconds=seconds)).isoformat()
+        kept = {
+            item["tool"]: item["expires_at"]
+            for item in items
+            if item["tool"] not in revoked and not _has_ended(item["expires_at"], now)
+        }
         items = client.set_grants(user, kept | dict.fromkeys(granted, end))
     return output.grants(items)
+
+
+def _has_ended(expires_at: str | None, now: datetime) -> bool:
+    """Tells whether a grant has ended, or will have by the time at which the api looks, whose clock may be ahead."""
+    return expires_at is not None and datetime.fromisoformat(expires_at) <= now + ENDING_SOON

@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lanewise.cli import main
+from lanewise.client import Client
+from lanewise.process import wait_until
 from shared.ids import new_id
 from tests.integration.api.conftest import Fleet
 
@@ -49,6 +51,30 @@ def test_grants_are_added_taken_away_and_shown(lanewise: Invoke, user: str) -> N
     shown = lanewise("grants", user).stdout
     assert "search" in shown
     assert mail["expires_at"] in shown
+
+
+def test_a_grant_that_ends_meanwhile_is_in_nobodys_way(
+    lanewise: Invoke, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tools(lanewise("grants", user, "--grant", "brief", "--for", "1", "--json")) == ["brief"]
+    read = Client.grants
+
+    def read_and_be_slow(client: Client, user_id: str) -> list[Any]:
+        items = read(client, user_id)
+        end = datetime.fromisoformat(items[0]["expires_at"])
+        assert wait_until(lambda: datetime.now(UTC) > end, 5)
+        return items
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "grants", read_and_be_slow)
+        assert tools(lanewise("grants", user, "--grant", "search", "--json")) == ["search"]
+
+
+def test_a_grant_that_is_about_to_end_is_not_sent_back(lanewise: Invoke, user: str) -> None:
+    """The clock of the api may be a little ahead."""
+    assert tools(lanewise("grants", user, "--grant", "brief", "--for", "4", "--json")) == ["brief"]
+    assert tools(lanewise("grants", user, "--grant", "long", "--for", "60", "--json")) == ["long"]
+    assert tools(lanewise("grants", user, "--grant", "search", "--json")) == ["long", "search"]
 
 
 def test_limits_are_shown_changed_and_reset(lanewise: Invoke, user: str) -> None:
