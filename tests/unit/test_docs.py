@@ -25,6 +25,7 @@ import shared.frames
 import shared.grants
 import shared.jsonvalue
 import shared.records
+import worker.agentthreads
 import worker.calls
 import worker.core
 import worker.mcp.sessions
@@ -68,6 +69,7 @@ LIMITS: dict[str, float] = {
     "artifacts of a run": shared.records.MAX_ARTIFACTS,
     "artifacts of a run, together": shared.records.MAX_ARTIFACTS_BYTES,
     "result of a tool": worker.tooling.MAX_RESULT_BYTES,
+    "plain (not async) agents of a workflow at once": worker.agentthreads.MAX_AT_ONCE,
     "tool calls of a run at once": worker.toolcalls.MAX_AT_ONCE,
     "tool calls of a run that wait for their turn": worker.toolcalls.MAX_WAITING,
     "time that a tool call waits for its turn": worker.toolcalls.MAX_WAIT_S,
