@@ -102,7 +102,8 @@ class Supervisor:
 
     def _watch(self) -> Outcome:
         while True:
-            ready = {fd for fd, _ in self._poll.poll(self._next_timer_s() * 1000)}
+            gone = self._sandbox.exited.is_set()  # asked first: what it wrote before it went is there to be read then
+            ready = {fd for fd, _ in self._poll.poll(0 if gone else self._next_timer_s() * 1000)}
             if self._live.wake_fd in ready:
                 os.eventfd_read(self._live.wake_fd)
             if (order := self._follow_orders()) is not None:
@@ -117,7 +118,7 @@ class Supervisor:
                         return outcome
                     if (order := self._follow_orders()) is not None:
                         return order
-            elif self._sandbox.exited.is_set():
+            elif gone:
                 return self._death()
 
     def _follow_orders(self) -> Outcome | None:
