@@ -215,4 +215,8 @@ def _describe(error: BaseException) -> str:
     """Says what went wrong; of a group of errors, the first one."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"its command cannot be started: {error.strerror}"  # where it should lie is the operator's business
+    if str(error) == "Connection closed":
+        return "it closed the connection; its operator sees why by starting its command by hand"
     return (str(error) or type(error).__name__)[:1000]

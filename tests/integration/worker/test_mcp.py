@@ -72,6 +72,7 @@ def mcp_zygote(
         "honest": honest(env={"SECRET": "Bearer ${MCP_SECRET}"}),
         "remote": {"url": http_server, "headers": {"X-Key": "${MCP_SECRET}"}, **EVERYBODY},
         "nobody": {"url": f"http://127.0.0.1:{free_port()}/mcp", **EVERYBODY},
+        "missing": {"command": "/srv/nowhere/server", **EVERYBODY},
         "granted": honest("granted", permission="granted"),
         "few": honest(tools=["echo"], time_limit_s=0.5),
         "quick": honest(time_limit_s=0.5),
@@ -272,7 +273,8 @@ def test_a_server_that_dies_fails_its_tools_and_not_the_run(call: Call) -> None:
 @pytest.mark.parametrize(
     ("server", "words"),
     [
-        ("exits", "Connection closed"),
+        ("exits", "it closed the connection; its operator sees why by starting its command by hand"),
+        ("missing", "its command cannot be started: No such file or directory"),
         ("silent", "it did not answer within 1 s"),
         ("babbles", "it did not answer within 1 s"),
         ("nobody", "onnect"),
