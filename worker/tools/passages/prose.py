@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from worker.tools.passages.splitting import Span
 
+_MARKS = ("```", "~~~", "<!--")
 _CODE = re.compile(
     r"^[ \t]*(`{3,}|~{3,})[^\n]*(?:\n.*?)?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)|<!--.*?(?:-->|\Z)", re.MULTILINE | re.DOTALL
 )
@@ -20,6 +21,8 @@ def prose(text: str) -> list[Span]:
     Passages may be cut within code. Such a one is known by its first fence, which closes what no fence has opened; code
     that a cut has left without any fence is taken for prose.
     """
+    if not any(mark in text for mark in _MARKS):  # most have none, and a search for all of it takes its time
+        return [(0, len(text))]
     return [span for span in _stretches(text) if text[slice(*span)].strip()]
 
 
