@@ -1,4 +1,4 @@
-"""`python -m tests.evaluation.triage [SEED] [-v]`: how many requests triage routes right, and their figures."""
+"""`python -m tests.evaluation.triage [SEED] [-v]`: what triage answers right, refuses, answers wrongly."""
 
 # ruff: noqa: T201 - a command that prints
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from tests.evaluation.pitfalls import PITFALLS, Clerk
 from tests.evaluation.requests import Collection, Figures, Request, collections, requests
 from worker.questions.library import Library, Prose, TableHead, header
 from worker.questions.reading import TableLook
@@ -99,6 +100,18 @@ def main(seed: int, *, verbose: bool) -> None:
             if verbose:
                 print(*(f"    {text}" for text in tally.failures), sep="\n")
         print(f"{collection.table.name:20} {each_ms:.0f} ms a request")
+    _pitfalls(verbose=verbose)
+
+
+def _pitfalls(*, verbose: bool) -> None:
+    clerk, came = Clerk(), defaultdict[str, list[str]](list)
+    for pitfall in PITFALLS:
+        outcome, said = clerk.ask(pitfall)
+        came[outcome].append(f"{pitfall.text} -> {said}")
+    counts = ", ".join(f"{len(came[outcome])} {outcome}" for outcome in ("right", "refused", "wrong"))
+    print(f"pitfalls: {len(PITFALLS)} asked, {counts}")
+    if verbose:
+        print(*(f"    {text}" for text in came["wrong"]), sep="\n")
 
 
 if __name__ == "__main__":

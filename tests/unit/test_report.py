@@ -114,6 +114,12 @@ def test_the_agent_is_sound() -> None:
     assert "request" in Report.Input.model_json_schema()["required"]
 
 
+def test_a_list_of_rows_is_summed_up_by_their_number() -> None:
+    data = findings().model_dump()["data"]
+    data[0]["query"]["sql"] = "SELECT * FROM data WHERE \"city\" = 'Oslo' LIMIT 100"
+    assert extractive(findings(data=data))[0] == "3 rows of **sales.csv**."
+
+
 def test_figures_passages_and_sources() -> None:
     paper = write(findings(), "run-1", extractive(findings()))
     assert paper.title == "How many sales, and why?"

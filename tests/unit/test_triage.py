@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from tests.evaluation.pitfalls import PEOPLE, PITFALLS, Clerk, Pitfall
 from tests.evaluation.requests import collections, requests
 from tests.evaluation.triage import Desk, measure
 from worker.agents.triage import Triage
@@ -18,7 +20,7 @@ from worker.questions.ask import Ask
 from worker.questions.grammar import Parsed, parse
 from worker.questions.library import Library, Prose, TableHead, header
 from worker.questions.reading import Reading, TableLook
-from worker.questions.routing import MAX_CLAUSES, SURE_ENOUGH, Router, Routing
+from worker.questions.routing import ASSUMED, MAX_CLAUSES, SURE_ENOUGH, Router, Routing
 from worker.questions.words import clauses, name_words, root, same, singular, tokens
 from worker.registry import check_agent_class
 from worker.tools.tables import QueryError, Source, TableError, Tables
@@ -125,6 +127,96 @@ def test_a_part_that_the_table_lacks_is_not_passed_over(clause: str, lacking: st
     found = parsed(clause)
     assert found.ask is None
     assert any(lacking in note for note in found.notes)
+
+
+@pytest.fixture(scope="module")
+def clerk() -> Clerk:
+    return Clerk()
+
+
+@pytest.mark.parametrize("pitfall", PITFALLS, ids=lambda pitfall: pitfall.text)
+def test_rather_no_answer_than_a_wrong_one(clerk: Clerk, pitfall: Pitfall) -> None:
+    outcome, said = clerk.ask(pitfall)
+    assert outcome != "wrong", said
+
+
+@pytest.mark.parametrize(
+    ("clause", "rows"),
+    [
+        ("total salary excluding Engineering and Support", [[50000]]),
+        ("average salary of active people", [[pytest.approx(160000 / 3)]]),
+        ("how many people in Oslo who are not active", [[2]]),
+        ("active people by city", [["Bergen", 2], ["Oslo", 1]]),
+        ("how many people were hired on 2021-03-01", [[1]]),
+        ("how many people hired after March 2021", [[2]]),
+        ("how many people hired from 2020-01-01 to 2021-12-31", [[2]]),
+        ("departments with average salary over 45000", [["Engineering", 75000], ["Sales", 50000]]),
+        ("average salary by department with more than 1 person", [["Engineering", 75000], ["Sales", 50000]]),
+        ("what share of people is active", [[60]]),
+        ("who has the highest salary?", [["Cid", "Engineering", 80000, "2019-07-20", "Oslo", False]]),
+    ],
+)
+def test_what_is_answered_of_people(clause: str, rows: list[list[Any]]) -> None:
+    people = look("people.csv", PEOPLE)
+    found = parse(Reading(clause, people))
+    assert found.ask is not None, found
+    assert people.query(found.ask.sql()) == rows
+    assert Ask.from_json(found.ask.to_json()) == found.ask
+
+
+@pytest.mark.parametrize(
+    ("clause", "word"),
+    [
+        ("how many people were not hired in 2021?", "'not'"),
+        ("total salary by department, Cid excluded", "'excluded'"),
+        ("average age by city", "'age'"),
+        ("second highest salary", "'second'"),
+        ("average salary and city", "'city'"),
+        ("how many people in Oslo 7", "'7'"),
+        ("how many people in Sales on 2021-03-01 2022-01-01", "'2022-01-01'"),
+        ("how many employees are there by city", "employees"),
+    ],
+)
+def test_a_refusal_names_the_word(clause: str, word: str) -> None:
+    found = parse(Reading(clause, look("people.csv", PEOPLE)))
+    assert found.ask is None
+    assert any(word in note for note in found.notes)
+
+
+def test_a_value_of_two_columns_has_to_be_told_apart() -> None:
+    flights = look("flights.csv", "origin,target,seats\nOslo,Bergen,3\nBergen,Oslo,4\noslo,Rome,5\n")
+    assert parse(Reading("how many flights in Bergen", flights)).ask is None
+    named = parse(Reading("how many flights with target Bergen", flights))
+    assert named.ask is not None
+    assert flights.query(named.ask.sql()) == [[1]]
+
+
+def test_times_of_day_are_on_their_day() -> None:
+    calls = look("calls.csv", "caller,at_time\nAnn,2024-01-03 10:00:00\nBo,2024-01-04 23:00:00\n")
+    for clause, count in (("on 2024-01-03", 1), ("after 2024-01-03", 1), ("until 2024-01-04", 2)):
+        found = parse(Reading(f"how many calls {clause}", calls))
+        assert found.ask is not None, found
+        assert calls.query(found.ask.sql()) == [[count]]
+
+
+def test_a_word_for_the_rows_that_the_table_does_not_say_makes_it_less_sure() -> None:
+    table = look("export.csv")
+    library = Library((TableHead("export.csv", ("region", "amount")),))
+    routing = Router(library, lambda _: table).route("how many bookings are there per region")
+    assert routing.routes[0].confidence == ASSUMED
+    assert "I took 'bookings' for the rows of export.csv" in routing.routes[0].reason
+    assert sure(Router(library, lambda _: table).route("profit by region")) == []
+
+
+def test_a_part_that_takes_something_away_belongs_to_the_question_before_it() -> None:
+    assert sure(route("Total amount by region. Exclude Ann.")) == []
+    assert sorted(sure(route("Total amount by region. Who approves refunds, not travel?"))) == ["data", "research"]
+
+
+@pytest.mark.parametrize("request_text", ["", "   ", "\n\t"])
+def test_a_blank_request_is_refused(request_text: str) -> None:
+    with pytest.raises(ValidationError, match="at least 1 character"):
+        Triage.Input.model_validate({"request": request_text})
 
 
 @pytest.mark.parametrize("clause", ["number of trips per year", "how many trips since 2024", "the oldest trip"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import sqlalchemy as sa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from shared.context import UserExecutionContext
 from shared.errors import InvalidError
@@ -22,7 +22,11 @@ from worker.tools.tables import Source, TableError, Tables, format_of
 
 MAX_REQUEST_CHARS = 2_000
 
-Request = Annotated[str, Field(min_length=1, max_length=MAX_REQUEST_CHARS, description="in plain words")]
+Request = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_REQUEST_CHARS),
+    Field(description="in plain words"),
+]
 Documents = Annotated[list[DocumentName], Field(min_length=1, max_length=200)]
 
 

@@ -88,6 +88,8 @@ class Filter:
         column = quote(self.column)
         if self.unit:
             column = f"{self.unit}({column})"
+        elif self.date:
+            column = f"{column}::DATE"  # a time of day is on that day, too
         values = [literal(value, date=self.date) for value in self.values]
         if self.op == "between":
             return f"{column} BETWEEN {values[0]} AND {values[1]}"
@@ -118,7 +120,7 @@ class Ask:
         filters: only rows where all of them hold.
         columns: of the rows; none: all.
         order: `measure`, `group`, or the name of a column.
-        having: a bound for the first measure.
+        having: a bound for the figure `bounded`.
     """
 
     measures: tuple[Measure, ...] = ()
@@ -129,6 +131,7 @@ class Ask:
     descending: bool = True
     limit: int | None = None
     having: tuple[Op, int | float] | None = None
+    bounded: Measure | None = None
 
     def sql(self) -> str:
         """Returns the statement; the table is `data`."""
@@ -141,8 +144,8 @@ class Ask:
             parts.append("WHERE " + " AND ".join(item.sql() for item in self.filters))
         if self.groups:
             parts.append("GROUP BY ALL")
-        if self.having:
-            parts.append(f"HAVING {self.measures[0].sql(grouped=True)} {self.having[0]} {literal(self.having[1])}")
+        if self.having and self.bounded:
+            parts.append(f"HAVING {self.bounded.sql(grouped=True)} {self.having[0]} {literal(self.having[1])}")
         if order := self._order():
             parts.append("ORDER BY " + ", ".join(order))
         limit = self.limit or (None if self.measures else MAX_LISTED)
@@ -176,8 +179,9 @@ class Ask:
             parts.append("by " + " and ".join(group.name for group in self.groups))
         if self.filters:
             parts.append("with " + ", ".join(item.words for item in self.filters))
-        if self.having:
-            parts.append(f"{_WORDS[self.having[0]]} {self.having[1]}")
+        if self.having and self.bounded:
+            of = "" if self.measures[:1] == (self.bounded,) else f"with {self.bounded.name} "
+            parts.append(f"{of}{_WORDS[self.having[0]]} {self.having[1]}")
         if self.limit:
             end = "largest" if self.descending else "smallest"
             parts.append(f"(the {end}{f' {self.limit}' if self.limit > 1 else ''})")
@@ -208,7 +212,8 @@ class Ask:
             order=("group" if in_time else "measure") if more.groups else more.order or self.order,
             descending=not in_time if more.groups else more.descending if more.order else self.descending,
             limit=more.limit or (None if more.groups else self.limit),
-            having=None if more.groups else self.having,
+            having=more.having or (None if more.groups else self.having),
+            bounded=more.bounded or (None if more.groups else self.bounded),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -219,9 +224,7 @@ class Ask:
     def from_json(cls, value: dict[str, Any]) -> Ask:
         """Returns what `to_json` gave."""
         return cls(
-            measures=tuple(
-                Measure(**{**item, "only": tuple(_filter(part) for part in item["only"])}) for item in value["measures"]
-            ),
+            measures=tuple(map(_measure, value["measures"])),
             groups=tuple(Group(**item) for item in value["groups"]),
             filters=tuple(map(_filter, value["filters"])),
             columns=tuple(value["columns"]),
@@ -229,7 +232,12 @@ class Ask:
             descending=value["descending"],
             limit=value["limit"],
             having=tuple(value["having"]) if value["having"] else None,
+            bounded=_measure(value["bounded"]) if value.get("bounded") else None,
         )
+
+
+def _measure(value: dict[str, Any]) -> Measure:
+    return Measure(**{**value, "only": tuple(map(_filter, value["only"]))})
 
 
 def _filter(value: dict[str, Any]) -> Filter:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from worker.questions.ask import Filter, Group, Measure
 from worker.questions.reading import Mention, Reading
-from worker.questions.vocabulary import AGGREGATES, ARTICLES, BINDING, LEAST, MOST, NO_SQL, VERBS
+from worker.questions.vocabulary import AGGREGATES, FILLERS, LEAST, MOST, NO_SQL, ROW_WORDS
+from worker.questions.words import enumerate_words, singular
 
 
 class Draft:
@@ -19,6 +20,8 @@ class Draft:
         self.r = reading
         self.elliptic = elliptic
         self.entities: set[int] = set()  # what the user calls a row
+        self.counted: set[str] = set()  # columns that number the rows
+        self.truth_at: set[int] = set()  # columns of truth values that are conditions
         self.idle: set[int] = set()  # columns that are mentioned and play no part
         self.filters: list[Filter] = []
         self.measures: list[Measure] = []
@@ -27,46 +30,55 @@ class Draft:
         self.order: str | None = None
         self.descending = True
         self.limit: int | None = None
+        self.lists = False
+        self.sorts = False
+        self.frequent = False  # `most frequent`
+        self.extreme = False  # `the largest amount` is a figure
+        self.ranked = False  # whether the superlative has its part in the ask
+        self.said_at: list[int] = []  # where figures are asked for
         self.word = ""  # the superlative, and where it stands
         self.word_at = -1
         self.free = list(reading.mentions)  # columns whose part in the sentence is still open
 
-    @property
-    def meant(self) -> set[int]:
-        """Where columns, values and the table's own name stand: a word before one of them narrows it."""
-        spans = [(item.start, item.end) for item in self.r.mentions] + [(v.start, v.end) for v in self.r.values]
-        return self.r.nouns | {place for start, end in spans for place in range(start, end)}
-
     def missing(self) -> str | None:
         """Returns what the table lacks for an answer to just this question, None if nothing."""
-        meant = self.meant
-        for place in self.r.content:
-            word = self.r.tokens[place].text
-            if word in NO_SQL:
-                return f"I know no way to work out {word!r}"
-            if not self.r.used[place] and (lacking := self._lacking(place, word, narrows=place + 1 in meant)):
-                return lacking
+        left = [p for p, token in enumerate(self.r.tokens) if not self.r.used[p] and not self._filler(p, token.text)]
+        for place in left:
+            if reason := self._special(place, self.r.tokens[place].text):
+                return reason
+        left = [place for place in left if place not in self.assumed]
+        said = [place for place in left if not self.r.tokens[place].stop]
+        if not left:
+            self.r.take(*(set(self.r.content) - self.assumed))
+            return None
+        words = [repr(self.r.tokens[place].raw.strip('.,;:!?()"')) for place in said or left]
+        if any(self.r.tokens[place].text in (*AGGREGATES, *MOST, *LEAST) for place in said):
+            return f"I found no column of numbers for {enumerate_words(words)}"
+        if any(place in self.idle for place in said):
+            return f"I could not tell what {enumerate_words(words)} shall do in this question"
+        if said:
+            return f"{self.r.table.document} has no column or value for {enumerate_words(words)}"
+        return f"I could not tell what {enumerate_words(words)} means for {self.r.table.document}"
+
+    def _filler(self, place: int, word: str) -> bool:
+        return word in FILLERS and not self.r.tokens[place].quoted and place not in self.idle
+
+    def _special(self, place: int, word: str) -> str | None:
+        table = self.r.table.document
+        if word in NO_SQL:
+            return f"I know no way to work out {word!r}"
+        if place in self.entities and self.r.row_nouns and place not in self.idle:
+            return f"the rows of {table} are {' '.join(self.r.row_nouns)}, not {word}"
+        if place in self.assumed:
+            self.r.notes.append(f"I took {word!r} for the rows of {table}")
         return None
 
-    def _lacking(self, place: int, word: str, *, narrows: bool) -> str | None:
-        """Returns why a word that was not understood must not be passed over, None if it may."""
-        table = self.r.table.document
-        if word in AGGREGATES or word in MOST or word in LEAST:
-            return f"I found no column of numbers for {word!r}"
-        if place in self.idle:
-            return None
-        if place in self.entities and not narrows:
-            if self.r.row_nouns:
-                return f"the rows of {table} are {' '.join(self.r.row_nouns)}, not {word}"
-            self.r.notes.append(f"I took {word!r} for the rows of {table}")
-            return None
-        before = place - 1
-        while before >= 0 and self.r.tokens[before].text in ARTICLES:
-            before -= 1
-        bound = before >= 0 and self.r.tokens[before].text in BINDING
-        if bound or (narrows and word not in VERBS):
-            return f"{table} has no column or value for {self.r.tokens[place].raw.strip('.,;:!?')!r}"
-        return None
+    @property
+    def assumed(self) -> set[int]:
+        """The word for a row where the table's name tells none: at most one, a plural."""
+        words = {self.r.tokens[place].text for place in self.entities}
+        plural = all(word.isalpha() and singular(word) != word for word in words)
+        return self.entities - self.idle if not self.r.row_nouns and len(words) == 1 and plural else set()
 
     def _take(self, phrases: tuple[str, ...]) -> int | None:
         """Takes the first of these phrases; returns where what follows it begins."""
@@ -93,7 +105,7 @@ class Draft:
         noun = self.r.tokens[place].text
         self.entities.add(place)
         taken = {group.name for group in self.groups} | {column.name for column in self.r.table.columns}
-        if noun in ("rows", "row", "records", "record", "entries", "entry", "lines", "items", "there"):
+        if noun in ROW_WORDS:
             self.r.take(place)
         return noun if noun.isalpha() and noun not in taken else "rows"
 

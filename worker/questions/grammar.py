@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from worker.questions.ask import Ask, Group, How, Measure
-from worker.questions.conditions import number_filters, time_filters, value_filters
-from worker.questions.ranking import Ranking
-from worker.questions.reading import Mention, Reading
-from worker.questions.vocabulary import AGGREGATES, CHARTS, COUNTS, DISTINCT, LISTS, SHARES
-from worker.questions.words import name_words
+from worker.questions.ask import Ask, Group, Measure, Op
+from worker.questions.conditions import Having, number_filters, truth_filters, value_filters
+from worker.questions.figures import FigureWords
+from worker.questions.reading import Reading, is_key
+from worker.questions.times import time_filters
+from worker.questions.vocabulary import (
+    ASK_FOR_ROWS,
+    CHARTS,
+    CORRELATION,
+    FILLERS,
+    LISTS,
+    SHARES,
+    YES_OR_NO,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def parse(reading: Reading, *, elliptic: bool = False) -> Parsed:
     )  # fmt: skip
 
 
-class _Sentence(Ranking):
+class _Sentence(FigureWords):
     """Puts an ask together."""
 
     def ask(self) -> Ask | None:
@@ -61,10 +69,11 @@ class _Sentence(Ranking):
             self._noun(share)
         self.filters = value_filters(self.r)
         numbers, having = number_filters(self.r)  # before what takes the `most` of `at most 4`
-        superlative = self._superlative()
         self._sort()
+        superlative = self._superlative()
         self._group()
         self.filters += numbers + time_filters(self.r)
+        self._truths()
         self.free = [m for m in self.free if m.column.name not in {f.column for f in numbers}]
         self._aggregates()
         self._counts()
@@ -73,57 +82,74 @@ class _Sentence(Ranking):
         if share is not None:
             self._share()
         self._rest()
-        if having and self.free and not self.groups:  # `countries with more than 5 certificates`
-            self.groups.append(Group(self._use(self.free[0])))
-            self.measures = self.measures or [Measure("count", noun=self._row_noun())]
-        if having and not (self.measures and self.groups):
-            self.r.unclear.append(f"{having[0]} {having[1]}")
+        if share is not None and not any(measure.how == "share" for measure in self.measures):
+            self.r.unclear.append("the share")
+        bounded = self._bounded(having) if having else None
+        self._check()
         if self.r.unclear:
-            self.r.notes.append(f"I could not tell what is to be {self.r.unclear[0]}")
+            self.r.notes += [f"I could not tell what is to be {what}" for what in self.r.unclear[:1] if what]
             return None
-        return self._finish(having)
+        return self._finish(having[:2] if having else None, bounded)
 
-    def _aggregates(self) -> None:
-        while (found := self.r.find(AGGREGATES)) is not None:
-            start, end = found
-            how = AGGREGATES[" ".join(token.text for token in self.r.tokens[start:end])]
-            mention = self._number_near(end)
-            if mention is None or (self.r.phrase(start, "mean") and mention.start < end):  # `what does amount mean`
-                break
-            self.r.take(*range(start, end))
-            self.measures.append(Measure(how, mention.column.name))
+    def _truths(self) -> None:
+        known = {item.column for item in self.filters}
+        found = truth_filters(self.r, [m for m in self.free if m.column.name not in known])
+        names = {item.column for item in found}
+        self.truth_at = {p for m in self.free if m.column.name in names for p in range(m.start, m.end)}
+        self.free = [mention for mention in self.free if mention.column.name not in names]
+        self.filters += found
+
+    def _bounded(self, having: Having) -> Measure:
+        """Returns the figure that is bounded; groups by what it is of: `countries with more than 5 sales`."""
+        bounded = having[2] or Measure("count", noun=self._row_noun())
+        if not self.groups and self.free and self.measures in ([], [bounded]):
+            self.groups.append(Group(self._use(self.free[0])))
+            self.measures = [bounded]
+        if having[0] in ("<", "<=") and self.filters:  # those with none at all would be missing
+            self.r.unclear.append(f"{having[0]} {having[1]}")
+        if not (self.measures and self.groups) or any(measure.how == "share" for measure in self.measures):
+            self.r.unclear.append(f"{having[0]} {having[1]}")
+        return bounded
+
+    def _check(self) -> None:
+        """Refuses what would be another figure than the one that was asked for."""
+        tell = self.r.unclear.append
+        if self.sorts and len(self.measures) != 1:
+            tell("the order")
+        if self.measures and self.r.tokens[0].text in ASK_FOR_ROWS:
+            tell(f"a figure of {self.r.tokens[0].text!r}")
+        if self.word and (not self.ranked or (self.measures and not self.groups and not self.extreme)):
+            tell(f"ranked by {self.word!r}")
+        shown = {c.name for c in self.r.table.columns if c.type == "BOOLEAN"} & set(self.columns)
+        if shown - {f.column for f in self.filters} and not self.lists and self.r.tokens[0].text not in YES_OR_NO:
+            tell(f"the part of {min(shown)!r}")  # `people active in 2021`
+        named = {mention.column.name for mention in self.r.mentions}
+        if self.truth_at and {f.column for f in self.filters if f.date or f.unit} - named:
+            tell(f"then {self.r.tokens[min(self.truth_at)].text!r}")  # `how many people were active in 2021`
+        self._check_figures()
+
+    def _check_figures(self) -> None:
+        tell = self.r.unclear.append
         for measure in self.measures:
-            self.free = [item for item in self.free if item.column.name != measure.column]
-
-    def _number_near(self, place: int) -> Mention | None:
-        """Returns the column of numbers that an aggregate at a place is of."""
-        numbers = self.r.mentioned(numeric=True)
-        numbers = [m for m in numbers if m.column.name not in {group.name for group in self.groups}]
-        after = [m for m in numbers if m.start >= place]
-        if after or numbers:
-            return (after or numbers[::-1])[0]
-        return self._only_number()
-
-    def _counts(self) -> None:
-        end = self._take(COUNTS)
-        if end is None:
-            return
-        distinct = self._take(DISTINCT)
-        place = end if distinct is None else distinct
-        mention = self.r.mention_at(place, 2)
-        if mention and mention in self.free:
-            column = mention.column
-            if column.numeric and distinct is None and not _same_form(self.r, mention):
-                self._use(mention)  # `how many lines` of a column `line`: it numbers them
-                self.measures.append(Measure("count", noun=self.r.tokens[mention.end - 1].text))
-                return
-            how: How = "distinct" if distinct is not None or not column.numeric else "sum"
-            self.measures.append(Measure(how, self._use(mention)))
-        else:
-            self.measures.append(Measure("count", noun=self._noun(place)))
+            column = next((c for c in self.r.table.columns if c.name == measure.column), None)
+            if column and is_key(column) and measure.how not in ("distinct", "corr"):
+                whole = any(m.column is column and m.whole for m in self.r.mentions)
+                if measure.how not in ("min", "max") or not whole:
+                    tell(f"worked out of {column.name}: its numbers are no amounts")
+        # `total amount in north and average amount in south` is two questions.
+        first, last = (min(self.said_at), max(self.said_at)) if self.said_at else (0, 0)
+        plain = {place for m in self.r.mentions for place in range(m.start, m.end)} | self.r.nouns | set(self.said_at)
+        for place in range(first, last):
+            word = self.r.tokens[place].text
+            if place not in plain and word not in FILLERS and place not in self.entities:
+                tell(f"the part of {word!r}")
 
     def _share(self) -> None:
         of = next((m.column for m in self.free if m.column.numeric), None)
+        if len(self.measures) > 1 or any(item.how not in ("sum", "count") for item in self.measures):
+            return
+        if len(self.filters) > (not self.groups):
+            return  # a share of which of them?
         if self.measures and self.measures[0].how == "sum":
             of = self.r.table.column(self.measures[0].column or "")
         column = of.name if of else None
@@ -137,14 +163,18 @@ class _Sentence(Ranking):
     def _rest(self) -> None:
         """Columns that are still free: figures of groups, a correlation, or the columns of a list."""
         numbers = [m.column.name for m in self.free if m.column.numeric]
-        if self._take(("correlation", "correlate", "correlated", "relationship")) is not None and len(numbers) > 1:
+        if len(numbers) == 2 and not self.measures and self._take(CORRELATION) is not None:  # noqa: PLR2004 - a pair
             self.measures = [Measure("corr", numbers[0], numbers[1])]
         elif self.groups and not self.measures:
+            keys = [m for m in self.free if is_key(m.column) and not m.whole and self.r.table.unique(m.column.name)]
+            if len(keys) == len(numbers) == 1:  # `orders by region` of a column order_id
+                self.counted.add(self._use(keys[0]))
+                numbers = []
             summed = [Measure("sum", name) for name in numbers[:3]]
             if summed or not self.elliptic:
                 self.measures = summed or [Measure("count", noun=self._row_noun())]
         elif not self.measures and not self.columns:
-            asked = self._take(LISTS) is not None
+            asked = self.lists = self._take(LISTS) is not None
             whole = [m.column.name for m in self.free]
             if self.filters or self.order or (asked and whole):
                 shown = [item.column for item in self.filters if item.column not in whole]
@@ -153,7 +183,7 @@ class _Sentence(Ranking):
             if token.text in (*CHARTS, *LISTS) and not self.r.used[place]:
                 self.r.take(place)
 
-    def _finish(self, having: object) -> Ask | None:
+    def _finish(self, having: tuple[Op, int | float] | None, bounded: Measure | None) -> Ask | None:
         names = {group.name for group in self.groups}
         self.measures = [replace(m, noun="rows") if m.how == "count" and m.noun in names else m for m in self.measures]
         self.measures = list(dict.fromkeys(self.measures))
@@ -170,11 +200,11 @@ class _Sentence(Ranking):
             self.r.notes.append(f"say which date is meant: {' or '.join(dates)}")
             return None
         if self.measures and not self.groups:
-            order = self.limit = None
-        self._give_back()
+            order = self.limit = None  # one row
+        self._give_back(order, bounded)
         return Ask(
             tuple(self.measures), tuple(dict.fromkeys(self.groups)), tuple(self.filters), tuple(self.columns), order,
-            descending, self.limit, having,  # type: ignore[arg-type]
+            descending, self.limit, having, bounded,
         )  # fmt: skip
 
     def _unclear_dates(self) -> list[str]:
@@ -184,12 +214,14 @@ class _Sentence(Ranking):
         used = {*(f.column for f in self.filters), *(g.column for g in self.groups), self.order} & set(dates)
         return dates if len(dates) > 1 and used - named else []
 
-    def _give_back(self) -> None:
+    def _give_back(self, order: str | None, bounded: Measure | None) -> None:
         """Columns that are mentioned and play no part were not understood."""
         conditions = (*self.filters, *(part for item in self.measures for part in item.only))
-        playing = {self.order, *self.columns, *(item.column for item in self.groups), *(c.column for c in conditions)}
-        playing |= {name for item in self.measures for name in (item.column, item.other)}
-        for mention in self.free:
+        playing = {order, *self.columns, *self.counted, *(item.column for item in self.groups)}
+        playing |= {item.column for item in conditions}
+        figures = [*self.measures, bounded] if bounded else self.measures
+        playing |= {name for item in figures for name in (item.column, item.other)}
+        for mention in self.r.mentions:
             if mention.column.name not in playing:
                 for place in range(mention.start, mention.end):
                     self.r.used[place] = False
@@ -197,8 +229,3 @@ class _Sentence(Ranking):
 
     def _is_year(self, column: str) -> bool:
         return self.r.table.column(column).integral
-
-
-def _same_form(reading: Reading, mention: Mention) -> bool:
-    """Tells whether a column is called in the number, singular or plural, that its name has."""
-    return name_words(mention.column.name)[-1:] == [reading.tokens[mention.end - 1].text]

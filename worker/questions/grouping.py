@@ -19,6 +19,8 @@ class Grouping(Draft):
         end = self._take(SORT)
         if end is not None and (mention := self.r.mention_at(end, 2)):
             self.order, self.descending = self._use(mention), mention.column.numeric
+        elif end is not None:
+            self.sorts = True  # by the figure, if there is one only
         if self._take(UP) is not None:
             self.descending = False
         elif self._take(DOWN) is not None:
@@ -38,10 +40,12 @@ class Grouping(Draft):
         for place, token in enumerate(self.r.tokens):
             if not self.r.used[place] and token.text.endswith("ly") and token.text in UNITS:
                 self._group_by_time(UNITS[token.text], place)
-        if self.r.temporal and self._take(OVER_TIME) is not None and not self.groups:
+        if self.r.temporal and not self.groups and self._take(OVER_TIME) is not None:
             self._group_by_time(self._fitting_unit(), None)
         if (spread := self._take(SPREAD)) is not None:
-            self._group_at(spread, reach=3)
+            grouped = self._group_at(spread, reach=3)
+            if not grouped and (mention := self.r.mention_at(spread, 3)) and mention.column.numeric:
+                self.r.unclear.append(f"the distribution of {mention.column.name}")
             self._noun(spread)
 
     def _group_at(self, place: int, reach: int = 3) -> bool:

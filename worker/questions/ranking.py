@@ -5,7 +5,7 @@ from __future__ import annotations
 from worker.questions.ask import Group, How, Measure
 from worker.questions.grouping import Grouping
 from worker.questions.reading import Mention
-from worker.questions.vocabulary import LEAST, MOST, OF_SIZE, OF_TIME
+from worker.questions.vocabulary import ARTICLES, ASK_FOR_ROWS, LEAST, MOST, OF_TIME
 from worker.questions.words import number, singular
 
 MAX_LIMIT = 100
@@ -19,6 +19,8 @@ class Ranking(Grouping):
         found = self.r.find((*MOST, *LEAST))
         if found is None:
             return None
+        if len(self.r.tokens) > found[1] and self.r.tokens[found[1]].text in ("first", "last"):
+            return None
         start, end = found
         self.word, self.word_at = self.r.tokens[start].text, start
         self.descending = self.word in MOST
@@ -31,6 +33,7 @@ class Ranking(Grouping):
                 end = max(end, place + 1)
         while end < len(self.r.tokens) and self.r.tokens[end].text in ("most", "frequent", "common", "often"):
             self.r.take(end)
+            self.frequent = True
             end += 1
         return end
 
@@ -38,18 +41,42 @@ class Ranking(Grouping):
         """The words after `most`, `top 5`: what is ranked, or by what."""
         after = self.r.mention_at(place, 2)
         subject = self._subject()
+        if self.said_at and min(self.said_at) < self.word_at:
+            return  # `total amount of the top 5 customers`: a question within a question
+        if self.word in OF_TIME and not self._named_time(after):
+            return
+        self.ranked = True
         if self.measures and (self.groups or subject):
             self._rank(subject, None)
         elif after and after in self.free and (after.column.numeric or after.column.temporal):
-            if subject is None and self.limit is None:
+            if subject is None and self.limit is None and self.r.tokens[0].text not in ASK_FOR_ROWS:
                 how: How = "max" if self.descending else "min"
                 self.measures.append(Measure(how, self._use(after)))
+                self.extreme = True
                 return
             self._rank(subject, after)
         else:
             by = next((m for m in self.free if m.column.numeric and m is not after), None)
-            by = by or (self._only_number() if self.word in OF_SIZE else None)
+            if by is None and not self.measures and not self._counting():
+                self.ranked = False
+                return
             self._rank(after if after in self.free else subject, by)
+
+    def _counting(self) -> bool:
+        """Tells whether the most rows are meant: not of `the largest department`, `top 3 customers`."""
+        return self.word in ("most", "least", "fewest") or self.word in OF_TIME or self.frequent
+
+    def _named_time(self, after: Mention | None) -> bool:
+        """Tells whether it is said which date `oldest` is about; `latest` and `earliest` need no name."""
+        dates = [column.name for column in self.r.table.columns if column.temporal]
+        if after and after.column.numeric:
+            return False  # `latest salary`
+        named = any(mention.column.temporal for mention in self.r.mentions)
+        if dates and not named and self.word in ("oldest", "newest"):
+            self.r.unclear.append("")
+            self.r.notes.append(f"say which date is meant: {' or '.join(dates)}")
+            return False
+        return True
 
     def _subject(self) -> Mention | None:
         """The column whose values are ranked: `which country has …`, `the country with …`."""
@@ -72,6 +99,7 @@ class Ranking(Grouping):
             self.order = self.r.temporal[0].name
         elif by is not None and not self.groups:
             self.order = self._use(by)
+        self._take_by(by)
         if by is not None and self.groups and not self.measures:
             self.measures.append(Measure("sum", by.column.name) if by.column.numeric else self._latest(by))
             self._use(by)
@@ -87,8 +115,15 @@ class Ranking(Grouping):
         columns = [column for column in self.r.table.columns if column.numeric]
         if len(columns) != 1:
             return None
-        self.r.notes.append(f"{columns[0].name} is the only column of numbers")
         return Mention(-1, -1, columns[0])
+
+    def _take_by(self, by: Mention | None) -> None:
+        """`top 5 customers by amount`."""
+        place = by.start - 1 if by else -1
+        while place >= 0 and self.r.tokens[place].text in ARTICLES:
+            place -= 1
+        if place >= 0 and self.r.tokens[place].text == "by":
+            self.r.take(place)
 
     def _count_before(self, subject: Mention) -> None:
         """`the 7 countries with the most …`."""
@@ -106,4 +141,4 @@ class Ranking(Grouping):
         return singular(word) == word
 
     def _unique(self, column: str) -> bool:
-        return self.r.table.distinct(column) == self.r.table.rows
+        return self.r.table.unique(column)

@@ -25,6 +25,8 @@ _PLACING = frozenset({"in", "for", "from", "is", "at", "="})
 # Of a file's name: what says nothing about what is in it.
 _FILE_WORDS = frozenset({"csv", "tsv", "jsonl", "json", "ndjson", "parquet", "data", "table", "the", "of", "tab"})
 
+_KEYS = ("id", "ids", "no", "nr", "number", "code", "key", "zip", "index", "postcode")
+
 Query = Callable[[str], list[list[Any]]]
 
 
@@ -49,6 +51,10 @@ class TableLook:
     def distinct(self, name: str) -> int:
         """Returns how many different values a column has."""
         return int(self.query(f"SELECT count(DISTINCT {quote(name)}) FROM data")[0][0])  # noqa: S608 - quoted
+
+    def unique(self, name: str) -> bool:
+        """Tells whether each row has a value of its own in a column."""
+        return self.distinct(name) == self.rows
 
     def bounds(self, name: str) -> tuple[str, str]:
         """Returns the first and the last value of a column, as text; empty if it has none."""
@@ -88,6 +94,11 @@ class Value:
     end: int
     column: str
     value: str
+
+
+def is_key(column: Column) -> bool:
+    """Tells whether a column's numbers only name something: they are not added up."""
+    return column.integral and name_words(column.name)[-1:] in [[word] for word in _KEYS]
 
 
 class Reading:
@@ -245,10 +256,17 @@ class Reading:
         """Keeps the longest, and of one place the value whose column is mentioned, else the first column's."""
         named = [item.column.name for item in self.mentions]
         kept: list[Value] = []
-        for item in sorted(found, key=lambda v: (v.start - v.end, v.column not in named, v.start)):
+
+        def rank(item: Value) -> tuple[bool, bool]:
+            return item.column not in named, item.value != self._between(item.start, item.end)
+
+        for item in sorted(found, key=lambda v: (v.start - v.end, *rank(v), v.start)):
             if not any(item.start < other.end and other.start < item.end for other in kept):
                 kept.append(item)
                 self.take(*range(item.start, item.end))
+                alike = [v for v in found if (v.start, v.end) == (item.start, item.end) and rank(v) == rank(item)]
+                if len({(v.column, v.value) for v in alike}) > 1:
+                    self.unclear.append(" or ".join(f"{v.column} {v.value}" for v in alike[:2]))
         return sorted(kept, key=lambda value: value.start)
 
     def _may_be_value(self, start: int, end: int) -> bool:

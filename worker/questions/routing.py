@@ -16,10 +16,11 @@ from worker.questions.ask import Ask
 from worker.questions.grammar import Parsed, parse
 from worker.questions.library import Library, TableHead
 from worker.questions.reading import Reading, TableLook
-from worker.questions.words import clauses, enumerate_words, name_words, same, tokens
+from worker.questions.words import clauses, enumerate_words, name_words, narrows, same, tokens
 
 SURE_ENOUGH = 0.35  # below it a route is a guess that is told, not followed
 WORTH_TELLING = 0.15
+SURELY, ASSUMED = 0.97, 0.7  # the second where the table does not say that its rows are called so
 FOLLOWING = 0.9  # what goes on from the last request
 MAX_TABLES = 4  # opened for one request
 MAX_DATA_ROUTES = 2
@@ -128,7 +129,8 @@ class Router:
         unplaced: list[str] = []
         guesses: list[Route] = []
         memory = dict(self.memory or {})
-        asked_for = clauses(request)
+        parts = clauses(request)
+        asked_for = self._joined(parts[: 2 * MAX_CLAUSES]) + parts[2 * MAX_CLAUSES :]
         for clause in asked_for[:MAX_CLAUSES]:
             fit, asked = self._fit(clause), self._question(clause)
             if fit and fit.confidence >= SURE_ENOUGH and fit.confidence >= asked[0] and len(data) < MAX_DATA_ROUTES:
@@ -146,6 +148,20 @@ class Router:
         unplaced += [f"“{clause}”" for clause in asked_for[MAX_CLAUSES:]]
         routes = sorted([*(data or guesses[:1]), *self._research_route(questions)], key=lambda route: -route.confidence)
         return Routing(request, tuple(routes), tuple(unplaced), memory or None)
+
+    def _joined(self, parts: list[str]) -> list[str]:
+        """Puts what only narrows a question to a table back to it: `Total by region. Only in Oslo`."""
+        joined: list[str] = []
+        for part in parts:
+            if joined and narrows(part) and self._question(part)[0] < SURE_ENOUGH and self._answers(joined[-1]):
+                joined[-1] += f", {part}"
+            else:
+                joined.append(part)
+        return joined
+
+    def _answers(self, clause: str) -> bool:
+        fit = self._fit(clause)
+        return fit is not None and fit.confidence >= SURE_ENOUGH
 
     def _research_route(self, questions: list[tuple[str, float, str]]) -> list[Route]:
         sure = [item for item in questions if item[1] >= SURE_ENOUGH] or questions[:1]
@@ -268,7 +284,8 @@ def _confidence(clause: str, parsed: Parsed) -> float:
         return 0.0
     if not (parsed.ask.measures or parsed.ask.order) and parsed.coverage < ENOUGH_WORDS:
         return 0.3 * parsed.coverage  # a word that happens to be a value asks for nothing yet
-    return min(0.97, 0.2 + 0.65 * parsed.coverage + 0.1 * min(parsed.hits, 2) - 0.2 * cued)
+    most = SURELY if not parsed.unplaced else ASSUMED
+    return min(most, 0.2 + 0.65 * parsed.coverage + 0.1 * min(parsed.hits, 2) - 0.2 * cued)
 
 
 def _cues(clause: str) -> set[str]:

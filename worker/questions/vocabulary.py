@@ -13,7 +13,6 @@ AGGREGATES: dict[str, How] = {
 }  # fmt: skip
 MOST = ("most", "highest", "largest", "biggest", "greatest", "top", "longest", "latest", "newest")
 LEAST = ("least", "fewest", "lowest", "smallest", "bottom", "shortest", "earliest", "oldest")
-OF_SIZE = frozenset({"largest", "biggest", "greatest", "highest", "longest", "smallest", "lowest", "shortest"})
 OF_TIME = frozenset({"latest", "newest", "earliest", "oldest"})
 COUNTS = (
     "how many", "number of", "numbers of", "count of", "counts of", "count", "counts", "frequency of", "frequency",
@@ -33,24 +32,33 @@ UP = ("ascending", "increasing", "alphabetically", "smallest first", "lowest fir
 DOWN = ("descending", "decreasing", "largest first", "highest first", "newest first")
 SPREAD = ("distribution of", "breakdown of", "breakdown by", "distribution by", "breakdown", "distribution")
 OVER_TIME = ("over time", "over the years", "trend of", "trend in", "trends in", "trend", "trends", "development of")
+CORRELATION = ("correlation", "correlate", "correlated", "relationship")
 UNITS: dict[str, Unit] = {
     **{f"{unit}{end}": unit for unit in get_args(Unit) for end in ("", "s")},
     "monthly": "month", "yearly": "year", "annual": "year", "annually": "year", "weekly": "week", "daily": "day",
     "quarterly": "quarter",
 }  # fmt: skip
 LISTS = ("list", "show", "display", "which", "what", "who", "where", "when", "print", "look up", "give")
-CHARTS = ("plot", "chart", "graph", "draw", "visualise", "visualize", "diagram", "bar", "line", "histogram")
+YES_OR_NO = frozenset({"is", "are", "was", "were"})
+ASK_FOR_ROWS = frozenset({"who", "where", "when"})  # at the beginning: a figure is no answer
+CHARTS = (
+    "bar chart", "line chart", "bar graph", "line graph", "plot", "chart", "graph", "draw", "visualise", "visualize",
+    "diagram",
+)  # fmt: skip
 NO_SQL = frozenset({
     "forecast", "predict", "prediction", "cluster", "clustering", "anomaly", "anomalies", "outlier", "outliers",
     "regression", "extrapolate",
 })  # fmt: skip
-# What a word after one of these says is a part of the question that must not be passed over.
-BINDING = frozenset({
-    "by", "per", "each", "every", "in", "for", "from", "of", "at", "with", "where", "across", "among", "to",
-    "named", "called", "which", "whose", "than", "and", "or", "not", "without",
+# Words that may be passed over, because no answer would be another one with them. All others have to be explained.
+FILLERS = frozenset({
+    "a", "an", "the", "all", "any", "our", "my", "their", "its", "your", "me", "us", "i", "we", "you", "of", "in", "on",
+    "at", "to", "for", "from", "with", "as", "and", "is", "are", "was", "were", "be", "been", "am", "do", "does", "did",
+    "has", "have", "had", "having", "there", "that", "who", "whom", "whose", "which", "what", "what's", "where",
+    "please", "can", "could", "would", "should", "tell", "give", "find", "get", "know", "want", "need", "see", "let",
+    "compare", "calculate", "compute", "determine", "then", "also", "it", "they", "table", "data", "file", "these",
+    "those", "exist", "exists", "show", "list",
 })  # fmt: skip
-# May stand right before what is asked for without narrowing it.
-VERBS = frozenset(
-    {"compare", "calculate", "compute", "determine", "get", "want", "see", "need", "overall", "visualise"}
-)
+ROW_WORDS = frozenset({"rows", "row", "records", "record", "entries", "entry", "lines", "items"})
 ARTICLES = frozenset({"the", "a", "an", "all", "any", "our", "my", "their", "its"})
+# What may follow an aggregate that names no column: `average by region`. Any other word says of what.
+UNSAID = frozenset({"by", "per", "each", "every", "in", "for", "since", "before", "after", "until", "during"})

@@ -18,6 +18,20 @@ _ASKING = (
 _CLAUSE = re.compile(
     rf"(?:[.?!;]+\s+|\n+|,?\s+(?:and|then|but|also)\s+(?:also\s+|then\s+)?(?=(?:{_ASKING})\b))", re.IGNORECASE
 )
+_AUXILIARY = r"(?:is|are|was|were|do|does|did|has|have|had|can|could|may|must|should|will)"
+_SUBJECT = r"(?:there|the|it|this|that|an?|my|our|we|they|i|you)"
+# The beginning of what goes on from the part before it, and words that take something away from what was asked.
+_CONTINUES = re.compile(
+    rf"(?:(?:and|but|also)\s+)?(?:(?:who\s+)?{_AUXILIARY}\b(?!\s+{_SUBJECT}\b)|(?:where|when)\s+(?!{_AUXILIARY}\b)|whose\b"
+    r"|(?:in|for|from|of|with|since|before|after|until|between|during|by|per|over|under|above|below|at|on)\s+"
+    r"(?!what|which|whom|whose)|if\b|unless\b)",
+    re.IGNORECASE,
+)
+_TAKES_AWAY = re.compile(
+    r"\b(?:only|just|except\w*|without|exclu\w+|ignor\w+|omit\w*|leav\w+|skip\w*|drop\w*|remov\w+|restrict\w*"
+    r"|limit\w*|filter\w*|not|no|never|but|apart|other than|minus|instead)\b",
+    re.IGNORECASE,
+)
 SMALL_NUMBERS = {
     "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
     "twelve": 12, "twenty": 20, "fifty": 50, "hundred": 100,
@@ -36,6 +50,9 @@ STOP_WORDS = frozenset({
     "documents", "file", "files", "question", "answer", "happen", "happens", "work", "works", "use", "used", "mean",
     "means",
 })  # fmt: skip
+
+
+_IRREGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +93,15 @@ def clauses(request: str) -> list[str]:
     return [part for part in parts if part]
 
 
+def narrows(part: str) -> bool:
+    """Tells whether a part of a request may only take something away from what the part before it asks for."""
+    return bool(_CONTINUES.match(part) or _TAKES_AWAY.search(part))
+
+
 def singular(word: str) -> str:
     """Returns an English noun without its plural ending, by rule."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
     for ending, instead in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh")):
         if word.endswith(ending) and len(word) > len(ending) + 1:
             return word[: -len(ending)] + instead

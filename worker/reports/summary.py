@@ -9,6 +9,7 @@ from worker.reports import markdown
 from worker.reports.findings import Figures, Findings, Reading, Result
 
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_GROUPED = re.compile(r"\bGROUP\s+BY\b", re.IGNORECASE)  # else the rows themselves are listed: no figures by a group
 _MARK = re.compile(r"\[(\d+)\]")
 _ANSWER = re.compile(r"“([^\n]+)” \[(\d{1,4})\](?:\n|$)")  # the first quote of an answer of `research`
 MAX_QUOTE_CHARS = 300
@@ -42,6 +43,8 @@ def figures_sentence(figures: Figures) -> str:
 
 def _rows_sentence(result: Result, name: str) -> str:
     total = "more than a million" if result.row_count is None else markdown.number(result.row_count)
+    if not _GROUPED.search(result.sql):
+        return f"{total} rows of **{name}**."
     first, *rest = result.columns
     if not rest:
         return f"{total} rows of **{name}**, the first: {markdown.cell(result.rows[0][0])}."
