@@ -171,6 +171,7 @@ PEOPLE_ASKED: dict[str, Right] = {
     "how many people were fired in 2021": None,
     "who was hired last?": frozenset({"Eve"}),
     "who has the highest salary?": frozenset({"Cid"}),
+    "which person has the lowest salary": frozenset({"Dee"}),
     "who is the oldest person?": None,
     "the latest salary": None,
     "which is the largest department?": None,

@@ -49,7 +49,7 @@ class Ranking(Grouping):
         if self.measures and (self.groups or subject):
             self._rank(subject, None)
         elif after and after in self.free and (after.column.numeric or after.column.temporal):
-            if subject is None and self.limit is None and self.r.tokens[0].text not in ASK_FOR_ROWS:
+            if subject is None and self.limit is None and not self._asks_for_rows():
                 how: How = "max" if self.descending else "min"
                 self.measures.append(Measure(how, self._use(after)))
                 self.extreme = True
@@ -61,6 +61,10 @@ class Ranking(Grouping):
                 self.ranked = False
                 return
             self._rank(after if after in self.free else subject, by)
+
+    def _asks_for_rows(self) -> bool:
+        """`who has the lowest salary`, `which person has …`: the figure alone is no answer."""
+        return self.r.tokens[0].text in ASK_FOR_ROWS or (self.r.phrase(0, "which") and 1 in self.r.nouns)
 
     def _counting(self) -> bool:
         """Tells whether the most rows are meant: not of `the largest department`, `top 3 customers`."""
