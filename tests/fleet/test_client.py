@@ -12,6 +12,12 @@ from tests.fleet.fleet import Event, Fleet, new_user
 TEXT = {"text": "one two three"}
 
 
+def first_event(client: Client, run_id: str) -> object:
+    """Opens a stream, closes it again, and returns what came first."""
+    with client.stream(run_id=run_id) as stream:
+        return next(stream)
+
+
 @pytest.fixture
 def client(fleet: Fleet, user: str) -> Client:
     return fleet.client(user)
@@ -115,7 +121,7 @@ def test_documents_and_threads_are_the_user_s_own(fleet: Fleet, client: Client) 
         lambda: other.run(run["id"]),
         lambda: other.cancel(run["id"]),
         lambda: list(other.events(run["id"])),
-        lambda: next(other.stream(run_id=run["id"])),
+        lambda: first_event(other, run["id"]),
         lambda: other.document("a.csv"),
         lambda: other.thread(thread["id"]),
         lambda: other.submit("talk", TEXT, thread_id=thread["id"]),

@@ -131,7 +131,7 @@ def test_a_failure_is_typed_and_its_trace_is_not_for_the_user() -> None:
         ({}, "text: "),
         ({"text": 5}, "text: "),
         ({"text": "a", "times": 0}, "times: "),
-        ("text", ": "),
+        ("text", "Input should be a valid dictionary"),
         (None, "text: "),
         ({"text": [1], "times": "x"}, "text: "),
     ],
