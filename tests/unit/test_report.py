@@ -141,6 +141,14 @@ def test_figures_passages_and_sources() -> None:
     assert files["report.md"].content == paper.markdown
 
 
+def test_the_sentence_that_answers_may_stand_on_several_lines() -> None:
+    given = findings()
+    assert given.research is not None
+    answer = "“Because it\n  is so.” [2]\n\n“Why not.” [1]"
+    changed = given.model_copy(update={"research": given.research.model_copy(update={"answer": answer})})
+    assert "The documents say: “Because it is so.” [2]" in extractive(changed)
+
+
 def test_nothing_found_is_said() -> None:
     text = written(findings(data=[], research=None))
     assert "Nothing of yours answers this." in text

@@ -11,7 +11,8 @@ from worker.reports.findings import Figures, Findings, Reading, Result
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _GROUPED = re.compile(r"\bGROUP\s+BY\b", re.IGNORECASE)  # else the rows themselves are listed: no figures by a group
 _MARK = re.compile(r"\[(\d+)\]")
-_ANSWER = re.compile(r"“([^\n]+)” \[(\d{1,4})\](?:\n|$)")  # the first quote of an answer of `research`
+# The first quote of an answer of `research`; it may stand on several lines.
+_ANSWER = re.compile(r"“(.+?)” \[(\d{1,4})\](?:\n|$)", re.DOTALL)
 MAX_QUOTE_CHARS = 300
 SHOWN_ROWS = 3
 
