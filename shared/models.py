@@ -85,11 +85,15 @@ class Lease(Base):
 
 
 class UserStream(Base):
-    """The head of a user's event log: the last `seq` given."""
+    """The head of a user's event log, the last `seq` given; and what is known of the user's queue."""
 
     __tablename__ = "user_streams"
     user_id: Mapped[str] = mapped_column(primary_key=True)
     head: Mapped[int] = mapped_column(BigInteger)
+    queued: Mapped[int] = mapped_column(server_default=text("0"))
+    run_s: Mapped[float | None]
+    positions_at: Mapped[datetime | None]
+    trimmed: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
 
 class UserLimit(Base):
@@ -122,6 +126,7 @@ class Run(Base):
         Index("runs_parked", "user_id", "created_at", "id", postgresql_where=text("status = 'queued'")),
         Index("runs_running", "worker_id", postgresql_where=text("status = 'running'")),
         Index("runs_by_thread", "user_id", "thread_id"),
+        Index("runs_ended", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         ForeignKeyConstraint(
             ["user_id", "thread_id"], [f"{SCHEMA}.threads.user_id", f"{SCHEMA}.threads.id"], ondelete="CASCADE"
         ),
@@ -148,6 +153,11 @@ class Run(Base):
     progress_note: Mapped[str] = mapped_column(server_default=text("''"))
     last_run_seq: Mapped[int] = mapped_column(server_default=text("0"))
     worker_id: Mapped[str | None]
+    not_before: Mapped[datetime | None]
+    lost: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'"))
+    emitted: Mapped[int] = mapped_column(server_default=text("0"))
+    position_told: Mapped[int | None]
+    retry_of: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     granted_at: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]

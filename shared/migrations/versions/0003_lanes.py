@@ -1,0 +1,46 @@
+"""Lanes: retries and their history, the queue's counts and positions, numbered events of an attempt, retention."""
+
+from importlib.resources import files
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+TABLES = """
+ALTER TABLE runs
+    -- Parked until then: Retry and the back-off after lost attempts.
+    ADD COLUMN not_before timestamptz,
+    -- The attempts that were lost, oldest first: {attempt, reason, message, at}.
+    ADD COLUMN lost jsonb NOT NULL DEFAULT '[]',
+    -- How many events of the present attempt's sandbox are stored: a batch that is written again adds none.
+    ADD COLUMN emitted integer NOT NULL DEFAULT 0,
+    -- The place in the queue that the last `run_position` event told.
+    ADD COLUMN position_told integer,
+    -- The run that this one is a retry of.
+    ADD COLUMN retry_of text;
+ALTER TABLE user_streams
+    -- Queued runs, parked and granted; kept by a trigger.
+    ADD COLUMN queued integer NOT NULL DEFAULT 0,
+    -- Running time of the user's recent runs, seconds: an exponential mean.
+    ADD COLUMN run_s double precision,
+    -- When positions were told last.
+    ADD COLUMN positions_at timestamptz,
+    -- Events up to this `seq` may have been removed.
+    ADD COLUMN trimmed bigint NOT NULL DEFAULT 0;
+CREATE INDEX runs_ended ON runs (finished_at) WHERE finished_at IS NOT NULL;
+"""
+
+FUNCTIONS: tuple[str, ...] = ()
+
+GRANTS = """
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA lanewise FROM PUBLIC;
+"""
+
+
+def upgrade() -> None:
+    """Makes everything."""
+    op.execute(TABLES)
+    for name in FUNCTIONS:
+        op.execute((files("shared.migrations") / "sql" / "0003" / f"{name}.sql").read_text())
+    op.execute(GRANTS)
