@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Select, and_, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from shared import catalogue, runs
+from shared import runs
 from shared.context import UserExecutionContext
 from shared.database import load_sql
 from shared.errors import UnavailableError
@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 PAUSE_S = 2.0  # a tick that comes so much later than planned follows an outage
 MAX_DOUBLINGS = 8
 MAX_REPAIRS = 500  # of each kind in a tick; the next tick goes on
+SERVED = exists().where(Run.agent == Worker.agents.any_(), Run.queue == Worker.queues.any_())
 RUNNING = Run.status == ExecutionState.RUNNING
 GRANTED = (Run.status == ExecutionState.QUEUED, Run.granted_at.is_not(None))
 _TAKE_LEASE = load_sql("take_lease")
@@ -132,9 +133,8 @@ class Leader(Loop):
 
     def park_unserved(self) -> int:
         """Parks granted runs whose agent no worker has any more, so that they hold no slot; returns how many."""
-        served = exists().where(Run.agent == Worker.agents.any_(), Run.queue == Worker.queues.any_())
         with self._database.system_session() as session:
-            query = select(Run.user_id, Run.id, Run.attempt).where(*GRANTED, ~served).limit(MAX_REPAIRS)
+            query = select(Run.user_id, Run.id, Run.attempt).where(*GRANTED, ~SERVED).limit(MAX_REPAIRS)
             unserved = session.execute(query.with_for_update(skip_locked=True)).all()
             session.execute(
                 update(Run)
@@ -161,7 +161,7 @@ class Leader(Loop):
             lost = select(Run.user_id, Run.id).where(
                 *GRANTED,
                 age_s > self._services.settings.sweep_s,
-                Run.agent.in_([agent.name for agent in catalogue.running_agents(session, self._lease_s)]),
+                SERVED,
                 overdue,
             )
             # Skipped are those that another leader marks now; a run is sent by whoever marked it, and once.
