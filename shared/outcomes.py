@@ -7,6 +7,8 @@ from typing import Any
 
 from shared.states import ExecutionState
 
+MAX_AFTER_S = 86_400.0
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -55,11 +57,18 @@ class Lost:
         type: a stable word, e.g. `sandbox_died`, `worker_lost`, `drained`.
         message: what happened, for the user.
         counted: whether it counts towards `max_attempts`; drains and store outages don't.
+        after_s: wait before the next attempt, seconds; None: at once after the first counted loss, then longer.
     """
 
     type: str
     message: str
     counted: bool = True
+    after_s: float | None = None
+
+
+def is_pause(value: object) -> bool:
+    """Whether a value can be the `after_s` of a lost attempt."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_AFTER_S
 
 
 Ended = Completed | Failed | Cancelled | TimedOut
