@@ -108,6 +108,7 @@ class Run(_Answer):
     queue: Queue | None
     metadata: Json
     correlation_id: str
+    retry_of: str | None = Field(description="the run that this one is a retry of; null: of none")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

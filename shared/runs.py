@@ -211,6 +211,7 @@ def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
         "queue": queue,
         "metadata": run.meta,
         "correlation_id": run.correlation_id,
+        "retry_of": run.retry_of,
         "created_at": iso(run.created_at),
         "started_at": iso(run.started_at),
         "finished_at": iso(run.finished_at),

@@ -143,6 +143,32 @@ class Busy(Agent):
         return {"made": made, "tries": tries}
 
 
+class GivesWay(Agent):
+    """Waits; when it is cancelled, it asks for another attempt."""
+
+    name = "gives_way"
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        try:
+            await asyncio.sleep(FOREVER_S)
+        except asyncio.CancelledError:
+            raise Retry("later") from None
+
+
+class Lenient(Agent):
+    """A workflow that does without `busy` if it has to; returns the errors that it passed over."""
+
+    name = "lenient"
+    workflows: ClassVar[tuple[Workflow, ...]] = (
+        Workflow("lenient", Step("busy", "busy", lambda results: results.input.model_dump(), on_failure="continue")),
+    )
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        results = await run.workflows.orchestrate_workflow("lenient", context, run)
+        return {name: dict(error) for name, error in results.errors.items()}
+
+
 class Part(Agent):
     """A part of `flow`: says its name; dies, asks for another attempt or waits, once, if its input says so."""
 

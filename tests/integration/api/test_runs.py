@@ -29,8 +29,8 @@ class TestSubmit:
             "id": run["id"], "agent": "echo", "status": "queued", "thread_id": run["thread_id"],
             "input": body["input"], "output": None, "error": None, "attempt": 0, "last_run_seq": 1, "usage": None,
             "progress": {"fraction": 0.0, "note": ""}, "queue": run["queue"], "metadata": {"ü": [1, None]},
-            "correlation_id": run["correlation_id"], "created_at": run["created_at"], "started_at": None,
-            "finished_at": None,
+            "correlation_id": run["correlation_id"], "retry_of": None, "created_at": run["created_at"],
+            "started_at": None, "finished_at": None,
         }  # fmt: skip
         assert alice.get(f"/v1/threads/{run['thread_id']}").status_code == 200
         assert worker
