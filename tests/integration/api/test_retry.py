@@ -11,10 +11,15 @@ import pytest
 import sqlalchemy as sa
 
 from shared import records
+from shared.context import UserExecutionContext
+from shared.errors import NotFoundError
+from shared.ids import new_id
 from shared.models import Run
 from shared.outcomes import Cancelled, Completed, Failed, Outcome, TimedOut
+from shared.retrying import accept_retry
 from tests.api_process import ECHO, FakeWorker, announce_worker
 from tests.integration.api.conftest import Fleet, Home, UserClient
+from tests.services import an_agent
 
 Body = dict[str, Any]
 FAILED = Failed("ValueError", "bad input")
@@ -142,6 +147,17 @@ def test_the_quota_holds(alice: UserClient, worker: FakeWorker, body: Body, supe
     assert (answers[2].json()["code"], "Retry-After" in answers[2].headers) == ("quota_exceeded", True)
     query = sa.text("SELECT count(*) FROM lanewise.run_steps WHERE user_id = :user")
     assert superuser.scalar(query, {"user": alice.user_id}) == 3
+
+
+def test_a_run_that_is_removed_meanwhile_makes_none_without_its_steps(apart: Home, body: Body) -> None:
+    with apart.client("alice") as alice:
+        old = ended(alice, "alice", apart.worker, body)
+        apart.superuser.execute(sa.text("DELETE FROM lanewise.runs"))
+        context = UserExecutionContext.from_request("alice", old.thread_id, new_id())
+        with pytest.raises(NotFoundError), apart.services.database.user_session("alice") as session:
+            accept_retry(session, old, context, an_agent(), time_limit_s=1, quota=9)
+        assert alice.get("/v1/runs").json()["items"] == []
+        assert alice.get("/v1/me").json()["queued"] == 0
 
 
 def test_agent_and_input_are_checked_as_they_are_today(apart: Home, body: Body) -> None:
