@@ -52,12 +52,13 @@ def accept_retry(  # noqa: PLR0913 - what a run is made of
     Raises:
         NotFoundError: the old run was removed a moment ago, and its steps with it.
     """
+    # Held until the commit, before anything of the new run is, as all locks are taken: whoever removes it has to wait.
+    if runs.find(session, old.user_id, old.id, lock=True) is None:
+        raise NotFoundError("no such run")
     answer = accept(session, context, agent, old.input, metadata=old.meta, time_limit_s=time_limit_s, new_thread=False,
                     quota=quota, key=key)  # fmt: skip
     if isinstance(answer, Refused):
         return answer
-    if runs.find(session, old.user_id, old.id, lock=True) is None:
-        raise NotFoundError("no such run")
     new = answer.run
     session.execute(_CARRY_OVER, {"user_id": new.user_id, "old": old.id, "new": new.id})
     new.retry_of = old.id
