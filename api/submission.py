@@ -92,6 +92,7 @@ class Submissions:
             time_limit_s=time_limit_s,
             new_thread=request.thread_id is None,
             quota=self._services.settings.user_queued_runs,
+            slots=self._services.settings.user_concurrent_runs,
             key=key,
         )
         return self._answer(user_id, answer, "websocket" if connection_id else "rest")
@@ -112,7 +113,7 @@ class Submissions:
             NotRetryableError: it has not ended, or it completed.
             LanewiseError: as `submit`: agent and input are checked as they would be today.
         """
-        user_id, most = identity.user_id, self._services.settings.run_time_limit_s
+        user_id, settings = identity.user_id, self._services.settings
         with self._services.database.user_session(user_id) as session:
             old = find_run(session, user_id, known_id(run_id, "run"))
             check_retryable(old)
@@ -131,8 +132,9 @@ class Submissions:
                 old,
                 context,
                 agent,
-                time_limit_s=min(old.time_limit_s, most),
-                quota=self._services.settings.user_queued_runs,
+                time_limit_s=min(old.time_limit_s, settings.run_time_limit_s),
+                quota=settings.user_queued_runs,
+                slots=settings.user_concurrent_runs,
                 key=key,
             )
         return self._answer(user_id, answer, "rest")
@@ -142,7 +144,10 @@ class Submissions:
             return self._refuse(user_id, answer)
         self._metrics.submissions.labels(way).inc()
         position = max(0, answer.parked + 1 - self._start(user_id, answer.stored))
-        return run_view(answer.run, queue_view(position, "user_limit" if position else "fleet_busy"))
+        if not position:
+            return run_view(answer.run, queue_view(0, "fleet_busy", None))
+        eta_s = None if answer.run_s is None else round(answer.run_s * position / answer.slots, 1)
+        return run_view(answer.run, queue_view(position, "user_limit", eta_s))
 
     def _earlier(self, user_id: str, key: IdempotencyKey) -> dict[str, Any] | None:
         """Returns the run that the key made before, None if it made none.

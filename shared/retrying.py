@@ -37,6 +37,7 @@ def accept_retry(  # noqa: PLR0913 - what a run is made of
     *,
     time_limit_s: float,
     quota: int,
+    slots: int,
     key: IdempotencyKey | None = None,
 ) -> Accepted | Refused:
     """Stores a run as `accept` does, with input, metadata, thread, steps and state of an ended one.
@@ -47,6 +48,7 @@ def accept_retry(  # noqa: PLR0913 - what a run is made of
         context: of the new run, in the thread of the old one.
         time_limit_s: of the new run.
         quota: how many queued runs a user may have who has no limit of their own.
+        slots: how many in progress, likewise.
         key: the same key again is the same run.
 
     Raises:
@@ -56,7 +58,7 @@ def accept_retry(  # noqa: PLR0913 - what a run is made of
     if runs.find(session, old.user_id, old.id, lock=True) is None:
         raise NotFoundError("no such run")
     answer = accept(session, context, agent, old.input, metadata=old.meta, time_limit_s=time_limit_s, new_thread=False,
-                    quota=quota, key=key)  # fmt: skip
+                    quota=quota, slots=slots, key=key)  # fmt: skip
     if isinstance(answer, Refused):
         return answer
     new = answer.run

@@ -36,7 +36,8 @@ def test_a_failed_run_is_retried_by_its_user_and_goes_on_after_its_step(fleet: F
     run = fleet.submit(user, "busy", {"times": 2, "after_s": 0}, metadata={"m": 1})
     failed = fleet.wait(user, run["id"], "failed")
     assert failed["error"]["type"] == "retry"
-    assert [attempt["reason"] for attempt in failed["error"]["attempts"]] == ["retry", "retry"]
+    before = [(attempt["attempt"], attempt["reason"]) for attempt in failed["error"]["attempts"]]
+    assert (before, failed["error"]["attempt"]) == ([(1, "retry")], 2)
     new = fleet.client(user).retry(run["id"])
     done = fleet.wait(user, new["id"])
     assert (done["retry_of"], done["thread_id"], done["metadata"]) == (run["id"], run["thread_id"], {"m": 1})

@@ -55,6 +55,17 @@ class Plain(Agent):
             raise Retry("no connection") from error
 
 
+class Looks(Agent):
+    """Asks for another attempt when it sees that it is cancelled."""
+
+    name = "looks"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.thinking("looking")
+        if run.cancelled:
+            raise Retry("later")
+
+
 class Works(Agent):
     """Notes that it was called."""
 
@@ -158,8 +169,9 @@ def test_out_of_a_plain_agent_without_a_pause_of_its_own(run_agent: RunAgent) ->
 
 
 def test_a_run_that_is_being_cancelled_ends_cancelled(run_agent: RunAgent) -> None:
-    result = run_agent(Plain, cancel_when=lambda event: event["type"] == "agent_started")
-    assert (result.status, result.retry) == ("cancelled", None)
+    result = run_agent(Looks, cancel_when=lambda event: event["type"] == "agent_thinking")
+    assert (result.status, result.message, result.retry) == ("cancelled", "the run was cancelled", None)
+    assert [event["data"]["error"]["type"] for event in result.events if event["type"] == "agent_failed"] == ["retry"]
 
 
 def test_out_of_a_tool_it_is_a_failed_call_unless_the_agent_passes_it_on(run_agent: RunAgent) -> None:

@@ -155,7 +155,7 @@ def test_a_run_that_is_removed_meanwhile_makes_none_without_its_steps(apart: Hom
         apart.superuser.execute(sa.text("DELETE FROM lanewise.runs"))
         context = UserExecutionContext.from_request("alice", old.thread_id, new_id())
         with pytest.raises(NotFoundError), apart.services.database.user_session("alice") as session:
-            accept_retry(session, old, context, an_agent(), time_limit_s=1, quota=9)
+            accept_retry(session, old, context, an_agent(), time_limit_s=1, quota=9, slots=3)
         assert alice.get("/v1/runs").json()["items"] == []
         assert alice.get("/v1/me").json()["queued"] == 0
 

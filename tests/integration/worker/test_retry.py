@@ -44,7 +44,7 @@ def retry(node: Node, run: Run) -> Run:
     context = a_context(run.user_id, thread_id=run.thread_id)
     with node.services.database.user_session(run.user_id) as session:
         answer = accept_retry(
-            session, run, context, node.catalogue(run.agent), time_limit_s=run.time_limit_s, quota=1000
+            session, run, context, node.catalogue(run.agent), time_limit_s=run.time_limit_s, quota=1000, slots=3
         )
     assert isinstance(answer, Accepted), answer
     return answer.run
