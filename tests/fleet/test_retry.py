@@ -37,7 +37,7 @@ def test_a_failed_run_is_retried_by_its_user_and_goes_on_after_its_step(fleet: F
     failed = fleet.wait(user, run["id"], "failed")
     assert failed["error"]["type"] == "retry"
     before = [(attempt["attempt"], attempt["reason"]) for attempt in failed["error"]["attempts"]]
-    assert (before, failed["error"]["attempt"]) == ([(1, "retry")], 2)
+    assert (before, failed["error"]["attempt"]) == ([(1, "retry"), (2, "retry")], 2)
     new = fleet.client(user).retry(run["id"])
     done = fleet.wait(user, new["id"])
     assert (done["retry_of"], done["thread_id"], done["metadata"]) == (run["id"], run["thread_id"], {"m": 1})
