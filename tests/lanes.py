@@ -143,11 +143,7 @@ class Lanes(RuleBasedStateMachine):
 
     # What the broker does
 
-    @rule()
-    def deliver(self) -> None:
-        self.messages += [RunMessage.decode(text, self.services.signer) for text in take_messages(self.services)]
-
-    @precondition(lambda self: self.messages)
+    @precondition(lambda self: self._deliver())
     @rule(data=st.data(), lost=st.booleans())
     def double_or_lose(self, data: st.DataObject, *, lost: bool) -> None:
         message = data.draw(st.sampled_from(self.messages))
@@ -158,7 +154,7 @@ class Lanes(RuleBasedStateMachine):
 
     # What workers do
 
-    @precondition(lambda self: self.messages)
+    @precondition(lambda self: self._deliver())
     @rule(data=st.data(), worker=st.integers(0, WORKERS - 1))
     def take(self, data: st.DataObject, worker: int) -> None:
         message = data.draw(st.sampled_from(self.messages))
@@ -190,6 +186,11 @@ class Lanes(RuleBasedStateMachine):
             for live in old.live.values():
                 live.close()
             self.workers[worker] = Worker(self.services)
+
+    @rule(user_id=st.sampled_from(USERS))
+    def admit(self, user_id: str) -> None:
+        """Whatever frees or needs a slot ends with this."""
+        self.services.dispatcher.admit(user_id)
 
     @rule(user_id=st.sampled_from(USERS))
     def die_while_admitting(self, user_id: str) -> None:
@@ -268,7 +269,7 @@ class Lanes(RuleBasedStateMachine):
     def _all_ended(self) -> bool:
         self.end_pauses()
         self._sweep(self.leaders[0])
-        self.deliver()
+        self._deliver()
         messages, self.messages = self.messages, []
         random.Random(len(messages)).shuffle(messages)
         for number, message in enumerate(messages):
@@ -278,6 +279,11 @@ class Lanes(RuleBasedStateMachine):
             for live in list(worker.live.values()):
                 worker.claims.settle(live.run, worker.end(live, Completed(1)))
         return not self._unended()
+
+    def _deliver(self) -> bool:
+        """Takes what the broker has; returns whether any message is there to be handled."""
+        self.messages += [RunMessage.decode(text, self.services.signer) for text in take_messages(self.services)]
+        return bool(self.messages)
 
     def _unended(self) -> list[Any]:
         query = (
