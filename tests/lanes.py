@@ -292,11 +292,11 @@ class Lanes(RuleBasedStateMachine):
         return list(self.superuser.execute(sa.text(query)).all())
 
     def _sweep(self, leader: Leader) -> None:
-        leader._renewed_at = -1e9  # a sweep of this test is as long as a third of a lease
+        leader.lanes._renewed_at = -1e9  # a sweep of this test is as long as a third of a lease
         self.superuser.execute(sa.text("UPDATE lanewise.runs SET sent_at = sent_at - interval '1 minute'"))
         repairs: list[Callable[[], object]] = [
-            leader.recover_dead_workers, leader.keep_granted, leader.park_unserved, leader.send_again,
-            leader.admit_parked, leader.tell_positions,
+            leader.recovery.recover_dead_workers, leader.lanes.keep_granted, leader.lanes.park_unserved,
+            leader.recovery.send_again, leader.lanes.admit_parked, leader.lanes.tell_positions,
         ]  # fmt: skip
         for repair in repairs:
             repair()
