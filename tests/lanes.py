@@ -94,8 +94,8 @@ class Lanes(RuleBasedStateMachine):
     services: ClassVar[Services]
     superuser: ClassVar[sa.Connection]
 
-    @initialize(limits=st.tuples(*[st.integers(1, 3)] * len(USERS)))
-    def start(self, limits: tuple[int, ...]) -> None:
+    @initialize(limits=st.tuples(*[st.integers(1, 3)] * len(USERS)), taken=st.integers(0, 4))
+    def start(self, limits: tuple[int, ...], taken: int) -> None:
         # What a broken example left behind belongs to another story.
         self.superuser.execute(
             sa.text("TRUNCATE lanewise.workers, lanewise.threads, lanewise.user_streams, lanewise.run_events CASCADE")
@@ -112,6 +112,10 @@ class Lanes(RuleBasedStateMachine):
         self.submitted: list[Run] = []
         for user_id, limit in self.limits.items():
             self._set_limit(user_id, limit)
+            self.submit(user_id, limit + 2, admitted=True, max_attempts=2)
+        self._deliver()
+        for number in range(min(taken, len(self.messages))):
+            self.workers[number % WORKERS].take(self.messages.pop(0))
 
     # What users and administrators do
 
@@ -226,7 +230,9 @@ class Lanes(RuleBasedStateMachine):
 
     @rule(leader=st.integers(0, 1))
     def settle_down(self, leader: int) -> None:
-        """A few sweeps of one leader, and nothing else: no slot is free beside a run that waits for one."""
+        """Beats and a few sweeps of one leader, and nothing else: no slot is free beside a run that waits for one."""
+        for worker in self.workers:
+            worker.heartbeat.tick()
         for _ in range(SWEEPS):
             self._sweep(self.leaders[leader])
         for user_id in USERS:
