@@ -20,6 +20,7 @@ from worker.heartbeat import Control, Heartbeat
 from worker.leader import Leader
 from worker.live import LiveRun
 from worker.runner import HANDED_BACK, Runner
+from worker.sessions import Sessions
 from worker.tracker import AgentExecutionTracker
 from worker.writer import EventWriter
 from worker.zygote_client import ZygoteClient
@@ -51,6 +52,7 @@ class WorkerNode:
         self.heartbeat = Heartbeat(services, self.id, self.live, self._announce)
         self.leader = Leader(services, self.id)
         self._control = Control(services, self.id, self.live)
+        self.sessions = Sessions(services) if settings.run_database_url else None
         self._closing = threading.Event()
         self._handing_back = threading.Event()
         self._draining: threading.Thread | None = None
@@ -63,6 +65,7 @@ class WorkerNode:
             tracker=self.tracker,
             is_closing=self._closing.is_set,
             must_hand_back=self._handing_back.is_set,
+            after_forced_end=self.sessions.look_soon if self.sessions else lambda: None,
         )
 
     def start(self) -> None:
@@ -77,6 +80,9 @@ class WorkerNode:
         self.writer.start()
         for loop in (self.heartbeat, self._control, self.leader):
             loop.start()
+        if self.sessions is not None:
+            self.sessions.check()
+            self.sessions.start()
         port = self.services.settings.metrics_port
         if port is not None:
             start_http_server(port, addr="127.0.0.1")
@@ -100,6 +106,8 @@ class WorkerNode:
             loop.stop()
         self.writer.stop()
         self.zygote.stop()
+        if self.sessions is not None:
+            self.sessions.stop()
         try:
             with self.services.database.system_session() as session:
                 session.execute(delete(Worker).where(Worker.id == self.id))

@@ -45,6 +45,7 @@ class Supervisor:
         put_event: queues an event; False means that the log is behind and the sandbox has to wait.
         answer_call: does what the sandbox asks for, or raises.
         grace_s: seconds between asking an agent to end and SIGTERM.
+        after_forced_end: called when the sandbox was killed or died: it may have left something behind elsewhere.
     """
 
     def __init__(  # noqa: PLR0913 - what a supervisor reaches, all named at the one call
@@ -56,6 +57,7 @@ class Supervisor:
         put_event: Callable[[Event, float], bool],
         answer_call: Calls,
         grace_s: float,
+        after_forced_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._live = live
         self._sandbox = sandbox
@@ -63,6 +65,7 @@ class Supervisor:
         self._put_event = put_event
         self._answer_call = answer_call
         self._grace_s = grace_s
+        self._after_forced_end = after_forced_end
         self._asked_at: float | None = None
         self._terminated = False
         self.trace = ""  # where the agent raised, if it did
@@ -99,6 +102,7 @@ class Supervisor:
         if not self._sandbox.exited.wait(EXIT_WAIT_S):
             self._kill(signal.SIGKILL)
             self._sandbox.exited.wait(EXIT_WAIT_S)
+        self._after_forced_end()
 
     def _watch(self) -> Outcome:
         while True:
@@ -216,6 +220,7 @@ class Supervisor:
     def _death(self) -> Outcome:
         """Says why a sandbox ended without a result."""
         self._sandbox.exited.wait(EXIT_WAIT_S)
+        self._after_forced_end()
         if self._live.asked_to_end is not None:
             return self._live.asked_to_end
         if self._sandbox.zygote_died:
