@@ -130,8 +130,9 @@ class Node:
         self.parts.hand_back_all()
         self.parts._closing.set()
         self.parts.writer.stop()
-        for loop in (self.parts._control, self.parts.heartbeat, self.parts.leader):
-            loop.stop()
+        for loop in (self.parts._control, self.parts.heartbeat, self.parts.leader, self.parts.sessions):
+            if loop is not None:
+                loop.stop()
         for thread in self._threads:
             thread.join(PATIENCE_S)
 
