@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
@@ -52,7 +53,7 @@ class Endless(Agent):
             begun(run)
             stay(how)
         elif how in {"child", "daemon"}:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ignore_sigterm()
             begun(run, children=[child() if how == "child" else daemon()])
             stay("sleep")
         else:
@@ -78,6 +79,11 @@ def begun(run: AgentRun, *, children: list[int] | None = None, session: int | No
     run.emit.token("begun")
 
 
+def ignore_sigterm() -> None:
+    """As `signal.signal` does, which refuses to in a thread; a plain agent runs in one."""
+    ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(signal.SIG_IGN))
+
+
 def stay(how: str) -> None:
     if how == "c call":
         sum(itertools.repeat(1))  # in C, and never gives up the interpreter
@@ -97,7 +103,7 @@ def daemon() -> int:
     if (first := os.fork()) == 0:
         os.setsid()
         if (second := os.fork()) == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            ignore_sigterm()
             time.sleep(FOREVER_S)
         os.write(write, str(second).encode())
         os._exit(0)

@@ -77,6 +77,17 @@ def test_what_does_not_listen_is_dead_within_grace_and_a_second(
     assert not neighbour.sandbox.exited.is_set()
 
 
+def test_one_that_reads_nothing_is_dead_within_grace_and_a_second_too(begin: Begin) -> None:
+    """Its runner cannot tell it anything any more, nor answer what it asks."""
+    attempt = begin("deaf", grace_s=GRACE_S)
+    attempt.wait_for()
+    assert wait_until(lambda: attempt.store_reads > 100 and attempt.is_stuck(), 5)
+    now = time.monotonic()
+    attempt.live.cancel()
+    assert seconds_to_end(attempt, now) < GRACE_S + 1
+    assert attempt.outcome() == Cancelled()
+
+
 def test_a_run_that_was_faster_than_its_cancel_stays_completed(begin: Begin) -> None:
     attempt = begin("echo")
     outcome = attempt.outcome()
