@@ -85,13 +85,13 @@ def test_one_that_reads_nothing_is_dead_within_grace_and_a_second_too(begin: Beg
     def answer(method: str, parameters: dict[str, Any]) -> str:
         del method, parameters
         if not answered:
-            time.sleep(0.3)  # in which it asks for more at once than its socket has room for in answers
+            time.sleep(0.3)  # in which it asks for much more than its socket has room for in answers
         answered.append(time.monotonic())
-        return "x" * 1000
+        return "x" * 100_000
 
     attempt = begin("deaf", grace_s=GRACE_S, answer=answer)
     assert wait_until(lambda: bool(answered) and time.monotonic() - answered[-1] > 0.3, 5)  # nothing goes any more
-    assert 1 < len(answered) < 400  # and the runner does not collect answers that nobody reads
+    assert 1 < len(answered) < 10  # and the runner does not collect answers that nobody reads
     now = time.monotonic()
     attempt.live.cancel()
     assert GRACE_S <= seconds_to_end(attempt, now) < GRACE_S + 1
