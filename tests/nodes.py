@@ -131,8 +131,7 @@ class Node:
         self.parts._closing.set()
         self.parts.writer.stop()
         for loop in (self.parts._control, self.parts.heartbeat, self.parts.leader, self.parts.sessions):
-            if loop is not None:
-                loop.stop()
+            loop.stop()
         for thread in self._threads:
             thread.join(PATIENCE_S)
 

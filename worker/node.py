@@ -16,6 +16,8 @@ from shared.errors import UnavailableError
 from shared.ids import new_id
 from shared.models import Worker
 from shared.services import Services
+from worker.alarm import Alarm
+from worker.claims import Claims
 from worker.heartbeat import Control, Heartbeat
 from worker.leader import Leader
 from worker.live import LiveRun
@@ -51,8 +53,9 @@ class WorkerNode:
         self.writer = EventWriter(services, self._refused)
         self.heartbeat = Heartbeat(services, self.id, self.live, self._announce)
         self.leader = Leader(services, self.id)
-        self._control = Control(services, self.id, self.live)
-        self.sessions = Sessions(services) if settings.run_database_url else None
+        self._control = Control(services, self.id, self.live, self.heartbeat.check_silence)
+        self._alarm = Alarm(services.dispatcher.admit)
+        self.sessions = Sessions(services)
         self._closing = threading.Event()
         self._handing_back = threading.Event()
         self._draining: threading.Thread | None = None
@@ -63,9 +66,10 @@ class WorkerNode:
             writer=self.writer,
             live=self.live,
             tracker=self.tracker,
+            claims=Claims(services, self.id, lambda: [agent["name"] for agent in self.zygote.agents], self._alarm),
             is_closing=self._closing.is_set,
             must_hand_back=self._handing_back.is_set,
-            after_forced_end=self.sessions.look_soon if self.sessions else lambda: None,
+            after_forced_end=self.sessions.look_soon,
         )
 
     def start(self) -> None:
@@ -78,11 +82,9 @@ class WorkerNode:
         self.zygote.start()
         self._announce()
         self.writer.start()
-        for loop in (self.heartbeat, self._control, self.leader):
+        self._alarm.start()
+        for loop in (self.heartbeat, self._control, self.leader, self.sessions):
             loop.start()
-        if self.sessions is not None:
-            self.sessions.check()
-            self.sessions.start()
         port = self.services.settings.metrics_port
         if port is not None:
             start_http_server(port, addr="127.0.0.1")
@@ -104,10 +106,10 @@ class WorkerNode:
         self._closing.set()
         for loop in (self.leader, self._control, self.heartbeat):
             loop.stop()
+        self._alarm.stop()
         self.writer.stop()
         self.zygote.stop()
-        if self.sessions is not None:
-            self.sessions.stop()
+        self.sessions.stop()  # last: a sandbox has just been killed
         try:
             with self.services.database.system_session() as session:
                 session.execute(delete(Worker).where(Worker.id == self.id))

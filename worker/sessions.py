@@ -35,9 +35,16 @@ class Sessions(Loop):
     def __init__(self, services: Services) -> None:
         super().__init__(BETWEEN_LOOKS_S)
         self._database = services.database
+        self._has_sessions = services.settings.run_database_url is not None
         self._every_s = services.settings.lease_s / 3
         self._wake = threading.Event()
-        self._warned = False
+        self._wake.set()  # the first look: there may be sessions of a worker that died
+        self._checked = self._warned = False
+
+    def start(self) -> None:
+        """Starts the thread, if the deployment gives sandboxes sessions at all."""
+        if self._has_sessions:
+            super().start()
 
     def look_soon(self) -> None:
         """A sandbox was killed or died: looks now rather than when the next look is due. Returns at once."""
@@ -46,13 +53,14 @@ class Sessions(Loop):
     def stop(self, timeout_s: float = 5) -> None:
         """Looks a last time and ends."""
         self._stopping.set()
-        pass
         super().stop(timeout_s)
 
     def tick(self) -> None:
         """Waits until a look is due, and looks."""
         woken = self._wake.wait(self._every_s)
         self._wake.clear()
+        if not self._checked:
+            self.check()
         for pause_s in AFTER_FORCED_END_S if woken else (0.0,):
             self._stopping.wait(pause_s)
             self.end_orphans()
@@ -78,9 +86,14 @@ class Sessions(Loop):
         return ended
 
     def check(self) -> None:
-        """Says in the log if sessions cannot be ended."""
+        """Says in the log if there are sessions that cannot be ended.
+
+        Raises:
+            UnavailableError: Postgres is away.
+        """
         if not sandbox_sessions.may_end(self._database.once_for_all()):
-            self._warn("the sandboxes' login is another one than at the last `lanewise migrate`")
+            self._warn("a login of sandboxes is not the one of the last `lanewise migrate`")
+        self._checked = True
 
     def _without_socket(self) -> set[DatabaseSession]:
         sessions = sandbox_sessions.listed(self._database.once_for_all())

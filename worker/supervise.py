@@ -68,6 +68,7 @@ class Supervisor:
         self._after_forced_end = after_forced_end
         self._asked_at: float | None = None
         self._terminated = False
+        self._events = 0
         self.trace = ""  # where the agent raised, if it did
         self._reader = FrameReader()
         self._writer = FrameWriter(sandbox.sock)
@@ -100,7 +101,6 @@ class Supervisor:
         self._sandbox.sock.close()
         self._kill(signal.SIGKILL)
         if not self._sandbox.exited.wait(EXIT_WAIT_S):
-            self._kill(signal.SIGKILL)
             self._sandbox.exited.wait(EXIT_WAIT_S)
         self._after_forced_end()
 
@@ -183,7 +183,8 @@ class Supervisor:
         if kind == EventType.AGENT_PROGRESS:
             _check_progress(data)
         run = self._live.run
-        return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data)
+        self._events += 1
+        return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data, self._events)
 
     def _pass_on(self, event: Event) -> Outcome | None:
         # While the log is behind nothing more is read from the sandbox: its next write blocks. Orders still count.
@@ -225,7 +226,7 @@ class Supervisor:
             self._asked_at = now
             self._writer.put({"t": "cancel"})
         elif now >= self._asked_at + self._grace_s + KILL_AFTER_TERM_S:
-            self._kill(signal.SIGKILL)
+            pass
         elif now >= self._asked_at + self._grace_s and not self._terminated:
             self._terminated = True
             self._kill(signal.SIGTERM)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from lanewise.process import wait_until
 from shared import linux
@@ -40,7 +41,6 @@ cursor.execute("SELECT pg_sleep(600)")
 @pytest.fixture
 def sessions(node: Node) -> Sessions:
     """Those of the worker, whose loop does not run."""
-    assert node.parts.sessions is not None
     return node.parts.sessions
 
 
@@ -180,6 +180,19 @@ def test_where_our_own_sessions_have_no_socket_either_nothing_is_ended(
         superuser.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": own})
         assert wait_until(lambda: not is_there(superuser, own), 1)
         assert sessions.end_orphans() == 1
+
+
+def test_what_cannot_be_ended_is_said_once(sessions: Sessions, superuser: sa.Connection) -> None:
+    with capture_logs() as logs:
+        sessions.check()
+        assert logs == []
+        superuser.execute(sa.text("CREATE ROLE another_run LOGIN IN ROLE lanewise_run"))
+        try:
+            sessions.check()
+            sessions.check()
+        finally:
+            superuser.execute(sa.text("DROP ROLE another_run"))
+    assert [(log["log_level"], "lanewise migrate" in log["reason"]) for log in logs] == [("warning", True)]
 
 
 @pytest.fixture
