@@ -53,6 +53,7 @@ class Sessions(Loop):
     def stop(self, timeout_s: float = 5) -> None:
         """Looks a last time and ends."""
         self._stopping.set()
+        self._wake.set()
         super().stop(timeout_s)
 
     def tick(self) -> None:
