@@ -101,6 +101,7 @@ class Supervisor:
         self._sandbox.sock.close()
         self._kill(signal.SIGKILL)
         if not self._sandbox.exited.wait(EXIT_WAIT_S):
+            self._kill(signal.SIGKILL)
             self._sandbox.exited.wait(EXIT_WAIT_S)
         self._after_forced_end()
 
@@ -226,7 +227,7 @@ class Supervisor:
             self._asked_at = now
             self._writer.put({"t": "cancel"})
         elif now >= self._asked_at + self._grace_s + KILL_AFTER_TERM_S:
-            pass
+            self._kill(signal.SIGKILL)
         elif now >= self._asked_at + self._grace_s and not self._terminated:
             self._terminated = True
             self._kill(signal.SIGTERM)
