@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +58,52 @@ class FrameReader:
     def inside(self) -> bool:
         """True when a frame has begun and its end has not come yet."""
         return bool(self._buffer)
+
+
+class FrameWriter:
+    """Frames on their way out over a socket that does not block.
+
+    Args:
+        sock: connected; it is set not to block.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._left = bytearray()
+        self._moved_at = 0.0
+
+    def put(self, value: dict[str, Any]) -> None:
+        """Adds a frame and sends what goes at once.
+
+        Raises:
+            FrameError: not JSON, or too large.
+        """
+        if not self._left:
+            self._moved_at = time.monotonic()
+        self._left += encode_frame(value)
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what goes without waiting. What the other side does not want any more, because it ended, is dropped."""
+        try:
+            while self._left:
+                del self._left[: self._sock.send(self._left)]
+                self._moved_at = time.monotonic()
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            self._left.clear()
+
+    @property
+    def waiting(self) -> bool:
+        """True while something is left to be sent."""
+        return bool(self._left)
+
+    @property
+    def stuck_s(self) -> float:
+        """For how many seconds the other side has read nothing of what is left; 0 if nothing is."""
+        return time.monotonic() - self._moved_at if self._left else 0.0
 
 
 class FrameSocket:

@@ -6,8 +6,10 @@ import ctypes
 import os
 import signal
 import sys
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
+_ESTABLISHED = "01"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -51,6 +53,30 @@ def address_space() -> int:
         return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def connected_addresses() -> set[tuple[str, int]]:
+    """Returns our end, address and port, of every connected TCP socket of this network namespace."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+        except OSError:  # no /proc, or no IPv6
+            continue
+        for line in lines:
+            _, local, _, state, *_ = line.split(maxsplit=4)
+            if state == _ESTABLISHED:
+                address, port = local.split(":")
+                found.add((_address(address), int(port, 16)))
+    return found
+
+
+def _address(text: str) -> str:
+    """Reads an address as the kernel writes it: words of four bytes, each in the machine's order."""
+    words = (int(text[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(text), 8))
+    address = ip_address(b"".join(words))
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 def threads() -> int:

@@ -17,6 +17,7 @@ from shared.signing import derive_key
 
 OWNER, SERVICE, RUN = "lanewise_owner", "lanewise_service", "lanewise_run"
 LOCK = 0x6C616E65  # one migration at a time; any constant will do
+GRANT_OPTIONS_SINCE = 160_000  # of Postgres; before that, members inherit unless they are made otherwise
 TOKEN_PURPOSE = "database-token"  # noqa: S105 - a purpose, not a password
 
 # Settings of the login roles, kept in the database because a pooler in between drops those of the connection.
@@ -100,6 +101,21 @@ def _create_roles(connection: Connection, service: URL, run: URL) -> None:
             connection.execute(sa.text(f"GRANT {group} TO {login}"))
         for name, value in {"search_path": SCHEMA, **ROLE_SETTINGS[group]}.items():
             connection.execute(sa.text(f"ALTER ROLE {login} SET {name} = '{value}'"))
+    _let_owner_end_sessions(connection, quote(run.username or RUN))
+
+
+def _let_owner_end_sessions(connection: Connection, run_login: str) -> None:
+    """Lets the owner see and end the sandboxes' sessions, for the two functions that do it for the service.
+
+    Postgres asks for inherited rights for that. The owner gains no others: the tables that the login may read are its
+    own, and the policies that bind the login go on asking for a token.
+    """
+    narrowed = " WITH INHERIT TRUE, SET FALSE" if _version(connection) >= GRANT_OPTIONS_SINCE else ""
+    connection.execute(sa.text(f"GRANT {run_login} TO {OWNER}{narrowed}"))
+
+
+def _version(connection: Connection) -> int:
+    return int(connection.scalar(sa.text("SHOW server_version_num")))
 
 
 def _store_keys(connection: Connection, secrets: Sequence[str]) -> None:

@@ -130,7 +130,7 @@ class Node:
         self.parts.hand_back_all()
         self.parts._closing.set()
         self.parts.writer.stop()
-        for loop in (self.parts._control, self.parts.heartbeat, self.parts.leader):
+        for loop in (self.parts._control, self.parts.heartbeat, self.parts.leader, self.parts.sessions):
             loop.stop()
         for thread in self._threads:
             thread.join(PATIENCE_S)

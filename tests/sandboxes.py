@@ -24,7 +24,7 @@ from worker.supervise import Supervisor
 from worker.zygote_client import SandboxProcess, ZygoteClient
 
 REPOSITORY = Path(__file__).parents[1]
-AGENTS = "tests.agents"
+AGENTS = "tests.agents,tests.agents_endless"
 PATIENCE_S = 10.0
 # What a worker's environment holds and no sandbox may see.
 CANARIES = {

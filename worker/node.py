@@ -22,6 +22,7 @@ from worker.heartbeat import Control, Heartbeat
 from worker.leader import Leader
 from worker.live import LiveRun
 from worker.runner import HANDED_BACK, Runner
+from worker.sessions import Sessions
 from worker.tracker import AgentExecutionTracker
 from worker.writer import EventWriter
 from worker.zygote_client import ZygoteClient
@@ -54,6 +55,7 @@ class WorkerNode:
         self.leader = Leader(services, self.id)
         self._control = Control(services, self.id, self.live, self.heartbeat.check_silence)
         self._alarm = Alarm(services.dispatcher.admit)
+        self.sessions = Sessions(services)
         self._closing = threading.Event()
         self._handing_back = threading.Event()
         self._draining: threading.Thread | None = None
@@ -67,6 +69,7 @@ class WorkerNode:
             claims=Claims(services, self.id, lambda: [agent["name"] for agent in self.zygote.agents], self._alarm),
             is_closing=self._closing.is_set,
             must_hand_back=self._handing_back.is_set,
+            after_forced_end=self.sessions.look_soon,
         )
 
     def start(self) -> None:
@@ -80,7 +83,7 @@ class WorkerNode:
         self._announce()
         self.writer.start()
         self._alarm.start()
-        for loop in (self.heartbeat, self._control, self.leader):
+        for loop in (self.heartbeat, self._control, self.leader, self.sessions):
             loop.start()
         port = self.services.settings.metrics_port
         if port is not None:
@@ -106,6 +109,7 @@ class WorkerNode:
         self._alarm.stop()
         self.writer.stop()
         self.zygote.stop()
+        self.sessions.stop()  # last: a sandbox has just been killed
         try:
             with self.services.database.system_session() as session:
                 session.execute(delete(Worker).where(Worker.id == self.id))

@@ -45,6 +45,7 @@ class Runner:
         claims: takes runs and lets go of them.
         is_closing: whether the worker ends now, so that waiting for Postgres is over.
         must_hand_back: whether the time of the drain is over, so that nothing is begun any more.
+        after_forced_end: called when a sandbox was killed or died.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a worker
@@ -59,6 +60,7 @@ class Runner:
         claims: Claims,
         is_closing: Callable[[], bool],
         must_hand_back: Callable[[], bool] = lambda: False,
+        after_forced_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._services = services
         self._worker_id = worker_id
@@ -69,6 +71,7 @@ class Runner:
         self._claims = claims
         self._is_closing = is_closing
         self._must_hand_back = must_hand_back
+        self._after_forced_end = after_forced_end
         self._token_key = derive_key(services.settings.secrets[0], "database-token")
 
     def execute(self, text: object) -> None:
@@ -121,6 +124,7 @@ class Runner:
             put_event=self._writer.put,
             answer_call=Calls(UserStore(self._services, run), PostgresRecords(self._services, run)).answer,
             grace_s=self._services.settings.cancel_grace_s,
+            after_forced_end=self._after_forced_end,
         )
         try:
             # A sandbox has ended by itself when it has given its result; if it has not, it may hold a lock of its run.

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
@@ -14,7 +14,7 @@ import structlog
 from shared.errors import FrameError, LanewiseError
 from shared.event_types import MAX_DATA_BYTES, SANDBOX_TYPES, EventType
 from shared.events import Event
-from shared.frames import FrameReader, encode_frame
+from shared.frames import FrameReader, FrameWriter
 from shared.jsonvalue import check_json, clean_json
 from shared.outcomes import MAX_AFTER_S, Completed, Failed, Lost, Outcome, is_pause
 from worker.live import LiveRun
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 KILL_AFTER_TERM_S = 0.5
 EXIT_WAIT_S = 2.0
 EXIT_AFTER_RESULT_S = 0.2
-SEND_TIMEOUT_S = 5.0
+READS_NOTHING_S = 5.0
 READ_BYTES = 65_536
 MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_NAME = 64
@@ -45,6 +45,7 @@ class Supervisor:
         put_event: queues an event; False means that the log is behind and the sandbox has to wait.
         answer_call: does what the sandbox asks for, or raises.
         grace_s: seconds between asking an agent to end and SIGTERM.
+        after_forced_end: called when the sandbox was killed or died: it may have left something behind elsewhere.
     """
 
     def __init__(  # noqa: PLR0913 - what a supervisor reaches, all named at the one call
@@ -56,6 +57,7 @@ class Supervisor:
         put_event: Callable[[Event, float], bool],
         answer_call: Calls,
         grace_s: float,
+        after_forced_end: Callable[[], None] = lambda: None,
     ) -> None:
         self._live = live
         self._sandbox = sandbox
@@ -63,20 +65,21 @@ class Supervisor:
         self._put_event = put_event
         self._answer_call = answer_call
         self._grace_s = grace_s
+        self._after_forced_end = after_forced_end
         self._asked_at: float | None = None
         self._terminated = False
         self._events = 0
         self.trace = ""  # where the agent raised, if it did
         self._reader = FrameReader()
+        self._writer = FrameWriter(sandbox.sock)
+        self._frames: Iterator[dict[str, Any]] = iter(())  # read and not handled yet
         self._poll = select.poll()
-        self._poll.register(sandbox.sock, select.POLLIN)
         self._poll.register(live.wake_fd, select.POLLIN)
 
     def run(self, start: dict[str, Any]) -> Outcome:
         """Sends the start frame and returns how the attempt ended; `close` follows when that is recorded."""
-        self._sandbox.sock.settimeout(SEND_TIMEOUT_S)
         try:
-            self._send(start)
+            self._writer.put(start)
             outcome = self._watch()
         except LanewiseError as error:
             outcome = Failed("sandbox_protocol", f"the sandbox broke the protocol: {error.message}")
@@ -100,27 +103,48 @@ class Supervisor:
         if not self._sandbox.exited.wait(EXIT_WAIT_S):
             self._kill(signal.SIGKILL)
             self._sandbox.exited.wait(EXIT_WAIT_S)
+        self._after_forced_end()
 
     def _watch(self) -> Outcome:
         while True:
             gone = self._sandbox.exited.is_set()  # asked first: what it wrote before it went is there to be read then
-            ready = {fd for fd, _ in self._poll.poll(0 if gone else self._next_timer_s() * 1000)}
+            ready = self._await(0 if gone else self._next_timer_s())
             if self._live.wake_fd in ready:
                 os.eventfd_read(self._live.wake_fd)
             if (order := self._follow_orders()) is not None:
                 return order
             if self._sandbox.sock.fileno() in ready:
-                data = self._sandbox.sock.recv(READ_BYTES)
-                if not data:
+                if self._writer.waiting:
+                    self._writer.flush()
+                elif not self._read():
                     return self._death()
-                for frame in self._reader.feed(data):
-                    outcome = self._handle(frame)
-                    if outcome is not None:
-                        return outcome
-                    if (order := self._follow_orders()) is not None:
-                        return order
+                if (outcome := self._handle_frames()) is not None:
+                    return outcome
             elif gone:
                 return self._death()
+            elif self._writer.stuck_s > READS_NOTHING_S:
+                raise FrameError("it does not read what it is sent")
+
+    def _await(self, timeout_s: float) -> set[int]:
+        """Waits for an order, and for the sandbox; of which nothing more is read before it takes what it is sent."""
+        self._poll.register(self._sandbox.sock, select.POLLOUT if self._writer.waiting else select.POLLIN)
+        return {fd for fd, _ in self._poll.poll(timeout_s * 1000)}
+
+    def _read(self) -> bool:
+        """Reads what has come and returns whether there was anything: else it has closed its end."""
+        data = self._sandbox.sock.recv(READ_BYTES)
+        self._frames = self._reader.feed(data)
+        return bool(data)
+
+    def _handle_frames(self) -> Outcome | None:
+        """Handles what was read, until an answer has to wait for the sandbox to read."""
+        while not self._writer.waiting and (frame := next(self._frames, None)) is not None:
+            outcome = self._handle(frame)
+            if outcome is None:
+                outcome = self._follow_orders()
+            if outcome is not None:
+                return outcome
+        return None
 
     def _follow_orders(self) -> Outcome | None:
         """Returns what the attempt has to end with at once; else does what cancel and time limits ask for."""
@@ -186,14 +210,15 @@ class Supervisor:
             reply = {"t": "reply", "id": number, "value": self._answer_call(method, parameters)}
         except LanewiseError as error:
             reply = {"t": "reply", "id": number, "error": error.message, "code": error.code}
-        self._send(reply)
+        self._writer.put(reply)
 
     def _next_timer_s(self) -> float:
         now = time.monotonic()
+        most = READS_NOTHING_S / 10 if self._writer.waiting else 60
         if self._asked_at is None:
-            return min(max(self._live.deadline - now, 0), 60)
+            return min(max(self._live.deadline - now, 0), most)
         wait = self._grace_s + (KILL_AFTER_TERM_S if self._terminated else 0)
-        return max(self._asked_at + wait - now, 0.01)
+        return min(max(self._asked_at + wait - now, 0.01), most)
 
     def _apply_timers(self) -> None:
         now = time.monotonic()
@@ -203,24 +228,17 @@ class Supervisor:
             return
         if self._asked_at is None:
             self._asked_at = now
-            self._send({"t": "cancel"})
+            self._writer.put({"t": "cancel"})
         elif now >= self._asked_at + self._grace_s + KILL_AFTER_TERM_S:
             self._kill(signal.SIGKILL)
         elif now >= self._asked_at + self._grace_s and not self._terminated:
             self._terminated = True
             self._kill(signal.SIGTERM)
 
-    def _send(self, frame: dict[str, Any]) -> None:
-        try:
-            self._sandbox.sock.sendall(encode_frame(frame))
-        except TimeoutError:
-            raise FrameError("it does not read what it is sent") from None
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has ended; what it said before that, maybe its result, is still to be read
-
     def _death(self) -> Outcome:
         """Says why a sandbox ended without a result."""
         self._sandbox.exited.wait(EXIT_WAIT_S)
+        self._after_forced_end()
         if self._live.asked_to_end is not None:
             return self._live.asked_to_end
         if self._sandbox.zygote_died:

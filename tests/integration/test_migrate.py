@@ -3,12 +3,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from lanewise.embedded import EmbeddedPostgres
+from lanewise.process import wait_until
+from shared import sandbox_sessions
 from shared.database import Database
 from shared.errors import ConfigurationError
 from shared.migrate import RUN, SERVICE, TOKEN_PURPOSE, head_revision, migrate
@@ -54,6 +57,42 @@ def test_an_admin_who_is_no_superuser_migrates_and_may_repeat_it(admin_url: str)
     with superuser_engine(admin_url).connect() as connection:
         revision = connection.scalar(sa.text("SELECT version_num FROM lanewise.alembic_version"))
         assert revision == head_revision() != ""
+
+
+def test_without_a_superuser_too_sessions_of_sandboxes_can_be_ended_and_no_others(admin_url: str) -> None:
+    service_url, run_url = as_role(admin_url, "lw_service", "a"), as_role(admin_url, "lw_run", "b")
+    migrate(admin_url, service_url, run_url, SECRETS)
+    login = sa.text("SELECT pg_backend_pid(), backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+    alive = sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+    with (
+        closing(Database(service_url)) as service,
+        superuser_engine(run_url).connect() as sandbox,
+        superuser_engine(service_url).connect() as own,
+        superuser_engine(admin_url).connect() as admin,
+    ):
+        once = service.once_for_all()
+        pids = {name: c.execute(login).one() for name, c in (("run", sandbox), ("own", own), ("admin", admin))}
+        found = {session.pid: session for session in sandbox_sessions.listed(once)}
+        assert [pid for pid, session in found.items() if not session.own] == [pids["run"][0]]
+        session = found[pids["run"][0]]
+        others = [session._replace(pid=pids[name][0], started=pids[name][1]) for name in ("own", "admin")]
+        stale = session._replace(started=session.started - timedelta(microseconds=1))
+        assert sandbox_sessions.end(once, [*others, stale]) == 0
+        assert sandbox_sessions.end(once, [session]) == 1
+        assert wait_until(lambda: admin.scalar(alive, {"pid": session.pid}) == 0, 2)
+        assert [admin.scalar(alive, {"pid": other.pid}) for other in others] == [1, 1]
+        sandbox.invalidate()
+
+
+def test_a_login_that_was_not_migrated_is_told(admin_url: str) -> None:
+    service_url, run_url = as_role(admin_url, "lw_service", "a"), as_role(admin_url, "lw_run", "b")
+    migrate(admin_url, service_url, run_url, SECRETS)
+    with closing(Database(service_url)) as service, superuser_engine(admin_url).connect() as admin:
+        assert sandbox_sessions.may_end(service.once_for_all())
+        admin.exec_driver_sql("CREATE ROLE lw_other LOGIN PASSWORD 'c'; GRANT lanewise_run TO lw_other")
+        assert not sandbox_sessions.may_end(service.once_for_all())
+        migrate(admin_url, service_url, as_role(admin_url, "lw_other", "c"), SECRETS)
+        assert sandbox_sessions.may_end(service.once_for_all())
 
 
 def test_several_migrations_at_once_wait_for_one_another(admin_url: str) -> None:

@@ -44,6 +44,8 @@ FORBIDDEN = """
     UPDATE document_passages SET text = 'changed'
     SELECT record_step('alice', 'r', 1, 'n', '1')
     SELECT save_state('alice', 'r', 1, 'a', false, 0, '1', 't')
+    SELECT sandbox_sessions()
+    SELECT end_sandbox_session(1, now())
     CREATE TABLE lanewise.mine (x int)
     ALTER TABLE documents DISABLE ROW LEVEL SECURITY
     DROP POLICY run ON documents
@@ -153,6 +155,21 @@ class TestServiceRole:
             assert {text: touched(text) for text in statements} == dict.fromkeys(statements, 0)
         with database.user_session("bob") as session:
             assert_owners(session, {"bob"})
+
+    @pytest.mark.parametrize("statement", ["SET ROLE lanewise_run", "SET ROLE lanewise_owner", "TABLE token_keys"])
+    def test_the_service_is_neither_a_sandbox_nor_the_owner(self, database: Database, statement: str) -> None:
+        with pytest.raises(ProgrammingError) as caught, database.system_session() as session:
+            session.execute(sa.text(statement))
+        assert getattr(caught.value.orig, "pgcode", None) == DENIED
+
+    def test_the_owner_ends_sessions_of_the_run_role_and_is_not_it(self, superuser: sa.Connection) -> None:
+        superuser.execute(sa.text("SET SESSION AUTHORIZATION lanewise_owner"))
+        try:
+            assert superuser.scalars(sa.text("SELECT content FROM lanewise.documents")).all() == []
+            with pytest.raises(ProgrammingError, match="permission denied to set role"):
+                superuser.execute(sa.text("SET ROLE lanewise_run"))
+        finally:
+            superuser.execute(sa.text("RESET SESSION AUTHORIZATION"))
 
     def test_a_system_session_sees_everybody(self, database: Database) -> None:
         with database.system_session() as session:

@@ -61,6 +61,7 @@ LIMITS: dict[str, float] = {
     "output of a run": worker.core.MAX_OUTPUT_BYTES,
     "data of an event": shared.event_types.MAX_DATA_BYTES,
     "frame between a worker and a sandbox": shared.frames.MAX_FRAME_BYTES,
+    "time in which a sandbox reads nothing of what it is sent": worker.supervise.READS_NOTHING_S,
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
     "result of a recorded step": worker.state.MAX_STEP_BYTES,
     "recorded steps of a run": shared.records.MAX_STEPS,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import FrameError
-from shared.frames import MAX_FRAME_BYTES, FrameReader, FrameSocket, encode_frame
+from shared.frames import MAX_FRAME_BYTES, FrameReader, FrameSocket, FrameWriter, encode_frame
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -128,3 +128,38 @@ def test_silence_is_bounded_by_the_sockets_time_out(pair: tuple[FrameSocket, soc
     near.sock.settimeout(0.05)
     with pytest.raises(TimeoutError):
         near.receive()
+
+
+# Out without waiting
+
+
+def test_a_writer_never_waits_and_sends_the_rest_when_there_is_room() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        writer = FrameWriter(near)
+        writer.put({"n": 0})
+        assert (writer.waiting, writer.stuck_s) == (False, 0)
+        large = {"x": "y" * 1_000_000}
+        writer.put(large)
+        writer.put({"n": 1})
+        assert writer.waiting
+        before = writer.stuck_s
+        assert before < writer.stuck_s  # nobody reads
+        reader, frames = FrameReader(), list[dict[str, Any]]()
+        while len(frames) < 3:
+            frames.extend(reader.feed(far.recv(65_536)))
+            writer.flush()
+        assert frames == [{"n": 0}, large, {"n": 1}]
+        assert (writer.waiting, writer.stuck_s) == (False, 0)
+
+
+def test_what_is_left_for_one_that_has_ended_is_dropped() -> None:
+    near, far = socket.socketpair()
+    with near:
+        writer = FrameWriter(near)
+        writer.put({"x": "y" * 1_000_000})
+        far.close()
+        writer.flush()
+        assert not writer.waiting
+        writer.put({"n": 1})
+        assert not writer.waiting

@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -75,6 +76,26 @@ def test_what_does_not_listen_is_dead_within_grace_and_a_second(
     assert GRACE_S <= taken < GRACE_S + 1
     assert attempt.outcome() == Cancelled()
     assert not neighbour.sandbox.exited.is_set()
+
+
+def test_one_that_reads_nothing_is_dead_within_grace_and_a_second_too(begin: Begin) -> None:
+    """Its runner cannot tell it anything any more: neither what it asked for, nor that it is to end."""
+    answered: list[float] = []
+
+    def answer(method: str, parameters: dict[str, Any]) -> str:
+        del method, parameters
+        if not answered:
+            time.sleep(0.3)  # in which it asks for much more than its socket has room for in answers
+        answered.append(time.monotonic())
+        return "x" * 100_000
+
+    attempt = begin("deaf", grace_s=GRACE_S, answer=answer)
+    assert wait_until(lambda: bool(answered) and time.monotonic() - answered[-1] > 0.3, 5)  # nothing goes any more
+    assert 1 < len(answered) < 10  # and the runner does not collect answers that nobody reads
+    now = time.monotonic()
+    attempt.live.cancel()
+    assert GRACE_S <= seconds_to_end(attempt, now) < GRACE_S + 1
+    assert attempt.outcome() == Cancelled()
 
 
 def test_a_run_that_was_faster_than_its_cancel_stays_completed(begin: Begin) -> None:

@@ -170,7 +170,7 @@ def test_a_frame_that_never_ends(begin: Begin, then: str) -> None:
 
 
 def test_a_sandbox_that_never_reads_its_answers_is_stopped(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervise, "SEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(supervise, "READS_NOTHING_S", 0.5)
     neighbour = begin("echo", {"n": 1})
     deaf = begin("deaf")
     deaf.wait_for()

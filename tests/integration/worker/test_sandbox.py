@@ -17,7 +17,7 @@ from shared.events import Event
 from shared.frames import encode_frame
 from shared.outcomes import Completed, Failed, Lost
 from tests.integration.worker.conftest import Begin
-from tests.sandboxes import CANARIES, REPOSITORY, a_zygote, gone
+from tests.sandboxes import AGENTS, CANARIES, REPOSITORY, a_zygote, gone
 from worker.zygote_client import PASSED_ENVIRONMENT, ZygoteClient
 
 OWN_NAMES = {"MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "HOME", "TMPDIR"}
@@ -180,7 +180,7 @@ def seen(begin: Begin) -> dict[str, object]:
 def test_the_environment_holds_the_allowed_names_and_no_secret(seen: dict[str, dict[str, str]]) -> None:
     environment = seen["environment"]
     assert set(environment) <= {*PASSED_ENVIRONMENT, *OWN_NAMES}
-    assert environment["LANEWISE_AGENTS"] == "tests.agents"
+    assert environment["LANEWISE_AGENTS"] == AGENTS
     assert not [value for value in environment.values() if "canary" in value]
 
 
