@@ -11,6 +11,7 @@ from api.catalogue import AgentCatalogue
 from api.ids import known_id
 from api.metrics import Metrics
 from api.models import RunSubmission
+from api.rate import SubmissionRate
 from api.reading import RunReader
 from shared import models
 from shared.acceptance import IdempotencyKey, Refused, accept
@@ -48,6 +49,7 @@ class Submissions:
         self._runs = runs
         self._catalogue = catalogue
         self._metrics = metrics
+        self._rate = SubmissionRate(services)
 
     def submit(
         self,
@@ -70,11 +72,13 @@ class Submissions:
             InvalidError: the input, the agent or the time limit is wrong, or the key was used with another body.
             NotFoundError: the user has no such thread.
             TooLargeError: input or metadata above its limit.
+            RateLimitedError: the user submits too fast.
             QuotaError: too many runs are queued.
             ConflictError: the same key is being handled.
             UnavailableError: Postgres is away; nothing was accepted.
         """
         user_id = identity.user_id
+        self._rate.count(user_id)
         try:
             agent, time_limit_s = self._check(request)
         except InvalidError:

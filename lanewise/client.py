@@ -87,7 +87,7 @@ class Client:
             "POST",
             "/v1/runs",
             json=body,
-            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+            headers={"Idempotency-Key": _quoted(idempotency_key or uuid.uuid4().hex)},
             passing=PASSING | {409},  # an earlier try with the same key is still being handled
         )
 
@@ -200,3 +200,8 @@ class Client:
 
 def _path(*parts: str) -> str:
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
+
+
+def _quoted(text: str) -> str:
+    """Returns a string as structured header fields have it (RFC 8941)."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

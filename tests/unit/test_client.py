@@ -45,7 +45,7 @@ def test_submit_sends_what_is_given_and_nothing_else(service: Service, client: C
     bare, full = (json.loads(request.data) for request in service.requests)
     assert bare == {"agent": "count", "input": {"text": "a b"}}
     assert full == {"agent": "count", "input": None, "thread_id": "t", "metadata": {"a": 1}, "time_limit_s": 2}
-    assert keys(service)[1] == "k"
+    assert keys(service)[1] == '"k"'
     assert service.requests[0].headers["Authorization"] == "Bearer a-token"
 
 
