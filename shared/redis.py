@@ -58,6 +58,11 @@ class Keys:
         """The user's slots: a sorted set, member = run id, score = end of the lease in Redis time."""
         return self._user(user_id) + "slots"
 
+    @property
+    def all_slots(self) -> str:
+        """A pattern for the slots of all users."""
+        return f"{self._prefix}{{*}}:slots"
+
     def events(self, user_id: str) -> str:
         """The channel that carries the user's events."""
         return self._user(user_id) + "events"
