@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -166,6 +166,8 @@ def test_threads_without_a_run_go_when_they_are_as_old(
     assert sum(retention.remove_old().threads for _ in range(4)) == 3
     with database.user_session("alice") as session:
         assert set(session.scalars(sa.select(Thread.id))) == {"young", used.thread_id}
+        session.add(Thread(user_id="alice", id="a", meta={}, created_at=datetime.now(UTC) - OLD))
+    assert sum(retention.remove_old().threads for _ in range(3)) == 1  # it begins again
     assert services
 
 

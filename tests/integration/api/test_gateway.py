@@ -110,6 +110,17 @@ class TestReplay:
             assert stream.welcome["recovered"]
             assert stream.until_live().numbers == [4, 5]
 
+    def test_a_log_that_is_trimmed_while_it_is_replayed_is_not_written_out(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        fleet.worker.say(run, *"abc")
+        fleet.superuser.execute(
+            sa.text("DELETE FROM lanewise.run_events WHERE user_id = :user AND seq = 3"), {"user": user}
+        )
+        with fleet.server.stream(user, after=0) as stream:
+            assert stream.welcome["recovered"]
+            assert stream.closed_with() == 4410
+            assert stream.events == []
+
     def test_someone_new_has_an_empty_stream(self, fleet: Fleet, user: str) -> None:
         with fleet.server.stream(user, after=0) as stream:
             assert stream.until_live().live_at == 0
