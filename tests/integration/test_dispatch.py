@@ -22,7 +22,8 @@ from shared.messages import TASK_NAME, RunMessage
 from shared.models import Run, UserLimit
 from shared.outcomes import Completed
 from shared.services import Services
-from tests.services import OpenServices, Servers, an_agent, in_parallel, server_folder, submit_run
+from shared.slots import run_of
+from tests.services import OpenServices, Servers, an_agent, in_parallel, server_folder, slot, submit_run
 from tests.steps import finish, stored
 
 
@@ -58,7 +59,7 @@ def test_the_oldest_runs_are_sent_up_to_the_limit(services: Services) -> None:
     made = submit_many(services, 5)
     assert services.dispatcher.admit("alice") == 3
     assert sent(services) == tasks(made[:3])
-    assert services.slots.held("alice") == [run.id for run in made[:3]]
+    assert services.slots.held("alice") == [slot(run) for run in made[:3]]
     assert services.dispatcher.admit("alice") == 0
     assert sent(services) == tasks(made[:3])
 
@@ -94,11 +95,11 @@ def test_a_release_starts_the_next_and_none_overtakes(services: Services) -> Non
     services.dispatcher.admit("alice")
     made.append(submit_run(services))
     assert work(services, made[1])
-    services.dispatcher.release("alice", made[1].id)
+    services.dispatcher.release("alice", made[1].id, 1)
     assert sent(services) == tasks(made[:4])
     for run in (made[0], made[2]):
         assert work(services, run)
-        services.dispatcher.release("alice", run.id)
+        services.dispatcher.release("alice", run.id, 1)
     assert sent(services) == tasks(made)
 
 
@@ -108,9 +109,9 @@ def test_a_cancelled_run_is_passed_over_and_frees_its_slot(services: Services) -
     for run in (made[0], made[3]):
         with services.database.user_session("alice") as session:
             assert runs.request_cancel(session, "alice", run.id)
-    services.dispatcher.release("alice", made[0].id)
+    services.dispatcher.release("alice", made[0].id, 1)
     assert sent(services) == tasks([*made[:3], made[4]])
-    assert set(services.slots.held("alice")) == {made[1].id, made[2].id, made[4].id}
+    assert set(services.slots.held("alice")) == {slot(made[1]), slot(made[2]), slot(made[4])}
 
 
 def test_a_slot_taken_for_a_run_that_ended_meanwhile_is_given_back(
@@ -119,15 +120,15 @@ def test_a_slot_taken_for_a_run_that_ended_meanwhile_is_given_back(
     made = submit_many(services, 2)
     acquire = services.slots.acquire
 
-    def acquire_while_one_is_cancelled(user_id: str, run_ids: list[str], limit: int) -> list[str]:
+    def acquire_while_one_is_cancelled(*args: Any, **options: Any) -> list[str] | None:
         with services.database.user_session("alice") as session:
             runs.request_cancel(session, "alice", made[0].id)
-        return acquire(user_id, run_ids, limit)
+        return acquire(*args, **options)
 
     monkeypatch.setattr(services.slots, "acquire", acquire_while_one_is_cancelled)
     assert services.dispatcher.admit("alice") == 1
     assert sent(services) == tasks(made[1:])
-    assert services.slots.held("alice") == [made[1].id]
+    assert services.slots.held("alice") == [slot(made[1])]
 
 
 def test_many_admissions_at_once_send_each_run_once(services: Services) -> None:
@@ -136,7 +137,7 @@ def test_many_admissions_at_once_send_each_run_once(services: Services) -> None:
     in_parallel(8, lambda _: counts.append(services.dispatcher.admit("alice")))
     assert sum(counts) == 3
     assert sorted(sent(services)) == sorted(tasks(made[:3]))
-    assert set(services.slots.held("alice")) == {run.id for run in made[:3]}
+    assert set(services.slots.held("alice")) == {slot(run) for run in made[:3]}
 
 
 def test_admissions_and_ends_at_once_run_everything_once(services: Services) -> None:
@@ -148,9 +149,9 @@ def test_admissions_and_ends_at_once_run_everything_once(services: Services) -> 
             services.dispatcher.admit("alice")
             held = services.slots.held("alice")
             assert len(held) <= 3
-            for run_id in held:
-                if work(services, made[run_id]):
-                    services.dispatcher.release("alice", run_id)
+            for name in held:
+                if work(services, made[run_of(name)]):
+                    services.dispatcher.release("alice", run_of(name), 1)
             if not held and all(stored(services.database, run).finished_at for run in made.values()):
                 return
 
@@ -177,7 +178,7 @@ class TestRedisAway:
         before = time.monotonic()
         with structlog.testing.capture_logs() as logs:
             assert services.dispatcher.admit("alice") == 0
-            services.dispatcher.release("alice", made[0].id)
+            services.dispatcher.release("alice", made[0].id, 1)
         assert time.monotonic() - before < 5
         assert [entry["log_level"] for entry in logs] == ["warning"] * 2
         assert {stored(services.database, run).granted_at for run in made} == {None}
@@ -206,4 +207,4 @@ class TestRedisAway:
         assert time.monotonic() - before < 10
         assert logs[0]["run_id"] == run.id
         assert stored(services.database, run).granted_at is not None
-        assert services.slots.held("alice") == [run.id]
+        assert services.slots.held("alice") == [slot(run)]

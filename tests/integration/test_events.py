@@ -31,7 +31,7 @@ def event(run: Run, kind: EventType = EventType.AGENT_THINKING, **data: Any) -> 
 
 def store(database: Database, *items: Event) -> list[StoredEvent]:
     with database.system_session() as session:
-        return append(session, items)
+        return append(session, items).stored
 
 
 def in_log(database: Database, run: Run) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_nothing_to_append(database: Database) -> None:
 
 def test_a_rolled_back_batch_leaves_no_hole(database: Database, run: Run) -> None:
     with pytest.raises(KeyError), database.system_session() as session:
-        assert append(session, [event(run)])[0].seq == 3
+        assert append(session, [event(run)]).stored[0].seq == 3
         raise KeyError
     assert [item.seq for item in store(database, event(run))] == [3]
 
@@ -114,7 +114,7 @@ class TestFence:
 
     def test_a_session_of_another_user_stores_nothing(self, database: Database, run: Run) -> None:
         with database.user_session("bob") as session:
-            assert append(session, [event(run)]) == []
+            assert append(session, [event(run)]) == ([], {run.id})
 
     @pytest.mark.parametrize("then", ["completed", "parked", "granted", "running"])
     def test_an_attempt_that_is_over_stores_nothing(self, services: Services, run: Run, then: str) -> None:
@@ -236,7 +236,7 @@ def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writer
                 of_user = mine[choose.choice(USERS)]
                 batch = [event(choose.choice(of_user), by=[number, n, k]) for k in range(choose.randint(1, 4))]
                 with database.user_session(batch[0].user_id) as session:
-                    stored = append(session, batch)
+                    stored, _ = append(session, batch)
             assert [item.event for item in stored] == batch
             with lock:
                 for item in stored:

@@ -113,7 +113,9 @@ class TestLost:
         run = start_run(services, submit())
         written = finish(database, run, LOST)
         assert written is not None
-        assert written[0].event.data == {"reason": LOST.type, "message": LOST.message, "attempt": 1}
+        assert written[0].event.data == {
+            "reason": LOST.type, "message": LOST.message, "attempt": 1, "after_s": 0,
+        }  # fmt: skip
         now = stored(database, run)
         assert (now.status, now.granted_at, now.worker_id, now.attempt, now.lost_attempts) == (
             "queued",
