@@ -14,12 +14,12 @@ from sqlalchemy.orm import Session
 from shared.models import Run, UserLimit, UserStream
 from shared.redis import RedisError
 from shared.services import Services
+from shared.slots import READY, member
 from shared.states import ExecutionState
 
 MAX_SCANS = 1000  # round trips through the names of a Redis that others may fill, too
 SCAN_COUNT = 1000
 BATCH = 500
-READY = "ready"  # a member that says the set was rebuilt; it is no slot
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +149,7 @@ def _expected(session: Session) -> dict[str, dict[str, bool]]:
     found: dict[str, dict[str, bool]] = defaultdict(dict)
     for row in session.execute(query):
         running = row.status == ExecutionState.RUNNING
-        found[row.user_id][f"{row.id}:{row.attempt if running else row.attempt + 1}"] = running
+        found[row.user_id][member(row.id, row.attempt if running else row.attempt + 1)] = running
     return found
 
 

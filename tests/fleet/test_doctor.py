@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,18 @@ def test_a_fault_is_told_with_its_cure_and_exit_code_1(fleet: Fleet) -> None:
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed")]
     assert [line.split()[1] for line in failed] == ["redis", "broker"]
     assert "set maxmemory-policy noeviction" in done.stdout
+
+
+def test_a_slot_that_stays_is_told(fleet: Fleet, user: str) -> None:
+    key = fleet.services.keys.slots(user)
+    fleet.services.redis.zadd(key, {"gone:1": time.time() + 60})
+    try:
+        done = doctor("--data-dir", str(fleet.data_dir), "--json")
+    finally:
+        fleet.services.redis.delete(key)
+    failed = [item for item in map(json.loads, done.stdout.splitlines()) if item["status"] == "failed"]
+    assert [(item["check"], item["detail"]) for item in failed] == [("slots", "1 held by no live run: gone:1")]
+    assert done.returncode == 1
 
 
 def test_from_the_environment_as_a_worker_has_it(fleet: Fleet) -> None:

@@ -137,6 +137,12 @@ def test_a_silent_worker(doctor: Examine, well: Services, superuser: sa.Connecti
     assert well
 
 
+def test_a_leader_whose_time_is_over(doctor: Examine, well: Services, superuser: sa.Connection) -> None:
+    superuser.execute(sa.text("UPDATE lanewise.leases SET expires_at = now()"))
+    assert "nobody led within 2.1 s" in the(doctor(), "leader").detail
+    assert well
+
+
 def test_a_worker_about_to_end_takes_no_runs(doctor: Examine, well: Services, superuser: sa.Connection) -> None:
     superuser.execute(sa.text("UPDATE lanewise.workers SET draining = true"))
     assert ill(doctor()) == ["workers"]

@@ -89,7 +89,7 @@ def test_a_run_goes_with_all_that_is_its_own(
 ) -> None:
     context = a_context()
     answer = accept(
-        database.once("alice"), context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=True, quota=9,
+        database.once("alice"), context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=True, quota=9, slots=3,
         key=IdempotencyKey("k", "f"),
     )  # fmt: skip
     run = end(services, answer.run, OLD, superuser)  # type: ignore[union-attr]
@@ -180,7 +180,7 @@ def test_a_run_that_is_being_accepted_keeps_its_thread(
     with database.user_session("alice") as session:
         answer = accept(
             session, a_context(thread_id=old.thread_id), an_agent(), {}, metadata={}, time_limit_s=1,
-            new_thread=False, quota=9,
+            new_thread=False, quota=9, slots=3,
         )  # fmt: skip
 
         def remove() -> None:
