@@ -55,7 +55,7 @@ class Keys:
         return f"{{{hashlib.sha256(user_id.encode()).hexdigest()[:32]}}}:"
 
     def slots(self, user_id: str) -> str:
-        """The user's slots: a sorted set, member = run id, score = end of the lease in Redis time."""
+        """The user's slots: a sorted set, member = run:attempt, score = end of the lease."""
         return self._user(user_id) + "slots"
 
     @property

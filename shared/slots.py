@@ -32,7 +32,7 @@ class Slots:
     Args:
         client: Redis; each call may raise `redis.RedisError`, within about two seconds.
         keys: names of the keys.
-        lease_s: seconds after which a slot that nobody renews is free.
+        lease_s: seconds after which a slot that nobody renews is in doubt.
     """
 
     def __init__(self, client: redis.Redis, keys: Keys, lease_s: float) -> None:
@@ -51,7 +51,8 @@ class Slots:
             idle: whether Postgres says that no run of the user is granted or running.
 
         Returns:
-            those that hold a slot now. None: Redis has lost what the user's runs held; `rebuild`, then ask again.
+            those that hold a slot now. None: in doubt, because Redis lost what was held or a lease has ended; `rebuild`
+            and ask again.
         """
         answer = self._acquire([self._keys.slots(user_id)], [limit, self._lease_s, int(idle), *members])
         if not answer and members:
@@ -59,7 +60,7 @@ class Slots:
         return [name for name, held in zip(members, answer, strict=True) if held]
 
     def rebuild(self, user_id: str, members: Sequence[str]) -> int:
-        """Puts back all that the user's live runs hold, after a wipe; returns how many were missing.
+        """Puts back all that the user's live runs hold, and frees what else is in doubt; returns how many were missing.
 
         Args:
             members: of all granted and running runs of the user, as Postgres has them.

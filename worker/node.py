@@ -17,6 +17,7 @@ from shared.ids import new_id
 from shared.models import Worker
 from shared.services import Services
 from worker.alarm import Alarm
+from worker.claims import Claims
 from worker.heartbeat import Control, Heartbeat
 from worker.leader import Leader
 from worker.live import LiveRun
@@ -63,7 +64,7 @@ class WorkerNode:
             writer=self.writer,
             live=self.live,
             tracker=self.tracker,
-            alarm=self._alarm,
+            claims=Claims(services, self.id, lambda: [agent["name"] for agent in self.zygote.agents], self._alarm),
             is_closing=self._closing.is_set,
             must_hand_back=self._handing_back.is_set,
         )

@@ -11,18 +11,15 @@ import structlog
 from shared import records, runs
 from shared.errors import SignatureError, UnavailableError
 from shared.events import Event, StoredEvent
-from shared.limits import concurrent_runs
 from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Cancelled, Failed, Lost, Outcome, TimedOut
-from shared.redis import RedisError
 from shared.services import Services
 from shared.signing import database_token, derive_key
-from shared.slots import member
 from shared.states import ExecutionState
 from worker import metrics
-from worker.alarm import Alarm
 from worker.calls import Calls
+from worker.claims import Claims
 from worker.live import LiveRun
 from worker.records import PostgresRecords, UserStore
 from worker.supervise import Supervisor
@@ -45,7 +42,7 @@ class Runner:
     Args:
         worker_id: who claims.
         live: runs under way here, by id; heartbeat and control channel look them up in it.
-        alarm: admits a user's runs when the pause before an attempt is over.
+        claims: takes runs and lets go of them.
         is_closing: whether the worker ends now, so that waiting for Postgres is over.
         must_hand_back: whether the time of the drain is over, so that nothing is begun any more.
     """
@@ -59,7 +56,7 @@ class Runner:
         writer: EventWriter,
         live: dict[str, LiveRun],
         tracker: AgentExecutionTracker,
-        alarm: Alarm,
+        claims: Claims,
         is_closing: Callable[[], bool],
         must_hand_back: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -69,7 +66,7 @@ class Runner:
         self._writer = writer
         self._live = live
         self._tracker = tracker
-        self._alarm = alarm
+        self._claims = claims
         self._is_closing = is_closing
         self._must_hand_back = must_hand_back
         self._token_key = derive_key(services.settings.secrets[0], "database-token")
@@ -86,10 +83,12 @@ class Runner:
         with structlog.contextvars.bound_contextvars(
             run_id=context.run_id, correlation_id=context.correlation_id, user_id=context.user_id
         ):
-            claimed = self._claim(message)
+            claimed = self._claims.take(message)
             if claimed is None:
                 return
             run = claimed.run
+            self._tracker.start(self._key(run), run.id, run.correlation_id, agent=run.agent)
+            self._tracker.transition(self._key(run), ExecutionState.RUNNING, attempt=run.attempt)
             live = LiveRun(run, claimed.granted)
             self._live[run.id] = live
             if self._must_hand_back():  # it was claimed while the others were stopped
@@ -101,49 +100,7 @@ class Runner:
                 if self._live.get(run.id) is live:  # not the next attempt, which may be here already
                     del self._live[run.id]
                 live.close()
-            self._settle(run, recorded=bool(stored), after_s=_pause_s(stored))
-
-    def _claim(self, message: RunMessage) -> runs.Claimed | None:
-        context = message.context
-        try:
-            if not self._hold_slot(message):
-                return None
-            once = self._services.database.once(context.user_id)
-            claimed = runs.claim(once, message, self._worker_id, [agent["name"] for agent in self._zygote.agents])
-        except (UnavailableError, RedisError) as error:
-            # If the claim was committed all the same, the heartbeat finds a run of ours that is not under way.
-            log.warning("not claimed: a store is away", error=str(error))
-            return None
-        if claimed is None:
-            metrics.STALE_MESSAGES.inc()
-            return None
-        run = claimed.run
-        self._services.publish(claimed.stored)
-        self._tracker.start(self._key(run), run.id, run.correlation_id, agent=run.agent)
-        self._tracker.transition(self._key(run), ExecutionState.RUNNING, attempt=run.attempt)
-        metrics.CLAIMED.labels(run.queue).inc()
-        if run.claimed_at and run.granted_at:
-            metrics.DISPATCH_SECONDS.labels(run.queue).observe((run.claimed_at - run.granted_at).total_seconds())
-        return claimed
-
-    def _hold_slot(self, message: RunMessage) -> bool:
-        """Renews the slot that was granted; takes it again if it got lost; parks the run if there is none."""
-        user_id, run_id = message.context.user_id, message.context.run_id
-        slot = member(run_id, message.attempt + 1)
-        if self._services.slots.acquire(user_id, [slot], limit=0):
-            return True
-        once = self._services.database.once(user_id)
-        if slot not in runs.holders(once, user_id):
-            metrics.STALE_MESSAGES.inc()
-            return False
-        with self._services.database.user_session(user_id) as session:
-            limit = concurrent_runs(session, user_id, self._services.settings)
-        if self._services.dispatcher.take(user_id, [slot], limit):
-            metrics.REPAIRED.labels("slot_of_granted_run").inc()
-            return True
-        if runs.park(once, message):
-            metrics.REPAIRED.labels("granted_without_slot").inc()
-        return False
+            self._claims.settle(run, stored)
 
     def _supervise_and_record(self, live: LiveRun) -> list[StoredEvent] | None:
         """Returns the events of the attempt's end, None if it is not known to be written. The sandbox is gone then."""
@@ -243,24 +200,6 @@ class Runner:
         with database.user_session(run.user_id) as session:
             return runs.finish(session, run, outcome, actor, pending)
 
-    def _settle(self, run: Run, *, recorded: bool, after_s: float) -> None:
-        """Frees the slot and starts the user's next run; later this one again, if its next attempt has to wait."""
-        if after_s:
-            self._alarm.set(run.user_id, after_s)
-        try:
-            # If it is not known to be over (an answer was lost, or Postgres is away) the slot may still be ours.
-            if recorded or member(run.id, run.attempt) not in runs.holders(
-                self._services.database.once(run.user_id), run.user_id
-            ):
-                self._services.dispatcher.release(run.user_id, run.id, run.attempt)
-        except UnavailableError:
-            log.warning("a slot is left to its lease: the database is away")
-
     @staticmethod
     def _key(run: Run) -> str:
         return f"{run.id}:{run.attempt}"
-
-
-def _pause_s(stored: Sequence[StoredEvent] | None) -> float:
-    """Returns how long the next attempt waits, if there is to be one."""
-    return float(stored[-1].event.data.get("after_s", 0)) if stored else 0

@@ -6,15 +6,17 @@
 -- ARGV[2]  the lease, seconds
 -- ARGV[3]  1 if the user is known to have no live run, so that there is nothing to be missing
 -- ARGV[4…] members
--- Answers  one number per member: 1 holds a slot now, 0 does not; or nothing at all: not ready, rebuild first
+-- Answers  one number per member: 1 holds a slot now, 0 does not; or nothing at all: in doubt, restore first
 --
+-- A lease that has ended frees no slot by itself: its run may go on, at a worker that Redis does not hear. It puts the set
+-- in doubt, as a wipe does, and Postgres says what there is.
 -- Idempotent per member: who holds a slot keeps it and its lease starts anew, also above a limit that was lowered.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local limit, lease = tonumber(ARGV[1]), tonumber(ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-if not redis.call('ZSCORE', KEYS[1], 'ready') then
+if not redis.call('ZSCORE', KEYS[1], 'ready') or redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then
   if ARGV[3] ~= '1' then return {} end
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
   redis.call('ZADD', KEYS[1], '+inf', 'ready')
 end
 local held = redis.call('ZCARD', KEYS[1]) - 1

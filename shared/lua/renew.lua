@@ -1,16 +1,15 @@
--- Renews slots of one user that are still held.
+-- Renews slots of one user that are still held, and those whose lease has ended but that nobody has removed.
 --
 -- KEYS[1]  the user's slots (see acquire.lua)
 -- ARGV[1]  the lease, seconds
 -- ARGV[2…] members
--- Answers  those that hold no slot: their lease ended, or Redis lost them
+-- Answers  those that hold no slot: Redis lost them, or they were taken for over
 local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local ends = tonumber(time[1]) + tonumber(time[2]) / 1000000 + tonumber(ARGV[1])
 local missing = {}
 for n = 2, #ARGV do
   if redis.call('ZSCORE', KEYS[1], ARGV[n]) then
-    redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), ARGV[n])
+    redis.call('ZADD', KEYS[1], ends, ARGV[n])
   else
     missing[#missing + 1] = ARGV[n]
   end

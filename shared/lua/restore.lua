@@ -2,15 +2,18 @@
 --
 -- KEYS[1]  the user's slots (see acquire.lua)
 -- ARGV[1]  the lease, seconds
--- ARGV[2]  1 if these are all of the user's: then nothing is missing any more
+-- ARGV[2]  1 if these are all of the user's: then nothing is in doubt any more, and other ended leases are over
 -- ARGV[3…] members
 -- Answers  how many were missing
 local time = redis.call('TIME')
-local ends = tonumber(time[1]) + tonumber(time[2]) / 1000000 + tonumber(ARGV[1])
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local missing = 0
 for n = 3, #ARGV do
-  missing = missing + redis.call('ZADD', KEYS[1], ends, ARGV[n])
+  missing = missing + redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), ARGV[n])
 end
-if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], '+inf', 'ready') end
+if ARGV[2] == '1' then
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+  redis.call('ZADD', KEYS[1], '+inf', 'ready')
+end
 redis.call('PEXPIRE', KEYS[1], math.ceil(tonumber(ARGV[1]) * 2000))
 return missing

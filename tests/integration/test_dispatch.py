@@ -23,8 +23,18 @@ from shared.models import Run, UserLimit
 from shared.outcomes import Completed
 from shared.services import Services
 from shared.slots import run_of
-from tests.services import OpenServices, Servers, an_agent, in_parallel, server_folder, slot, submit_run
-from tests.steps import finish, stored
+from tests.services import (
+    OpenServices,
+    Servers,
+    an_agent,
+    in_parallel,
+    serve,
+    server_folder,
+    slot,
+    start_run,
+    submit_run,
+)
+from tests.steps import LOST, finish, stored
 
 
 def in_broker(services: Services, queue: str = "default") -> list[dict[str, Any]]:
@@ -208,3 +218,73 @@ class TestRedisAway:
         assert logs[0]["run_id"] == run.id
         assert stored(services.database, run).granted_at is not None
         assert services.slots.held("alice") == [slot(run)]
+
+
+class TestWipe:
+    def test_nothing_is_given_away_before_what_runs_is_counted_again(
+        self, services: Services, redis_client: redis.Redis
+    ) -> None:
+        made = submit_many(services, 5)
+        services.dispatcher.admit("alice")
+        start_claimed(services, made[0])
+        redis_client.flushall()
+        assert services.dispatcher.admit("alice") == 0
+        assert sorted(services.slots.held("alice")) == sorted(slot(run) for run in made[:3])
+
+    def test_the_first_run_of_an_idle_user_needs_no_rebuilding(
+        self, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(services.slots, "rebuild", lambda *_: 1 / 0)
+        submit_many(services, 2)
+        assert services.dispatcher.admit("alice") == 2
+
+    def test_a_redis_that_loses_everything_again_and_again_starts_nothing(
+        self, services: Services, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = submit_many(services, 2)
+        start_run(services, made[0])
+        rebuild = services.slots.rebuild
+
+        def rebuild_in_vain(*args: Any) -> int:
+            answer = rebuild(*args)
+            redis_client.flushall()
+            return answer
+
+        monkeypatch.setattr(services.slots, "rebuild", rebuild_in_vain)
+        assert services.dispatcher.admit("alice") == 0
+        assert stored(services.database, made[1]).granted_at is None
+
+
+class TestNobodyServes:
+    def test_a_run_whose_agent_no_worker_has_takes_no_slot(self, services: Services) -> None:
+        elsewhere = submit_run(services, agent=an_agent("elsewhere"), served=False)
+        made = submit_many(services, 3)
+        assert services.dispatcher.admit("alice") == 3
+        assert stored(services.database, elsewhere).granted_at is None
+        assert sent(services) == tasks(made)
+
+    def test_nor_one_whose_queue_no_worker_serves(self, services: Services) -> None:
+        run = submit_run(services, agent=an_agent(queue="special"), served=False)
+        serve(services, an_agent(queue="default"))
+        assert services.dispatcher.admit("alice") == 0
+        serve(services, an_agent(queue="special"))
+        assert services.dispatcher.admit("alice") == 1
+        assert stored(services.database, run).granted_at is not None
+
+
+def test_freeing_the_slot_of_an_attempt_that_is_over_leaves_the_next_ones(services: Services) -> None:
+    (run,) = submit_many(services, 1)
+    services.dispatcher.admit("alice")
+    finish(services.database, start_claimed(services, run), LOST)
+    assert services.dispatcher.admit("alice") == 1  # faster than the worker that lost it
+    assert set(services.slots.held("alice")) == {slot(run, 1), slot(run, 2)}
+    services.dispatcher.release("alice", run.id, 1)
+    assert services.slots.held("alice") == [slot(run, 2)]
+
+
+def start_claimed(services: Services, run: Run) -> Run:
+    """Claims a run that is granted already."""
+    message = RunMessage(UserExecutionContext.from_dict(run.context), 0)
+    claimed = runs.claim(services.database.once(run.user_id), message, "w", [run.agent])
+    assert claimed is not None
+    return claimed.run

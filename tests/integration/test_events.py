@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,33 @@ def test_a_rolled_back_batch_leaves_no_hole(database: Database, run: Run) -> Non
         assert append(session, [event(run)]).stored[0].seq == 3
         raise KeyError
     assert [item.seq for item in store(database, event(run))] == [3]
+
+
+class TestRepeatedBatch:
+    """The commit of a batch went through and its answer was lost: the batch comes again."""
+
+    def numbered(self, run: Run, *ordinals: int) -> list[Event]:
+        return [replace(event(run, n=number), ordinal=number) for number in ordinals]
+
+    def test_nothing_is_stored_twice_and_the_new_follows(self, database: Database, run: Run) -> None:
+        assert len(store(database, *self.numbered(run, 1, 2))) == 2
+        assert store(database, *self.numbered(run, 1, 2)) == []
+        again = store(database, *self.numbered(run, 2, 3))
+        assert [(item.event.data["n"], item.run_seq) for item in again] == [(3, 5)]
+        assert [entry["data"].get("n") for entry in in_log(database, run)[2:]] == [1, 2, 3]
+
+    def test_it_is_not_taken_for_an_attempt_that_is_over(self, database: Database, run: Run) -> None:
+        store(database, *self.numbered(run, 1))
+        with database.system_session() as session:
+            assert append(session, self.numbered(run, 1)) == ([], set())
+            assert append(session, [replace(event(run), attempt=7, ordinal=1)]).refused == {run.id}
+
+    def test_the_next_attempt_counts_anew(self, database: Database, services: Services, run: Run) -> None:
+        store(database, *self.numbered(run, 1, 2))
+        with database.user_session(run.user_id) as session:
+            runs.finish(session, run, Lost("x", "y"), "w")
+        again = start_run(services, run)
+        assert len(store(database, *self.numbered(again, 1))) == 1
 
 
 class TestFence:

@@ -78,13 +78,35 @@ def test_a_release_frees_only_what_it_names(slots: KnownSlots) -> None:
     assert slots.acquire("alice", ["r3", "r4"], 2) == ["r3"]
 
 
-def test_a_lease_that_nobody_renews_ends(make: MakeSlots) -> None:
-    short = make(0.2)
-    assert short.acquire("alice", ["r1"], 1) == ["r1"]
-    assert short.acquire("alice", ["r2"], 1) == []
-    assert wait_until(lambda: short.held("alice") == [], PATIENCE_S)
-    assert short.acquire("alice", ["r2"], 1) == ["r2"]
-    assert short.acquire("alice", ["r1"], 1) == []
+class TestEndedLease:
+    """Nobody has renewed it: the run may be over, or go on where Redis does not hear its worker."""
+
+    @pytest.fixture
+    def short(self, make: MakeSlots) -> KnownSlots:
+        short = make(0.2)
+        assert short.acquire("alice", ["r1"], 1) == ["r1"]
+        assert wait_until(lambda: short.held("alice") == [], PATIENCE_S)
+        return short
+
+    def test_it_gives_its_slot_to_nobody_before_postgres_was_asked(self, short: KnownSlots) -> None:
+        assert Slots.acquire(short, "alice", ["r2"], 1) is None
+        assert Slots.acquire(short, "alice", ["r1"], 0) is None
+
+    def test_it_is_over_if_postgres_does_not_know_its_run(self, short: KnownSlots) -> None:
+        assert short.rebuild("alice", []) == 0
+        assert Slots.acquire(short, "alice", ["r2"], 1) == ["r2"]
+        assert Slots.acquire(short, "alice", ["r1"], 1) == []
+
+    def test_or_has_no_live_run_of_the_user_at_all(self, short: KnownSlots) -> None:
+        assert short.acquire("alice", ["r2"], 1) == ["r2"]
+
+    def test_it_holds_on_if_postgres_knows_its_run(self, short: KnownSlots) -> None:
+        assert short.rebuild("alice", ["r1"]) == 0
+        assert Slots.acquire(short, "alice", ["r2"], 1) == []
+
+    def test_whoever_owns_the_run_may_still_renew_it(self, short: KnownSlots) -> None:
+        assert short.renew({"alice": ["r1"]}) == {}
+        assert Slots.acquire(short, "alice", ["r2"], 1) == []
 
 
 def test_an_expired_slot_is_not_held_even_before_it_is_removed(make: MakeSlots, redis_client: redis.Redis) -> None:
@@ -113,13 +135,6 @@ def test_renewing_tells_what_is_not_held_and_takes_nothing(slots: KnownSlots) ->
     assert slots.renew({"alice": ["r1", "r2"], "bob": ["r3"]}) == {"alice": ["r2"], "bob": ["r3"]}
     assert (slots.held("alice"), slots.held("bob")) == (["r1"], [])
     assert slots.renew({}) == {}
-
-
-def test_an_ended_lease_cannot_be_renewed(make: MakeSlots) -> None:
-    short = make(0.1)
-    short.acquire("alice", ["r1"], 1)
-    assert wait_until(lambda: short.held("alice") == [], PATIENCE_S)
-    assert make(60).renew({"alice": ["r1"]}) == {"alice": ["r1"]}
 
 
 class TestWipe:

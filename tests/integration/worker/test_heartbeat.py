@@ -212,6 +212,15 @@ def test_a_worker_cut_off_for_a_lease_stops_its_sandboxes_and_loses_no_attempt(
     assert node.log(run)[-1]["data"]["reason"] == "store_outage"
 
 
+def test_a_beat_that_hangs_does_not_keep_the_runs_from_being_stopped(node: Node) -> None:
+    run = node.begin("block")
+    node.wait_for_text(run)
+    node.parts._control.start()  # its thread asks, and hangs on nothing but Redis
+    node.parts.heartbeat._heard_at -= node.services.settings.lease_s
+    assert node.wait(run, "queued").lost_attempts == 0
+    assert node.log(run)[-1]["data"]["reason"] == "store_outage"
+
+
 def sandboxes(zygote: ZygoteClient) -> list[int]:
     return list(zygote._sandboxes)
 

@@ -7,10 +7,11 @@ import redis
 import sqlalchemy as sa
 
 from shared.models import Worker
+from shared.outcomes import Lost
 from shared.services import Services
 from tests.nodes import Node, age_worker, metric, take_messages
 from tests.services import OpenServices, an_agent, grant_run, in_parallel, slot, start_run, submit_run
-from tests.steps import cancel, row
+from tests.steps import cancel, finish, row
 from worker.leader import Leader
 
 
@@ -341,5 +342,22 @@ def test_a_leader_without_redis_goes_on_repairing(
     leader.tick()
     assert (node.now(run).status, node.now(run).granted_at) == ("queued", None)
     monkeypatch.undo()
+    leader.tick()
+    assert node.now(run).granted_at is not None
+
+
+def test_those_behind_are_told_where_they_stand(node: Node, leader: Leader) -> None:
+    runs = [node.submit("echo") for _ in range(5)]
+    leader.tick()
+    places = [[event["data"]["position"] for event in node.log(run) if event["type"] == "run_position"] for run in runs]
+    assert places == [[], [], [], [1], [2]]
+
+
+def test_a_run_whose_pause_is_over_is_admitted(node: Node, leader: Leader, superuser: sa.Connection) -> None:
+    run = start_run(node.services, node.submit("echo"))
+    finish(node.services.database, run, Lost("retry", "busy", after_s=60))
+    leader.tick()
+    assert node.now(run).granted_at is None
+    superuser.execute(sa.text("UPDATE lanewise.runs SET not_before = now()"))
     leader.tick()
     assert node.now(run).granted_at is not None
