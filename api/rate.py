@@ -50,13 +50,19 @@ class SubmissionRate:
             raise RateLimitedError(problem, retry_after_s=round(result.state.retry_after, 3))
 
     def _limit(self, key: str) -> RateLimitResult:
-        if time.monotonic() >= self._ask_again_at:
-            try:
-                return self._shared.limit(key)
-            except StoreUnavailableError as error:
-                self._ask_again_at = time.monotonic() + PAUSE_S
-                log.warning("this process limits submissions by itself: redis is away", error=str(error.__cause__))
-        return self._own.limit(key)
+        now = time.monotonic()
+        if now < self._ask_again_at:
+            return self._own.limit(key)
+        if self._ask_again_at:
+            self._ask_again_at = now + PAUSE_S  # one submission asks, the others need not wait for it
+        try:
+            result = self._shared.limit(key)
+        except StoreUnavailableError as error:
+            self._ask_again_at = time.monotonic() + PAUSE_S
+            log.warning("this process limits submissions by itself: redis is away", error=str(error.__cause__))
+            return self._own.limit(key)
+        self._ask_again_at = 0.0
+        return result
 
 
 def _store(services: Services) -> RedisStore:

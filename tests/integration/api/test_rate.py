@@ -101,6 +101,24 @@ def test_without_redis_it_remembers_a_bounded_number_of_users(open_services: Ope
     assert len(rate._own._store._backend._client) <= MAX_USERS  # type: ignore[attr-defined]
 
 
+def test_redis_is_asked_again_when_it_is_back(open_services: OpenServices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.rate.PAUSE_S", 0.1)
+    services = open_services()
+    options = services.redis.connection_pool.connection_kwargs
+    there, options["port"] = options["port"], free_port()
+    rate = SubmissionRate(services)
+    rate.count("alice")
+    options["port"] = there
+    services.redis.connection_pool.reset()
+
+    def counted_together() -> bool:
+        rate.count("alice")
+        return bool(services.redis.keys("*submissions"))
+
+    assert not counted_together()
+    assert wait_until(counted_together, 3)
+
+
 def test_the_websocket_has_the_same_limit(servers: Servers, tmp_path: Any, body: dict[str, Any]) -> None:
     env = {name.upper(): str(value) for name, value in SLOW.items()}
     with make_fleet(servers, tmp_path / "api.log", env=env) as fleet:
