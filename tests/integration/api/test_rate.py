@@ -63,6 +63,16 @@ def test_above_the_burst_a_user_is_told_when_to_come_back(slow: Home, body: dict
         assert {alice.post("/v1/runs", json={**body, "agent": "none"}).status_code for _ in range(4)} == {429}
 
 
+def test_a_retry_is_a_submission(slow: Home, body: dict[str, Any]) -> None:
+    with slow.client("alice") as alice:
+        run_id = alice.post("/v1/runs", json=body).json()["id"]
+        alice.post(f"/v1/runs/{run_id}/cancel")
+        key = {"Idempotency-Key": '"k"'}
+        answers = [alice.post(f"/v1/runs/{run_id}/retry", headers=key) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [202, 202, 429]
+        assert answers[0].json()["id"] == answers[1].json()["id"]
+
+
 def test_two_processes_count_together(open_services: OpenServices) -> None:
     first, second = (SubmissionRate(open_services(user_submission_burst=10, user_submissions_per_s=1)) for _ in "ab")
     for _ in range(5):
