@@ -274,6 +274,41 @@ class Me(_Answer):
     running: int
 
 
+class UserSlots(_Answer):
+    """A user's slots beside their live runs; a slot is written `run:attempt`."""
+
+    user_id: str | None = Field(description="null: slots of nobody who is known")
+    limit: int
+    slots_held: int | None = Field(description="null while Redis is away")
+    granted: int = Field(description="runs that have a slot and no worker yet")
+    running: int
+    parked: int = Field(description="runs that wait for a slot")
+    leaked: list[str] = Field(description="slots of no live run")
+    missing: list[str] = Field(description="slots that live runs should hold and don't")
+
+
+class SlotTotals(_Answer):
+    """Of all users, whatever the page."""
+
+    users: int
+    slots_held: int | None = Field(description="null while Redis is away")
+    granted: int
+    running: int
+    parked: int
+    leaked: int
+    missing: int
+
+
+class Slots(_Answer):
+    """A page of users with live runs or slots, by id."""
+
+    items: list[UserSlots]
+    next_cursor: str | None
+    totals: SlotTotals
+    redis: Literal["ok", "away"]
+    complete: bool = Field(description="false: not all keys of Redis were looked at")
+
+
 class Ticket(_Answer):
     """What a browser shows in the WebSocket's hello."""
 

@@ -11,6 +11,7 @@ from api.catalogue import AgentCatalogue
 from api.ids import known_id
 from api.metrics import Metrics
 from api.models import RunSubmission
+from api.rate import SubmissionRate
 from api.reading import RunReader
 from shared import models
 from shared.acceptance import Accepted, IdempotencyKey, Refused, accept
@@ -50,6 +51,7 @@ class Submissions:
         self._runs = runs
         self._catalogue = catalogue
         self._metrics = metrics
+        self._rate = SubmissionRate(services)
 
     def submit(
         self,
@@ -72,11 +74,13 @@ class Submissions:
             InvalidError: the input, the agent or the time limit is wrong, or the key was used with another body.
             NotFoundError: the user has no such thread.
             TooLargeError: input or metadata above its limit.
+            RateLimitedError: the user submits too fast.
             QuotaError: too many runs are queued.
             ConflictError: the same key is being handled.
             UnavailableError: Postgres is away; nothing was accepted.
         """
         user_id = identity.user_id
+        self._rate.count(user_id)
         try:
             agent, time_limit_s = self._check(request)
         except InvalidError:
@@ -114,6 +118,7 @@ class Submissions:
             LanewiseError: as `submit`: agent and input are checked as they would be today.
         """
         user_id, settings = identity.user_id, self._services.settings
+        self._rate.count(user_id)
         with self._services.database.user_session(user_id) as session:
             old = find_run(session, user_id, known_id(run_id, "run"))
             check_retryable(old)

@@ -87,7 +87,7 @@ class Client:
             "POST",
             "/v1/runs",
             json=body,
-            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+            headers={"Idempotency-Key": _quoted(idempotency_key or uuid.uuid4().hex)},
         )
 
     def run(self, run_id: str) -> Json:
@@ -127,7 +127,7 @@ class Client:
             run_id: of the ended run.
             idempotency_key: give one to be able to repeat the call later, even from another process.
         """
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        headers = {"Idempotency-Key": _quoted(idempotency_key or uuid.uuid4().hex)}
         return self._rest.json("POST", _path("runs", run_id, "retry"), headers=headers)
 
     def events(self, run_id: str, after: int = 0) -> Iterator[Event]:
@@ -211,3 +211,8 @@ class Client:
 
 def _path(*parts: str) -> str:
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
+
+
+def _quoted(text: str) -> str:
+    """Returns a string as structured header fields have it (RFC 8941)."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -41,10 +41,10 @@ def make_data_dir(data_dir: Path) -> None:
 def ensure_secrets(data_dir: Path) -> Secrets:
     """Returns the secrets of the folder; what is missing is made and stored first."""
     make_data_dir(data_dir)
-    stored = _read(data_dir / FILE)
+    stored = read_private(data_dir / FILE)
     found = Secrets(**{item.name: stored.get(item.name) or secrets.token_urlsafe(32) for item in fields(Secrets)})
     if asdict(found) != stored:
-        _write(data_dir / FILE, asdict(found))
+        write_private(data_dir / FILE, asdict(found))
     return found
 
 
@@ -54,14 +54,19 @@ def load_secrets(data_dir: Path) -> Secrets:
     Raises:
         ConfigurationError: there are none, or they cannot be read.
     """
-    stored = _read(data_dir / FILE)
+    stored = read_private(data_dir / FILE)
     try:
         return Secrets(**{item.name: stored[item.name] for item in fields(Secrets)})
     except KeyError:
         raise ConfigurationError(f"no secrets in {data_dir}: has `lanewise up` been started with it?") from None
 
 
-def _read(path: Path) -> dict[str, str]:
+def read_private(path: Path) -> dict[str, str]:
+    """Returns what `write_private` wrote, nothing if there is no such file.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         stored = json.loads(path.read_text())
     except FileNotFoundError:
@@ -71,8 +76,8 @@ def _read(path: Path) -> dict[str, str]:
     return {str(name): str(value) for name, value in stored.items()} if isinstance(stored, dict) else {}
 
 
-def _write(path: Path, values: dict[str, str]) -> None:
-    """Replaces the file in one step: whoever reads it sees all of the old or all of the new."""
+def write_private(path: Path, values: dict[str, str]) -> None:
+    """Replaces a file that only its owner may read, in one step: others see all of the old or all of the new."""
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from lanewise.fleet import FLOWER_USER, Fleet, flower_installed
 from lanewise.ports import LOOPBACK, free_port, listen, reserve
+from lanewise.running import telling_settings
 from lanewise.secrets import ensure_secrets, make_data_dir
 from lanewise.stores import Stores
 from lanewise.supervisor import StopRequested, Supervisor
@@ -76,6 +77,7 @@ def up(options: UpOptions) -> None:
         secrets = ensure_secrets(options.data_dir)
         stores = Stores(options.data_dir, secrets, options.database_url, options.redis_url)
         stack.callback(stores.close)
+        stack.enter_context(telling_settings(options.data_dir, stores.env()))
         supervisor = stack.enter_context(Supervisor(lambda text: console.print(text, markup=False)))
         fleet = _plan(options, stores, secrets.flower_password, stack)
         console.print(f"[dim]starting in {escape(str(options.data_dir.absolute()))} …[/]")

@@ -142,6 +142,12 @@ class QuotaError(LanewiseError):
     code, status, title = "quota_exceeded", 429, "Too many requests"
 
 
+class RateLimitedError(QuotaError):
+    """Requests come too fast: nothing but the time until `retry_after_s` stands against the next one."""
+
+    code = "rate_limited"
+
+
 class UnavailableError(LanewiseError):
     """A store that the request needs is away; nothing was accepted."""
 

@@ -129,6 +129,11 @@ def head(session: Session, user_id: str) -> int:
     return session.scalar(select(UserStream.head).where(UserStream.user_id == user_id)) or 0
 
 
+def trimmed_to(session: Session, user_id: str) -> int:
+    """Returns the `seq` up to which events of the user were removed; some before it may be there still."""
+    return session.scalar(select(UserStream.trimmed).where(UserStream.user_id == user_id)) or 0
+
+
 def read_stream(session: Session, user_id: str, after: int, limit: int) -> list[dict[str, Any]]:
     """Returns the public form of the user's events with `seq` above `after`, in order."""
     query = select(RunEvent).where(RunEvent.user_id == user_id, RunEvent.seq > after)

@@ -47,12 +47,21 @@ class Keys:
         self._prefix = f"lw:{deployment}:"
 
     def _user(self, user_id: str) -> str:
+        return self._prefix + self._user_part(user_id)
+
+    @staticmethod
+    def _user_part(user_id: str) -> str:
         # A digest of fixed length and alphabet: no user id can imitate another's key, a pattern or another kind of key.
-        return f"{self._prefix}{{{hashlib.sha256(user_id.encode()).hexdigest()[:32]}}}:"
+        return f"{{{hashlib.sha256(user_id.encode()).hexdigest()[:32]}}}:"
 
     def slots(self, user_id: str) -> str:
         """The user's slots: a sorted set, member = run:attempt, score = end of the lease."""
         return self._user(user_id) + "slots"
+
+    @property
+    def all_slots(self) -> str:
+        """A pattern for the slots of all users."""
+        return f"{self._prefix}{{*}}:slots"
 
     def events(self, user_id: str) -> str:
         """The channel that carries the user's events."""
@@ -61,6 +70,15 @@ class Keys:
     def store(self, user_id: str, key: str) -> str:
         """A value that an agent of the user keeps for a while (`run.store`)."""
         return self._user(user_id) + "store:" + key
+
+    @property
+    def rates(self) -> str:
+        """What the keys of rates begin with; the library that counts adds its version and algorithm."""
+        return f"{self._prefix}rates"
+
+    def submissions(self, user_id: str) -> str:
+        """How fast the user submits: the end of a key that begins with `rates`."""
+        return self._user_part(user_id) + "submissions"
 
     def ticket(self, ticket_id: str) -> str:
         """The mark that a WebSocket ticket was used."""

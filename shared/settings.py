@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     queues: Csv = Field(("default",), description="the queues that a worker serves")
     user_concurrent_runs: int = Field(3, ge=1, le=10_000)
     user_queued_runs: int = Field(10_000, ge=1)
+    user_submissions_per_s: int = Field(200, ge=1, le=100_000)
+    user_submission_burst: int = Field(3000, ge=1, le=1_000_000, description="submissions at once, above that rate")
     lease_s: float = Field(15, ge=1, le=300)
     sweep_s: float = Field(2, ge=0.1, le=60, description="between two ticks of the leader")
     drain_s: float = Field(30, ge=0, le=3600)

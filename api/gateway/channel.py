@@ -135,10 +135,9 @@ class Channel:
             wanted: the property before the read.
         """
         with self._lock:
-            if not self._deliver(views):  # the log begins later: the rest was trimmed
-                self._last = views[0]["seq"] - 1
+            while not self._deliver(views):  # the rest was trimmed
+                self._last = next(view["seq"] for view in views if view["seq"] > (self._last or 0)) - 1
                 self._tell_lost()
-                self._deliver(views)
             self._go_on()
             if len(views) == page or self._wanted > max(wanted, self._last or 0):
                 return False

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from api.reading import RunReader
 from shared.database import Database
 from shared.events import head as stream_head
-from shared.events import read_stream
-from shared.models import RunEvent
+from shared.events import read_stream, trimmed_to
 from shared.states import LIVE
 
 PAGE = 500
@@ -73,10 +71,7 @@ class Replay:
     def _obstacle(self, session: Session, after: int, head: int) -> str | None:
         if after > head:
             return "ahead"
-        if after == head:
-            return None
-        query = select(func.min(RunEvent.seq)).where(RunEvent.user_id == self._user_id, RunEvent.seq > after)
-        return None if session.scalar(query) == after + 1 else "trimmed"
+        return "trimmed" if after < trimmed_to(session, self._user_id) else None
 
     def _snapshot(self, session: Session) -> list[dict[str, Any]]:
         live, _ = self._runs.page(session, self._user_id, SNAPSHOT_LIVE, statuses=list(LIVE))

@@ -119,6 +119,9 @@ class Stream:
         """Writes the log out from the last event written to its end, which is not before `at_least`."""
         while self._ending is None:
             views = replay.read(self._sent)
+            if views and views[-1]["seq"] != self._sent + len(views):
+                self.lose()  # trimmed meanwhile
+                return
             for start in range(0, len(views), FRAMES_PER_WRITE):
                 self._socket.write(b"".join(map(encode, views[start : start + FRAMES_PER_WRITE])))
             if views:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, g, request
 
 from api.cancellation import cancel
-from api.idempotency import make_key
+from api.idempotency import make_key, read_header
 from api.ids import known_id
 from api.models import Events, EventsQuery, Run, Runs, RunsQuery, RunSubmission, WaitQuery
 from api.operations import json_response, operation
@@ -17,6 +17,9 @@ from shared.events import read_run
 from shared.threads import find_run
 from shared.tokens import Identity
 
+KEY = "1 to 255 printable ASCII characters, bare or as a string in double quotes (RFC 8941): the same key and "
+KEPT = ", for as long as that run is kept"
+
 bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
 
 
@@ -26,13 +29,13 @@ bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
     {202: Run},
     body=RunSubmission,
     located=True,
-    request_headers={"Idempotency-Key": "1 to 255 printable ASCII characters: the same key and body are the same run"},
+    request_headers={"Idempotency-Key": f"{KEY}body are the same run{KEPT}"},
     errors=(NotFoundError, ConflictError, TooLargeError, QuotaError),
 )
 def submit(identity: Identity, body: RunSubmission) -> Response:
     """Accepted means stored: whatever happens from here on, the run reaches its end."""
     asked = request.headers.get("Idempotency-Key")
-    key = None if asked is None else make_key(asked, body.model_dump(exclude_unset=True))
+    key = None if asked is None else make_key(read_header(asked), body.model_dump(exclude_unset=True))
     view = api().submissions.submit(identity, body, key, g.correlation_id)
     return json_response(view, 202, {"Location": f"/v1/runs/{view['id']}"})
 
@@ -42,7 +45,7 @@ def submit(identity: Identity, body: RunSubmission) -> Response:
     "Retry a run",
     {202: Run},
     located=True,
-    request_headers={"Idempotency-Key": "1 to 255 printable ASCII characters: the same key and run are the same retry"},
+    request_headers={"Idempotency-Key": f"{KEY}run are the same retry{KEPT}"},
     errors=(InvalidError, NotFoundError, ConflictError, QuotaError),
 )
 def retry(identity: Identity, run_id: str) -> Response:
@@ -53,7 +56,7 @@ def retry(identity: Identity, run_id: str) -> Response:
     the code `not_retryable`.
     """
     asked = request.headers.get("Idempotency-Key")
-    key = None if asked is None else make_key(asked, ["retry", run_id])
+    key = None if asked is None else make_key(read_header(asked), ["retry", run_id])
     view = api().submissions.retry(identity, run_id, key, g.correlation_id)
     return json_response(view, 202, {"Location": f"/v1/runs/{view['id']}"})
 

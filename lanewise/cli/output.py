@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -21,8 +21,12 @@ from lanewise.client import Client
 from lanewise.errors import GapError
 from lanewise.stream import Event, Stream
 
+if TYPE_CHECKING:
+    from lanewise.doctor.findings import Finding
+
 Json = dict[str, Any]
 
+_FINDING_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 PLAIN_WIDTH = 200  # where nobody sees the edge, tables need not be squeezed
 
 
@@ -112,6 +116,20 @@ class Output:
             by = Text(render.line(grant["granted_by"], 40))
             table.add_row(Text(grant["tool"], "bold"), grant["expires_at"] or "", by, render.ago(grant["granted_at"]))
         return self._out.print(table if grants else "no grants")
+
+    def findings(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Prints what was found, each as it comes; returns them all."""
+        seen = []
+        for finding in findings:
+            seen.append(finding)
+            if self._as_json:
+                self._lines([vars(finding)])
+                continue
+            words = Text.assemble((f"{finding.status:<8}", _FINDING_STYLES[finding.status]), f"{finding.check:<13} ")
+            self._out.print(words.append(render.clean(finding.detail)), soft_wrap=True)
+            if finding.cure:
+                self._out.print(Text(f"{'':<22}→ {render.clean(finding.cure)}", "dim"), soft_wrap=True)
+        return seen
 
     def cancelled(self, run: Json) -> None:
         """Prints what became of a wish to cancel."""

@@ -117,6 +117,7 @@ def test_comes_up_in_a_closed_folder_says_where_things_are_and_drains(start: Sta
     assert up.stop() == 0
     assert gone(family)
     assert (data_dir / "mine").read_text() == "mine"
+    assert not (data_dir / "running.json").exists()
 
 
 def test_two_side_by_side_and_a_killed_one_leaves_nothing_and_starts_again(start: Start, tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ def test_a_log_that_begins_later_is_a_loss(channel: Channel, ear: Ear) -> None:
     assert ear.heard == [20, 21, 22]
 
 
+def test_a_log_with_holes_is_a_loss_and_is_gone_through_once(channel: Channel, ear: Ear) -> None:
+    channel.begin_repair()
+    assert channel.fill(views(11, 13, 14, 20), PAGE, wanted=20)
+    assert ear.lost == 2
+    assert ear.heard == [11, 13, 14, 20]
+
+
 def test_what_comes_before_it_has_its_place_waits_for_it(ear: Ear) -> None:
     made = Channel("alice", "channel")
     made.add(ear)

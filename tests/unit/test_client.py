@@ -45,7 +45,7 @@ def test_submit_sends_what_is_given_and_nothing_else(service: Service, client: C
     bare, full = (json.loads(request.data) for request in service.requests)
     assert bare == {"agent": "count", "input": {"text": "a b"}}
     assert full == {"agent": "count", "input": None, "thread_id": "t", "metadata": {"a": 1}, "time_limit_s": 2}
-    assert keys(service)[1] == "k"
+    assert keys(service)[1] == '"k"'
     assert service.requests[0].headers["Authorization"] == "Bearer a-token"
 
 
@@ -66,7 +66,7 @@ def test_a_retry_has_a_key_too_and_is_not_asked_for_again_when_it_cannot_be(serv
     with pytest.raises(ApiError, match="it is running") as caught:
         client.retry("r1", idempotency_key="k")
     assert caught.value.code == "not_retryable"
-    assert keys(service)[3:] == ["k"]
+    assert keys(service)[3:] == ['"k"']
 
 
 def test_two_submissions_have_two_keys(service: Service, client: Client) -> None:

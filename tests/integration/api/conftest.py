@@ -139,15 +139,17 @@ class Fleet:
 
 
 @contextmanager
-def make_fleet(servers: Servers, log: Path, **changes: Any) -> Iterator[Fleet]:
-    """Makes one, with other settings if they are given. The log of the api must hold no error at the end."""
+def make_fleet(servers: Servers, log: Path, env: dict[str, str] | None = None, **changes: Any) -> Iterator[Fleet]:
+    """Makes one, with other settings if they are given, or `env` for the api only. Its log must hold no error."""
     with ExitStack() as stack:
         name = stack.enter_context(servers.new_database())
         settings = servers.settings(name, lease_s=300, **changes)
         services = stack.enter_context(closing(Services.open(settings)))
         superuser = stack.enter_context(superuser_engine(servers.url(name)).connect())
         worker = FakeWorker(services)
-        server = stack.enter_context(run_server(settings, partial(make_token, settings.jwt_keys[0]), log))
+        server = stack.enter_context(
+            run_server(settings, partial(make_token, settings.jwt_keys[0]), log, **(env or {}))
+        )
         yield Fleet(server, name, settings, services, superuser, worker)
     text = log.read_text()
     assert '"level": "error"' not in text, text

@@ -94,14 +94,32 @@ class TestReplay:
         run = fleet.worker.start(user, fleet.server.submit(user))
         fleet.worker.say(run, *"abc")
         fleet.superuser.execute(
-            sa.text("DELETE FROM lanewise.run_events WHERE user_id = :user AND seq <= 3"), {"user": user}
+            # The second is of a run that is younger: it stays, and makes no difference.
+            sa.text("DELETE FROM lanewise.run_events WHERE user_id = :user AND seq IN (1, 3)"),
+            {"user": user},
         )
+        fleet.superuser.execute(
+            sa.text("UPDATE lanewise.user_streams SET trimmed = 3 WHERE user_id = :user"), {"user": user}
+        )
+        with fleet.server.stream(user, after=1) as stream:
+            assert (stream.welcome["recovered"], stream.welcome["reason"]) == (False, "trimmed")
         with fleet.server.stream(user, after=2) as stream:
             assert (stream.welcome["recovered"], stream.welcome["reason"]) == (False, "trimmed")
             assert stream.until_live().events == []
         with fleet.server.stream(user, after=3) as stream:
             assert stream.welcome["recovered"]
             assert stream.until_live().numbers == [4, 5]
+
+    def test_a_log_that_is_trimmed_while_it_is_replayed_is_not_written_out(self, fleet: Fleet, user: str) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        fleet.worker.say(run, *"abc")
+        fleet.superuser.execute(
+            sa.text("DELETE FROM lanewise.run_events WHERE user_id = :user AND seq = 3"), {"user": user}
+        )
+        with fleet.server.stream(user, after=0) as stream:
+            assert stream.welcome["recovered"]
+            assert stream.closed_with() == 4410
+            assert stream.events == []
 
     def test_someone_new_has_an_empty_stream(self, fleet: Fleet, user: str) -> None:
         with fleet.server.stream(user, after=0) as stream:

@@ -197,6 +197,26 @@ class TestIdempotency:
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
         assert worker
 
+    @pytest.mark.parametrize(
+        ("quoted", "bare"), [('"k"', "k"), (' "k" ', "k"), ('"a \\"b\\" \\\\"', 'a "b" \\'), ('a"b', 'a"b')]
+    )
+    def test_a_quoted_key_is_the_bare_one(
+        self, alice: UserClient, worker: FakeWorker, body: Body, quoted: str, bare: str
+    ) -> None:
+        ids = [
+            alice.post("/v1/runs", json=body, headers={"Idempotency-Key": key}).json()["id"] for key in (quoted, bare)
+        ]
+        assert ids[0] == ids[1]
+        assert worker
+
+    @pytest.mark.parametrize(
+        "key", ['"', '"a', '"a"b"', '"a" "b"', '"a\\"', '"\\n"', '"a"; p=1', '""', f'"{"x" * 256}"']
+    )
+    def test_a_malformed_string_is_no_key(self, alice: UserClient, worker: FakeWorker, body: Body, key: str) -> None:
+        answer = alice.post("/v1/runs", json=body, headers={"Idempotency-Key": key})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
+        assert worker
+
     def test_identical_posts_at_once_make_one_run(self, fleet: Fleet, user: str, body: Body) -> None:
         def post(_number: int) -> httpx.Response:
             with fleet.server.client(user) as client:

@@ -1,0 +1,43 @@
+"""docs/operations.md names each metric that there is, with its labels, and each reason of a repair; and no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram
+
+import worker.metrics
+from api.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "operations.md").read_text()
+Metric = Counter | Gauge | Histogram
+
+
+def first_cells(heading: str) -> list[str]:
+    """Returns the first cell of each row of the table that follows a line of the page."""
+    table = PAGE.split(f"\n{heading}\n", 1)[1].split("\n| ", 1)[1].split("\n\n", 1)[0]
+    return re.findall(r"^(?:\| )?`([^`]+)`", table, re.MULTILINE)
+
+
+def written(metrics: Iterable[object]) -> set[str]:
+    """Returns metrics as the page writes them: as they are exported, with their labels."""
+    found = set()
+    for metric in metrics:
+        if isinstance(metric, Counter | Gauge | Histogram):
+            labels = "{" + ",".join(metric._labelnames) + "}" if metric._labelnames else ""
+            found.add(f"{metric._name}{'_total' if isinstance(metric, Counter) else ''}{labels}")
+    return found
+
+
+def test_every_metric_is_explained() -> None:
+    assert set(first_cells("## Metrics")) == written(vars(worker.metrics).values()) | written(vars(Metrics()).values())
+
+
+def test_every_reason_of_a_repair_is_explained() -> None:
+    code = "\n".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
+    reasons = set(re.findall(r'REPAIRED\.labels\("(\w+)"\)', code))
+    assert len(reasons) > 5
+    assert set(first_cells("Reasons of `lanewise_repaired_total`:")) == reasons
