@@ -119,6 +119,13 @@ class Lanes:
         except RedisError as error:
             log.warning("held slots are not counted: redis is away", error=str(error))
 
+    def count_nothing(self) -> None:
+        """Forgets the counts of a time when this worker led: the leader alone tells them, the others nought."""
+        for where in ("granted", "parked", "running"):
+            metrics.LANES.labels(where).set(0)
+        metrics.OLDEST_GRANTED.set(0)
+        metrics.SLOTS_HELD.set(0)
+
     def _take_again(self, user_id: str, missing: Sequence[str]) -> None:
         with self._database.user_session(user_id) as session:
             limit = concurrent_runs(session, user_id, self._services.settings)

@@ -53,13 +53,15 @@ class Leader(Loop):
             self._quiet_until = now + (self._lease_s if late else self._lease_s - postgres_up_s)
         if leading:
             self._sweep(quiet=now < self._quiet_until)
+        else:
+            self.lanes.count_nothing()
         self._ticked_at = time.monotonic()
 
     def _sweep(self, *, quiet: bool) -> None:
         lanes, recovery = self.lanes, self.recovery
         repairs = [
             lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked, lanes.tell_positions,
-            recovery.clear_threads, lanes.count,
+            recovery.clear_threads, recovery.remove_old, lanes.count,
         ]  # fmt: skip
         for repair in repairs if quiet else [recovery.recover_dead_workers, *repairs]:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from shared.messages import RunMessage
 from shared.models import Run, Worker
 from shared.outcomes import Lost
 from shared.redis import RedisError
+from shared.retention import Retention
 from shared.services import Services
 from shared.states import ExecutionState
 from shared.threads import cancel_live_runs, deleted_but_live, remove_deleted_threads
@@ -26,6 +28,7 @@ from worker.lanes import GRANTED, SERVED
 log = structlog.get_logger(__name__)
 
 MAX_DOUBLINGS = 8
+REMOVE_EVERY_S = 60.0
 MAX_REPAIRS = 500  # of each kind in a sweep; the next one goes on
 
 
@@ -40,6 +43,8 @@ class Recovery:
         self._database = services.database
         self._lease_s = services.settings.lease_s
         self._empty_queues: set[str] = set()
+        self._retention = Retention(services.database, services.settings.retention_days)
+        self._remove_at = 0.0
 
     def recover_dead_workers(self) -> int:
         """Ends the attempts of workers that gave no sign of life for a lease; returns how many."""
@@ -101,6 +106,18 @@ class Recovery:
                     self._services.dispatcher.release(user_id, run.id, run.attempt + 1)
         with self._database.system_session() as session:
             remove_deleted_threads(session)
+
+    def remove_old(self) -> None:
+        """Removes some of what is past retention; goes on in the next sweep if there is more, else in a minute."""
+        if time.monotonic() < self._remove_at:
+            return
+        removed = self._retention.remove_old(MAX_REPAIRS)
+        if removed.runs < MAX_REPAIRS:
+            self._remove_at = time.monotonic() + REMOVE_EVERY_S
+        if removed.runs or removed.threads:
+            log.info(
+                "removed what is past retention", runs=removed.runs, events=removed.events, threads=removed.threads
+            )
 
     def _lose(self, run: Run) -> None:
         outcome = Lost("worker_lost", "the worker gave no sign of life")

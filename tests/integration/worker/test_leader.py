@@ -6,7 +6,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from shared.models import Worker
+from shared.models import Run, Worker
 from shared.outcomes import Lost
 from shared.services import Services
 from tests.nodes import Node, age_worker, metric, take_messages
@@ -301,6 +301,14 @@ def test_the_lanes_are_counted(node: Node, leader: Leader, redis_client: redis.R
     assert metric("lanewise_slots_held") == 0
 
 
+def test_who_does_not_lead_counts_nothing(node: Node, leader: Leader, rivals: list[Leader]) -> None:
+    node.submit("echo")
+    leader.tick()
+    assert metric("lanewise_runs", where="granted") == 1
+    rivals[0].tick()
+    assert metric("lanewise_runs", where="granted") == metric("lanewise_oldest_granted_seconds") == 0
+
+
 def test_parked_runs_are_admitted_whatever_should_have_done_it(node: Node, leader: Leader) -> None:
     runs = [node.submit("echo", user_id=user_id) for user_id in ("alice", "bob") for _ in range(4)]
     leader.tick()
@@ -377,3 +385,27 @@ def test_a_run_whose_pause_is_over_is_admitted(node: Node, leader: Leader, super
     superuser.execute(sa.text("UPDATE lanewise.runs SET not_before = now()"))
     leader.tick()
     assert node.now(run).granted_at is not None
+
+
+def test_what_is_past_retention_is_removed_and_looked_for_once_a_minute(
+    node: Node, leader: Leader, superuser: sa.Connection
+) -> None:
+    old = [node.wait(node.begin("echo")) for _ in range(2)]
+
+    def age(run: Run) -> None:
+        statement = "UPDATE lanewise.runs SET finished_at = now() - interval '31 days' WHERE id = :id"
+        superuser.execute(sa.text(statement), {"id": run.id})
+
+    def left() -> int:
+        return int(superuser.execute(sa.text("SELECT count(*) FROM lanewise.runs")).scalar_one())
+
+    node.join()
+    age(old[0])
+    leader.tick()
+    assert left() == 1
+    age(old[1])
+    leader.tick()
+    assert left() == 1
+    leader.recovery._remove_at = 0
+    leader.tick()
+    assert left() == 0
