@@ -1,0 +1,111 @@
+"""The deliberate breaks of Python code. A fleet's processes install one at their start; see `tests.chaos.breaks`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.sabotage import Saboteur
+
+Patch = Callable[[Any], None]
+FILTER = re.compile(r"\b(\w+\.)*user_id = %\(\w+\)s")
+WRITING = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
+KEPT_SLOTS = 6  # one slot in so many is never given back
+BETWEEN_S = 0.5
+
+
+def never_recover(module: Any) -> None:
+    module.Leader.recover_dead_workers = lambda _leader: 0
+
+
+def never_send_again(module: Any) -> None:
+    module.Leader.send_again = lambda _leader: 0
+
+
+def renumber(module: Any) -> None:
+    right = module._view
+    module._view = lambda *given: (view := right(*given)) | {"run_seq": view["run_seq"] + 1}
+
+
+def forget_keys(module: Any) -> None:
+    right = module.accept
+    module.accept = lambda *given, **named: right(*given, **{**named, "key": None})
+
+
+def call_outages_errors(module: Any) -> None:
+    module.UnavailableError.status = 500
+
+
+def ignore_limits(module: Any) -> None:
+    right = module.Slots.acquire
+    module.Slots.acquire = lambda slots, user_id, runs, limit: right(slots, user_id, runs, limit and limit + 5)
+
+
+def keep_slots(module: Any) -> None:
+    begin, release = module.Slots.__init__, module.Slots.release
+
+    def begin_long(slots: Any, client: Any, keys: Any, _lease_s: float) -> None:
+        begin(slots, client, keys, 3600)
+
+    def release_some(slots: Any, user_id: str, members: Any) -> None:
+        release(slots, user_id, [member for member in members if sum(member.encode()) % KEPT_SLOTS])
+
+    module.Slots.__init__, module.Slots.release = begin_long, release_some
+
+
+def commit_apart(module: Any) -> None:
+    def write_apart(records: Any, right: Any, session: Any, full: str, function: Any) -> Any:
+        with records._records.open_session() as apart:
+            result = function(apart)
+        time.sleep(BETWEEN_S)
+        return right(records, session, full, lambda _session: result)
+
+    for kind in [value for value in vars(module).values() if hasattr(value, "_write")]:
+        right = kind._write
+        kind._write = lambda records, *given, right=right: write_apart(records, right, *given)
+
+
+def forget_users(_module: Any) -> None:
+    """No reading of the api says any more whose rows it wants, to its queries or to Postgres."""
+    from sqlalchemy import event  # noqa: PLC0415 - nothing is imported before the fleet does it
+    from sqlalchemy.engine import Engine  # noqa: PLC0415
+
+    from shared import database  # noqa: PLC0415
+
+    database._stated = lambda _user, lock_timeout_s: {
+        "user_id": database.EVERYBODY, "lock_timeout": f"{lock_timeout_s * 1000:.0f}ms"
+    }  # fmt: skip
+
+    @event.listens_for(Engine, "before_cursor_execute", retval=True)
+    def forget(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        return (statement if WRITING.search(statement) else FILTER.sub("true", statement)), parameters
+
+
+def fail_always(module: Any) -> None:
+    def execute(*_: Any) -> None:
+        raise RuntimeError("every run fails")
+
+    for kind in (module.Work, module.Block):
+        kind.execute = execute
+
+
+PATCHES: dict[str, dict[str, Patch]] = {
+    "no-recovery": {"worker.leader": never_recover},
+    "never-sent-again": {"worker.leader": never_send_again},
+    "events-renumbered": {"shared.events": renumber},
+    "keys-forgotten": {"shared.acceptance": forget_keys},
+    "outage-is-an-error": {"shared.errors": call_outages_errors},
+    "limits-ignored": {"shared.slots": ignore_limits},
+    "slots-kept": {"shared.slots": keep_slots},
+    "steps-apart": {"worker.state": commit_apart},
+    "users-forgotten": {"api.wsgi": forget_users},
+    "agents-fail": {"tests.chaos.agents": fail_always},
+}
+
+
+def install(name: str) -> None:
+    """Has this process's modules broken as soon as they are imported."""
+    sys.meta_path.insert(0, Saboteur(PATCHES[name]))
