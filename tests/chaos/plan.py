@@ -36,7 +36,7 @@ class Plan:
     runs: int = 2_000
     faults: int = 100
     kinds: Sequence[str] = tuple(FAULTS)
-    pause_s: tuple[float, float] = (1.0, 3.0)
+    pause_s: tuple[float, float] = (2.0, 5.0)
     nemesis_s: float = 1_200.0
     pace_s: float = 4.0
     stuck_s: float = 60.0
