@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int)
     parser.add_argument("--faults", type=int)
     parser.add_argument("--minutes", type=float, help="after these no new fault is made")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.part == "breaks":
         from tests.chaos.breaks import run as run_breaks  # noqa: PLC0415 - nothing else needs it
 
