@@ -41,7 +41,11 @@ def call_outages_errors(module: Any) -> None:
 
 def ignore_limits(module: Any) -> None:
     right = module.Slots.acquire
-    module.Slots.acquire = lambda slots, user_id, runs, limit: right(slots, user_id, runs, limit and limit + 5)
+
+    def acquire(slots: Any, user_id: str, members: Any, limit: int, **more: Any) -> Any:
+        return right(slots, user_id, members, limit and limit + 5, **more)
+
+    module.Slots.acquire = acquire
 
 
 def keep_slots(module: Any) -> None:
@@ -50,10 +54,14 @@ def keep_slots(module: Any) -> None:
     def begin_long(slots: Any, client: Any, keys: Any, _lease_s: float) -> None:
         begin(slots, client, keys, 3600)
 
-    def release_some(slots: Any, user_id: str, members: Any) -> None:
-        release(slots, user_id, [member for member in members if sum(member.encode()) % KEPT_SLOTS])
+    def release_most(slots: Any, user_id: str, members: Any) -> Any:
+        return release(slots, user_id, [name for name in members if sum(name.encode()) % KEPT_SLOTS])
 
-    module.Slots.__init__, module.Slots.release = begin_long, release_some
+    module.Slots.__init__, module.Slots.release = begin_long, release_most
+
+
+def look_for_no_leaks(module: Any) -> None:
+    module.Leader._leaked = lambda _leader, _user_id: set()
 
 
 def commit_apart(module: Any) -> None:
@@ -98,7 +106,7 @@ PATCHES: dict[str, dict[str, Patch]] = {
     "keys-forgotten": {"shared.acceptance": forget_keys},
     "outage-is-an-error": {"shared.errors": call_outages_errors},
     "limits-ignored": {"shared.slots": ignore_limits},
-    "slots-kept": {"shared.slots": keep_slots},
+    "slots-kept": {"shared.slots": keep_slots, "worker.leader": look_for_no_leaks},
     "steps-apart": {"worker.state": commit_apart},
     "users-forgotten": {"api.wsgi": forget_users},
     "agents-fail": {"tests.chaos.agents": fail_always},
