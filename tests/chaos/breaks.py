@@ -83,7 +83,7 @@ BREAKS: dict[str, Break] = {
     "steps-apart": Break("effects", ("sandbox.kill",)),
     "limits-ignored": Break("limits", GENTLE),
     "slots-kept": Break("slots", GENTLE, frozenset({"ends", "successes"})),
-    "users-forgotten": Break("canaries", GENTLE, frozenset({"ends", "streams", "answers", "reasons", "successes"})),
+    "users-forgotten": Break("canaries", GENTLE, frozenset({"streams"})),
     "agents-fail": Break("successes", GENTLE, frozenset({"reasons"})),
     "one-attempt": Break("reasons", ("sandbox.kill",), script=SHORTEST),
     "outage-is-an-error": Break("answers", ("postgres.restart", "postgres.cut")),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -11,8 +10,6 @@ from typing import Any
 from tests.sabotage import Saboteur
 
 Patch = Callable[[Any], None]
-FILTER = re.compile(r"\b(\w+\.)*user_id = %\(\w+\)s")
-WRITING = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
 KEPT_SLOTS = 6  # one slot in so many is never given back
 BETWEEN_S = 0.5
 
@@ -76,19 +73,17 @@ def commit_apart(module: Any) -> None:
         kind._write = lambda records, *given, right=right: write_apart(records, right, *given)
 
 
-def forget_users(_module: Any) -> None:
-    """No reading of the api says any more whose rows it wants, to its queries or to Postgres."""
-    from sqlalchemy import event  # noqa: PLC0415 - nothing is imported before the fleet does it
-    from sqlalchemy.engine import Engine  # noqa: PLC0415
+def forget_users(module: Any) -> None:
+    """A replay does not say any more whose events it wants, to its query or to Postgres."""
+    from sqlalchemy import select, text  # noqa: PLC0415 - nothing is imported before the fleet does it
 
-    from shared import database  # noqa: PLC0415
+    def read_stream(session: Any, _user_id: str, after: int, limit: int) -> list[Any]:
+        session.execute(text("SELECT set_config('lanewise.user', '*', true)"))
+        events = module.RunEvent
+        found = session.scalars(select(events).where(events.seq > after).order_by(events.seq).limit(limit))
+        return [module._view(row, row) for row in found]
 
-    right = database._stated
-    database._stated = lambda *given: right(database.EVERYBODY, *given[1:])
-
-    @event.listens_for(Engine, "before_cursor_execute", retval=True)
-    def forget(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
-        return (statement if WRITING.search(statement) else FILTER.sub("true", statement)), parameters
+    module.read_stream = read_stream
 
 
 def fail_always(module: Any) -> None:
@@ -108,7 +103,7 @@ PATCHES: dict[str, dict[str, Patch]] = {
     "limits-ignored": {"shared.slots": ignore_limits},
     "slots-kept": {"shared.slots": keep_slots, "worker.leader": look_for_no_leaks},
     "steps-apart": {"worker.state": commit_apart},
-    "users-forgotten": {"api.wsgi": forget_users},
+    "users-forgotten": {"shared.events": forget_users},
     "agents-fail": {"tests.chaos.agents": fail_always},
 }
 
