@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from lanewise import Agent, AgentRun, UserExecutionContext
+from lanewise import Agent, AgentRun, Retry, UserExecutionContext
 from tests.fleet.memory import readable
 
 POLL_S = 0.01
@@ -74,6 +74,24 @@ class Mortal(Hold):
     max_attempts: ClassVar[int] = 1
 
 
+class Tallied(BaseModel):
+    folder: Path
+    seconds: float
+
+
+class Tally(Agent):
+    """Leaves a line in a file named like its run each time that it begins."""
+
+    name: ClassVar[str] = "tally"
+    Input: ClassVar[type[BaseModel]] = Tallied
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        with (run.input.folder / context.run_id).open("a") as file:
+            file.write("begun\n")
+        await asyncio.sleep(run.input.seconds)
+        return {}
+
+
 class Climb(Agent):
     """Does steps until a file appears; tells how many times each one was done, and remembers the sum in its thread."""
 
@@ -96,6 +114,30 @@ class Climb(Agent):
         assert done == list(range(len(done)))
         remembered = run.state.update(lambda before: (before or 0) + len(done))
         return {"steps": len(done), "remembered": remembered}
+
+
+class Times(BaseModel):
+    times: int = 1  # attempts that are not enough
+    after_s: float | None = None
+
+
+class Busy(Agent):
+    """Does a step, then asks for further attempts; tells when it did the step."""
+
+    name: ClassVar[str] = "busy"
+    Input: ClassVar[type[BaseModel]] = Times
+    max_attempts: ClassVar[int] = 2
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        async def order() -> str:
+            run.emit.thinking("ordering")
+            return context.run_id
+
+        ordered = await run.state.step("order", order)
+        tries = run.state.update(lambda before: (before or 0) + 1, "run")
+        if tries <= run.input.times:
+            raise Retry("the provider is busy", after_s=run.input.after_s)
+        return {"ordered_by": ordered, "tries": tries}
 
 
 class Polite(Agent):
