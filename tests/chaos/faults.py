@@ -144,7 +144,7 @@ def spoil(route: str, mood: str, least_s: float, most_s: float) -> Fault:
 
 def lose_commit(scene: Scene, chance: random.Random) -> Proof:
     """A commit is made, and whoever asked for it is not told."""
-    what = chance.choice(("accept_run", "claim_run", "append_events", "end_run", "record_own_step", "UPDATE runs", ""))
+    what = chance.choice(("accept_run", "claim_run", "append_events", "end_run", "record_own_step", "UPDATE runs"))
     scene.stores.order("postgres", "lose", what=what)
     wait_until(lambda: bool(scene.stores.order("postgres", "lost")), LOST_S)
     lost = scene.stores.order("postgres", "lost")

@@ -16,7 +16,7 @@ from shared.signing import Signer
 from tests.chaos.stores import Stores
 
 QUEUE = "lw:default:broker:default"
-LOOK_S = 4.0
+LOOK_S = 8.0
 TAKEN_S = 10.0
 # The next message to be taken is the last one of the list.
 DOUBLE = "local m = redis.call('LINDEX', KEYS[1], -1) if m then redis.call('RPUSH', KEYS[1], m) end return m"

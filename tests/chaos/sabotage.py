@@ -14,26 +14,32 @@ KEPT_SLOTS = 6  # one slot in so many is never given back
 BETWEEN_S = 0.5
 
 
+def put(owner: Any, name: str, wrong: Any) -> None:
+    """Puts something wrong in the place of what must be there: a break that breaks nothing is to be noticed."""
+    getattr(owner, name)
+    setattr(owner, name, wrong)
+
+
 def never_recover(module: Any) -> None:
-    module.Leader.recover_dead_workers = lambda _leader: 0
+    put(module.Recovery, "recover_dead_workers", lambda _recovery: 0)
 
 
 def never_send_again(module: Any) -> None:
-    module.Leader.send_again = lambda _leader: 0
+    put(module.Recovery, "send_again", lambda _recovery: 0)
 
 
 def renumber(module: Any) -> None:
     right = module._view
-    module._view = lambda *given: (view := right(*given)) | {"run_seq": view["run_seq"] + 1}
+    put(module, "_view", lambda *given: (view := right(*given)) | {"run_seq": view["run_seq"] + 1})
 
 
 def forget_keys(module: Any) -> None:
     right = module.accept
-    module.accept = lambda *given, **named: right(*given, **{**named, "key": None})
+    put(module, "accept", lambda *given, **named: right(*given, **{**named, "key": None}))
 
 
 def call_outages_errors(module: Any) -> None:
-    module.UnavailableError.status = 500
+    put(module.UnavailableError, "status", 500)
 
 
 def ignore_limits(module: Any) -> None:
@@ -58,7 +64,7 @@ def keep_slots(module: Any) -> None:
 
 
 def look_for_no_leaks(module: Any) -> None:
-    module.Leader._leaked = lambda _leader, _user_id: set()
+    put(module.Lanes, "_leaked", lambda _lanes, _user_id: set())
 
 
 def commit_apart(module: Any) -> None:
@@ -68,7 +74,9 @@ def commit_apart(module: Any) -> None:
         time.sleep(BETWEEN_S)
         return right(records, session, full, lambda _session: result)
 
-    for kind in [value for value in vars(module).values() if hasattr(value, "_write")]:
+    kinds = [value for value in vars(module).values() if hasattr(value, "_write")]
+    assert kinds
+    for kind in kinds:
         right = kind._write
         kind._write = lambda records, *given, right=right: write_apart(records, right, *given)
 
@@ -83,7 +91,7 @@ def forget_users(module: Any) -> None:
         found = session.scalars(select(events).where(events.seq > after).order_by(events.seq).limit(limit))
         return [module._view(row, row) for row in found]
 
-    module.read_stream = read_stream
+    put(module, "read_stream", read_stream)
 
 
 def fail_always(module: Any) -> None:
@@ -95,13 +103,13 @@ def fail_always(module: Any) -> None:
 
 
 PATCHES: dict[str, dict[str, Patch]] = {
-    "no-recovery": {"worker.leader": never_recover},
-    "never-sent-again": {"worker.leader": never_send_again},
+    "no-recovery": {"worker.recovery": never_recover},
+    "never-sent-again": {"worker.recovery": never_send_again},
     "events-renumbered": {"shared.events": renumber},
     "keys-forgotten": {"shared.acceptance": forget_keys},
     "outage-is-an-error": {"shared.errors": call_outages_errors},
     "limits-ignored": {"shared.slots": ignore_limits},
-    "slots-kept": {"shared.slots": keep_slots, "worker.leader": look_for_no_leaks},
+    "slots-kept": {"shared.slots": keep_slots, "worker.lanes": look_for_no_leaks},
     "steps-apart": {"worker.state": commit_apart},
     "users-forgotten": {"shared.events": forget_users},
     "agents-fail": {"tests.chaos.agents": fail_always},

@@ -11,7 +11,7 @@ IDLE = b"I"
 HEADER = 5  # a type and a length
 _WRITES = re.compile(
     rb"\b(accept_run|claim_run|end_run|append_events|record_step|record_own_step|save_state|INSERT INTO \w+|"
-    rb"UPDATE \w+|DELETE FROM \w+)"
+    rb"UPDATE (?!SET\b)\w+|DELETE FROM \w+)"
 )
 _BEGIN = re.compile(rb"BEGIN\b")
 _COMMIT = re.compile(rb"COMMIT\b")
