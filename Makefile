@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench clean
+.PHONY: help setup demo up test check bench chaos clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,9 @@ check: $(VENV)/.dev-stamp  ## format, lint, types, import contracts
 
 bench: $(VENV)/.dev-stamp  ## the benchmarks, with a report
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/.dev-stamp  ## the long fault suite, with a report
+	@$(BIN)/python -m tests.chaos $(PART) $(ARGS)
 
 clean:  ## remove .venv and what the tools left
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts

@@ -5,17 +5,16 @@ Each break is in force while a file of its name is in the folder that the variab
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import json
 import mmap
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from tests.sabotage import Saboteur
 
 FILTER = re.compile(r"\b(\w+\.)*user_id = %\(\w+\)s")
 WRITING = re.compile(r"\b(INSERT|UPDATE|DELETE)\b")
@@ -84,25 +83,4 @@ BREAKS: dict[str, Callable[[Any], None]] = {
 }
 
 
-class Saboteur(importlib.abc.MetaPathFinder):
-    """Has a module broken as soon as it has been imported."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in BREAKS:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        assert spec is not None
-        assert spec.loader is not None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            BREAKS[fullname](module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-sys.meta_path.insert(0, Saboteur())
+sys.meta_path.insert(0, Saboteur(BREAKS))
