@@ -12,11 +12,11 @@ from celery import Celery, Task
 KEY = "bench:done"
 GATE = "bench:gate"
 GATE_S = 60
-RETRY_S = 0.5
+RETRY_S = 1
 
 app = Celery("bare", broker=os.environ["BENCH_BROKER_URL"])
 app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True)
-counter = redis.Redis.from_url(os.environ["BENCH_BROKER_URL"], decode_responses=True)
+counter = redis.Redis.from_url(os.environ["BENCH_BROKER_URL"], decode_responses=True, socket_timeout=None)
 
 
 @app.task(name="bench.noop")

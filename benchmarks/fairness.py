@@ -1,6 +1,6 @@
 """What one user's flood does to another user, and how evenly many users get on; beside the usual way with bare Celery.
 
-The usual way is a counter per user in Redis: a task that finds it full is sent again, to try half a second later.
+The usual way is a counter per user in Redis: a task that finds it full is sent again, to try a second later.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 import sqlalchemy as sa
@@ -28,12 +28,25 @@ ROOT = Path(__file__).parents[1]
 START_S = 90.0
 STOP_S = 40.0
 LOAD_S = 90.0
+EVENT_S = 60.0
 KINDS = ("api", "worker", "zygote", "sandboxes", "postgres", "redis")
 
 
 def child_environment(**values: str) -> dict[str, str]:
     """Returns our environment for a child that shall find the benchmarks."""
     return {**os.environ, "PYTHONPATH": str(ROOT), **values}
+
+
+class LoggedEvent(NamedTuple):
+    """An event as the log has it.
+
+    Args:
+        at: when, in seconds since 1970.
+        data: what it says.
+    """
+
+    at: float
+    data: dict[str, Any]
 
 
 class Fleet:
@@ -114,6 +127,27 @@ class Fleet:
         with self._database.connect() as connection:
             answer = connection.execute(sa.text(statement), parameters)
             return answer.all() if answer.returns_rows else []
+
+    def event(self, run_id: str, kind: str, attempt: int = 1) -> LoggedEvent:
+        """Returns an event of a run's attempt, waiting for it.
+
+        Raises:
+            TimeoutError: it did not come within a minute.
+        """
+        query = """
+            SELECT extract(epoch FROM at) AS at, data FROM lanewise.run_events
+            WHERE run_id = :run_id AND type = :kind AND attempt = :attempt
+        """
+        found: Sequence[sa.Row[Any]] = ()
+
+        def look() -> bool:
+            nonlocal found
+            found = self.rows(query, run_id=run_id, kind=kind, attempt=attempt)
+            return bool(found)
+
+        if not wait_until(look, EVENT_S):
+            raise TimeoutError(f"no {kind} of attempt {attempt} came")
+        return LoggedEvent(float(found[0].at), found[0].data)
 
     @cached_property
     def _database(self) -> sa.Engine:

@@ -200,7 +200,7 @@ async def submissions(
     return {"seconds": time.perf_counter() - began}
 
 
-async def turns(url: str, token: str, turn: str, count: int) -> dict[str, list[float]]:
+async def turns(url: str, token: str, turn: str, count: int) -> list[float]:
     """Adds a parked run, then ends the user's running one so that a parked one starts, again and again.
 
     Args:
@@ -210,28 +210,26 @@ async def turns(url: str, token: str, turn: str, count: int) -> dict[str, list[f
         count: how often.
 
     Returns:
-        seconds until each submission was accepted (`submit`), and from each `run_completed` to the next `run_started`
-        by the log's times (`release`).
+        seconds until each submission was accepted.
     """
-    came: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    started = asyncio.Event()
 
-    async def moment(kind: str) -> datetime:
-        while (event := await came.get())["type"] != kind:
-            pass
-        return datetime.fromisoformat(event["at"])
+    def on_event(event: dict[str, Any], _now: float) -> None:
+        if event["type"] == "run_started":
+            started.set()
 
-    seen: dict[str, list[float]] = {"submit": [], "release": []}
+    seen = []
     async with TaskGroup() as group:
-        user = User(url, token, lambda event, _now: came.put_nowait(event))
+        user = User(url, token, on_event)
         await user.watch(group)
         connection = await user.connect()
         for _ in range(count):
             began = time.perf_counter()
             await user.submit(connection, "bench_turn", {"turn": turn})
-            seen["submit"].append(time.perf_counter() - began)
+            seen.append(time.perf_counter() - began)
+            started.clear()
             await asyncio.to_thread(Path(turn).touch)
-            ended = await moment("run_completed")
-            seen["release"].append((await moment("run_started") - ended).total_seconds())
+            await started.wait()
         await user.close()
     return seen
 
