@@ -11,6 +11,7 @@ import psutil
 from benchmarks.fleet import Fleet, Lab
 from benchmarks.report import Figure
 from lanewise import Client
+from lanewise.process import wait_until
 
 SLOTS = 4
 GRACE_S = 1
@@ -25,7 +26,7 @@ CASES = {
     "bench_parent": ("grandchild that ignores SIGTERM", f"< {GRACE_S + 1}"),
     "bench_runaway": ("grandchild that called setsid", f"< {GRACE_S + 1}"),
 }
-QUERY = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()"
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND usename <> current_user"
 
 
 class Remains(NamedTuple):
@@ -72,22 +73,18 @@ def _stops_s(fleet: Fleet, client: Client, agent: str) -> float:
     pids = [int(word) for word in fleet.event(run_id, "agent_thinking").data["text"].split()]
     processes = [psutil.Process(pid) for pid in pids]
     found = {*processes, *processes[0].children(recursive=True)}
-    remains = Remains(list(found), lambda: agent == "bench_querier" and bool(fleet.rows(QUERY)))
-    _wait_while(lambda: agent == "bench_querier" and not remains.session())
+    remains = Remains(list(found), lambda: agent == "bench_querier" and bool(fleet.rows(SESSIONS)))
+    if agent == "bench_querier" and not wait_until(remains.session, AT_MOST_S):
+        raise TimeoutError("the session did not begin to sleep")
     began = time.perf_counter()
     client.cancel(run_id)
-    _wait_while(lambda: remains.there)
+    while remains.there and time.perf_counter() < began + AT_MOST_S:
+        time.sleep(POLL_S)
     seconds = time.perf_counter() - began
     client.wait(run_id, AT_MOST_S)
     for process in found:
         if process.is_running():
             process.kill()
     if agent == "bench_querier":
-        fleet.rows(QUERY.replace("SELECT pid", "SELECT pg_terminate_backend(pid)"))
+        fleet.rows(SESSIONS.replace("SELECT pid", "SELECT pg_terminate_backend(pid)"))
     return seconds
-
-
-def _wait_while(condition: Callable[[], bool]) -> None:
-    deadline = time.perf_counter() + AT_MOST_S
-    while condition() and time.perf_counter() < deadline:
-        time.sleep(POLL_S)
