@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from typing import Any
 
 import structlog
@@ -21,11 +20,8 @@ from shared.threads import find_run
 log = structlog.get_logger(__name__)
 
 
-def cancel(services: Services, user_id: str, run_id: str, agents: Collection[str]) -> tuple[dict[str, Any], bool]:
+def cancel(services: Services, user_id: str, run_id: str) -> tuple[dict[str, Any], bool]:
     """Returns the run and whether it had already ended before.
-
-    Args:
-        agents: the names that live workers have, for the answer.
 
     Raises:
         NotFoundError: the user has no such run.
@@ -38,7 +34,9 @@ def cancel(services: Services, user_id: str, run_id: str, agents: Collection[str
             raise NotFoundError("no such run")
         run, stored = answer
         ended = ExecutionState(run.status).is_end
-        view = runs.run_view(run, queue_views(session, user_id, [run], agents).get(run.id))
+        view = runs.run_view(
+            run, queue_views(session, user_id, [run], services.settings.user_concurrent_runs).get(run.id)
+        )
         session.expunge_all()
     services.publish(stored)
     tell(services, run)
@@ -58,6 +56,6 @@ def tell(services: Services, run: Run) -> None:
             log.warning("the worker hears of a cancel by its heartbeat: redis is away", run_id=run.id, error=str(error))
     elif run.status == ExecutionState.CANCELLED and run.granted_at is not None:
         try:
-            services.dispatcher.release(run.user_id, run.id)
+            services.dispatcher.release(run.user_id, run.id, run.attempt + 1)
         except LanewiseError as error:
             log.warning("a slot is left to its lease", run_id=run.id, error=error.message)

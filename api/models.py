@@ -73,6 +73,15 @@ class Queue(_Answer):
     eta_s: float | None
 
 
+class LostAttempt(_Answer):
+    """An attempt that did not come to an end of its own."""
+
+    attempt: int
+    reason: str
+    message: str
+    at: datetime
+
+
 class RunError(_Answer):
     """Why a run did not complete."""
 
@@ -80,6 +89,7 @@ class RunError(_Answer):
     message: str
     attempt: int
     retryable: bool
+    attempts: list[LostAttempt] | None = Field(None, description="the attempts that were lost before, oldest first")
 
 
 class Usage(_Answer):
@@ -105,6 +115,7 @@ class Run(_Answer):
     last_run_seq: int
     progress: Progress
     usage: Usage | None = Field(description="of models; null: none was asked")
+    retry_of: str | None = Field(description="the run that this one is a retry of")
     queue: Queue | None
     metadata: Json
     correlation_id: str

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from api.catalogue import AgentCatalogue
 from api.gateway.hub import Hub
-from shared.database import Database, Executor, load_sql
+from shared.database import Executor, load_sql
 from shared.errors import NotFoundError
 from shared.models import Run
 from shared.queueing import queue_views
 from shared.runs import run_view
+from shared.services import Services
 
 MAX_PAGE_BYTES = 8 * 1024 * 1024  # inputs and outputs together; the first run of a page comes whatever its size
 _PAGE = load_sql("runs_page")
@@ -24,14 +24,13 @@ class RunReader:
     """Reads the runs of users.
 
     Args:
-        database: where they are.
-        catalogue: the agents, to say which runs wait for a worker.
+        services: where they are.
         hub: knows whether Redis is away.
     """
 
-    def __init__(self, database: Database, catalogue: AgentCatalogue, hub: Hub) -> None:
-        self._database = database
-        self._catalogue = catalogue
+    def __init__(self, services: Services, hub: Hub) -> None:
+        self._database = services.database
+        self._slots = services.settings.user_concurrent_runs
         self._hub = hub
 
     def view(self, user_id: str, run_id: str) -> dict[str, Any]:
@@ -55,9 +54,8 @@ class RunReader:
 
     def page(self, executor: Executor, user_id: str, limit: int, **only: Any) -> tuple[Views, bool]:
         """Does the same in a transaction of the caller's."""
-        agents = self._catalogue.all()  # first: it may need a connection of its own
         parameters = {**_ANY, **only, "user_id": user_id, "limit": limit, "budget": MAX_PAGE_BYTES}
         rows = list(executor.execute(_PAGE, parameters))
         runs = cast("Sequence[Run]", rows)  # the columns that a view needs, under the same names
-        queues = queue_views(executor, user_id, runs, agents, redis_away=self._hub.redis_away)
+        queues = queue_views(executor, user_id, runs, self._slots, redis_away=self._hub.redis_away)
         return [run_view(run, queues.get(run.id)) for run in runs], bool(rows) and rows[0].total > len(rows)

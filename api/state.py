@@ -43,7 +43,7 @@ class Api:
         metrics = Metrics()
         catalogue = AgentCatalogue(services.database, settings.lease_s)
         hub = Hub(services, metrics)
-        runs = RunReader(services.database, catalogue, hub)
+        runs = RunReader(services, hub)
         return cls(
             services=services,
             metrics=metrics,

@@ -91,13 +91,17 @@ class Submissions:
             time_limit_s=time_limit_s,
             new_thread=request.thread_id is None,
             quota=self._services.settings.user_queued_runs,
+            slots=self._services.settings.user_concurrent_runs,
             key=key,
         )
         if isinstance(answer, Refused):
             return self._refuse(user_id, answer)
         self._metrics.submissions.labels("websocket" if connection_id else "rest").inc()
         position = max(0, answer.parked + 1 - self._start(user_id, answer.stored))
-        return run_view(answer.run, queue_view(position, "user_limit" if position else "fleet_busy"))
+        if not position:
+            return run_view(answer.run, queue_view(0, "fleet_busy", None))
+        eta_s = None if answer.run_s is None else round(answer.run_s * position / answer.slots, 1)
+        return run_view(answer.run, queue_view(position, "user_limit", eta_s))
 
     def _earlier(self, user_id: str, key: IdempotencyKey) -> dict[str, Any] | None:
         """Returns the run that the key made before, None if it made none.

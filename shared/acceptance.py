@@ -26,11 +26,15 @@ class Accepted:
         run: as stored.
         stored: its first event, to be published after the commit.
         parked: how many runs of the user were parked before it.
+        slots: how many runs the user may have in progress.
+        run_s: how long the user's recent runs took, seconds; None if there were none.
     """
 
     run: Run
     stored: list[StoredEvent]
     parked: int
+    slots: int
+    run_s: float | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def accept(  # noqa: PLR0913 - what a run is made of
     time_limit_s: float,
     new_thread: bool,
     quota: int,
+    slots: int,
     key: IdempotencyKey | None = None,
 ) -> Accepted | Refused:
     """Stores a run, parked, with its key, thread, first event and audit row, in one round trip.
@@ -76,12 +81,14 @@ def accept(  # noqa: PLR0913 - what a run is made of
         run_input: already checked against the agent's schema.
         new_thread: whether the context's thread is to be made with it.
         quota: how many queued runs a user may have who has no limit of their own.
+        slots: how many in progress, likewise.
         key: the same key again is the same run.
     """
     values = {
         "user_id": context.user_id, "id": context.run_id, "thread_id": context.thread_id, "agent": agent.name,
         "queue": agent.queue, "input": run_input, "metadata": metadata, "context": context.to_dict(),
         "correlation_id": context.correlation_id, "max_attempts": agent.max_attempts, "time_limit_s": time_limit_s,
+        "slots": slots,
     }  # fmt: skip
     parameters = {
         "run": json.dumps(values), "new_thread": new_thread, "quota": quota,
@@ -91,10 +98,11 @@ def accept(  # noqa: PLR0913 - what a run is made of
     if row.refused is not None:
         return Refused(row.refused, row.earlier, row.queued, row.quota)
     values["meta"] = values.pop("metadata")
+    del values["slots"]
     run = Run(
         **values, status=ExecutionState.QUEUED, attempt=0, lost_attempts=0, ran_s=0.0, progress=0.0, progress_note="",
-        last_run_seq=row.run_seq, usage={}, sends=0, created_at=row.created_at,
+        last_run_seq=row.run_seq, usage={}, sends=0, emitted=0, lost=[], created_at=row.created_at,
     )  # fmt: skip
     event = Event(run.user_id, run.id, 0, EventType.RUN_QUEUED, run.agent)
     stored = StoredEvent(event, row.seq, row.run_seq, run.thread_id, run.correlation_id, row.at)
-    return Accepted(run, [stored], row.parked)
+    return Accepted(run, [stored], row.parked, row.slots, row.run_s)

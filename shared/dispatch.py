@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from shared import broker, runs
 from shared.database import Database
+from shared.events import StoredEvent
 from shared.messages import RunMessage
 from shared.redis import RedisError
 from shared.settings import Settings
 from shared.signing import Signer
-from shared.slots import Slots
+from shared.slots import Slots, member, run_of
 
 log = structlog.get_logger(__name__)
+
+MOST_REBUILDS = 3  # one is what a wipe takes; another wipe may come meanwhile
 
 
 class Dispatcher:
@@ -23,14 +28,25 @@ class Dispatcher:
     Args:
         app: the process's Celery application.
         signer: for messages.
+        publish: tells the user's watchers of stored events.
     """
 
-    def __init__(self, settings: Settings, database: Database, slots: Slots, app: Celery, signer: Signer) -> None:
+    def __init__(  # noqa: PLR0913 - what admission goes through
+        self,
+        settings: Settings,
+        database: Database,
+        slots: Slots,
+        app: Celery,
+        signer: Signer,
+        *,
+        publish: Callable[[Iterable[StoredEvent]], None],
+    ) -> None:
         self._settings = settings
         self._database = database
         self._slots = slots
         self._app = app
         self._signer = signer
+        self._publish = publish
 
     def admit(self, user_id: str) -> int:
         """Starts as many of the user's parked runs as there are free slots; returns how many.
@@ -41,33 +57,60 @@ class Dispatcher:
             UnavailableError: Postgres is away.
         """
         once = self._database.once(user_id)
-        waiting, limit = runs.oldest_parked(once, user_id, self._settings.user_concurrent_runs)
-        if not waiting:
+        found = runs.next_runs(once, user_id, self._settings.user_concurrent_runs)
+        if not found.members:
             return 0
         try:
-            holding = self._slots.acquire(user_id, waiting, limit)
-            if not holding:
-                return 0
-            granted = runs.grant(once, user_id, holding)
+            holding = self.take(user_id, found.members, found.slots, idle=found.idle)
+            granted = runs.grant(once, user_id, [run_of(name) for name in holding]) if holding else []
             if len(granted) < len(holding):
                 # Somebody else granted a run meanwhile (the slot is rightly that run's), or it has ended.
-                entitled = runs.live(once, user_id, holding)
-                self._slots.release(user_id, [run_id for run_id in holding if run_id not in entitled])
+                self.free_idle(user_id, holding)
         except RedisError as error:
             log.warning("admission waits: redis is away", error=str(error))
             return 0
         for message, queue in granted:
             self.send(message, queue)
+        if granted and found.tell:
+            self._publish(runs.tell_positions(once, user_id, self._settings.user_concurrent_runs))
         return len(granted)
 
-    def release(self, user_id: str, run_id: str) -> None:
-        """Frees the slot of a run that ended or was queued again, and starts the user's next.
+    def take(self, user_id: str, members: Sequence[str], limit: int, *, idle: bool = False) -> list[str]:
+        """Takes slots as `Slots.acquire` does, and first puts back what Redis has lost, from what Postgres knows.
+
+        Raises:
+            UnavailableError: Postgres is away.
+            redis.RedisError: Redis is, or keeps losing what it is given.
+        """
+        for _ in range(MOST_REBUILDS):
+            holding = self._slots.acquire(user_id, members, limit, idle=idle)
+            if holding is not None:
+                return holding
+            self._slots.rebuild(user_id, sorted(runs.holders(self._database.once(user_id), user_id)))
+        raise RedisError("the slots are lost again and again")
+
+    def free_idle(self, user_id: str, members: Iterable[str]) -> list[str]:
+        """Frees those of the slots that no live run has a right to; returns them.
+
+        Raises:
+            UnavailableError: Postgres is away.
+            redis.RedisError: Redis is.
+        """
+        idle = sorted(set(members) - runs.holders(self._database.once(user_id), user_id))
+        self._slots.release(user_id, idle)
+        return idle
+
+    def release(self, user_id: str, run_id: str, attempt: int) -> None:
+        """Frees the slot of an attempt that is over, or of a granted one that will not begin, and starts the next run.
+
+        Args:
+            attempt: that held it, or would have.
 
         Raises:
             UnavailableError: Postgres is away.
         """
         try:
-            self._slots.release(user_id, [run_id])
+            self._slots.release(user_id, [member(run_id, attempt)])
         except RedisError as error:
             log.warning("a slot is left to its lease: redis is away", error=str(error))
             return

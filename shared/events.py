@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from sqlalchemy import Row, select, text
@@ -35,6 +35,7 @@ class Event:
 
     Args:
         data: JSON, at most 64 KiB.
+        ordinal: of a sandbox's event: the how-manieth of its attempt, from 1, so that none is stored twice.
     """
 
     user_id: str
@@ -43,6 +44,7 @@ class Event:
     type: EventType
     agent: str
     data: dict[str, Any] = field(default_factory=dict)
+    ordinal: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,25 +63,37 @@ class StoredEvent:
         return _view(self, self.event)
 
 
-def append(executor: Executor, events: Sequence[Event]) -> list[StoredEvent]:
-    """Stores events in the present transaction and gives them their numbers.
+class Appended(NamedTuple):
+    """What became of a batch of events.
 
-    An event of an attempt that is no longer the run's, or of a run that has ended, is left out: compare the lengths.
+    Args:
+        stored: those that this call stored. What an earlier call had stored, whose answer was lost, is not among them.
+        refused: ids of runs whose attempt is over: nothing of theirs was stored.
+    """
+
+    stored: list[StoredEvent]
+    refused: set[str]
+
+
+def append(executor: Executor, events: Sequence[Event]) -> Appended:
+    """Stores events in the present transaction and gives them their numbers.
 
     Args:
         executor: a session of the events' one user, or a system session.
         events: in the order of their emission.
     """
     if not events:
-        return []
-    return numbered(events, executor.execute(_APPEND, {"events": to_json(events)}))
+        return Appended([], set())
+    rows = list(executor.execute(_APPEND, {"events": to_json(events)}))
+    taken = {events[row.n].run_id for row in rows}
+    return Appended(numbered(events, rows), {event.run_id for event in events} - taken)
 
 
 def to_json(events: Sequence[Event]) -> str:
     """Returns events as the database functions take them."""
     items = [
         {"n": n, "user_id": e.user_id, "run_id": e.run_id, "attempt": e.attempt, "type": e.type, "agent": e.agent,
-         "data": e.data}
+         "data": e.data, "ordinal": e.ordinal}
         for n, e in enumerate(events)
     ]  # fmt: skip
     return json.dumps(items)
@@ -87,7 +101,11 @@ def to_json(events: Sequence[Event]) -> str:
 
 def numbered(events: Sequence[Event], rows: Iterable[Row[Any]]) -> list[StoredEvent]:
     """Returns the events that were stored, with the numbers that the database answered."""
-    return [StoredEvent(events[r.n], r.seq, r.run_seq, r.thread_id, r.correlation_id, r.at) for r in rows]
+    return [
+        StoredEvent(events[r.n], r.seq, r.run_seq, r.thread_id, r.correlation_id, r.at)
+        for r in rows
+        if r.seq is not None
+    ]
 
 
 def publish(client: redis.Redis, keys: Keys, stored: Iterable[StoredEvent]) -> None:

@@ -124,7 +124,8 @@ class Run(Base):
     __table_args__ = (
         # Parked runs of a user in their order, and what the leader looks for; small, because runs leave them.
         Index("runs_parked", "user_id", "created_at", "id", postgresql_where=text("status = 'queued'")),
-        Index("runs_running", "worker_id", postgresql_where=text("status = 'running'")),
+        Index("runs_granted", "user_id", postgresql_where=text("status = 'queued' AND granted_at IS NOT NULL")),
+        Index("runs_running", "user_id", "worker_id", postgresql_where=text("status = 'running'")),
         Index("runs_by_thread", "user_id", "thread_id"),
         Index("runs_ended", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         ForeignKeyConstraint(

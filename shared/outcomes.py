@@ -55,11 +55,13 @@ class Lost:
         type: a stable word, e.g. `sandbox_died`, `worker_lost`, `drained`.
         message: what happened, for the user.
         counted: whether it counts towards `max_attempts`; drains and store outages don't.
+        after_s: seconds until the next attempt may begin; None: at once after the first loss, then later and later.
     """
 
     type: str
     message: str
     counted: bool = True
+    after_s: float | None = None
 
 
 Ended = Completed | Failed | Cancelled | TimedOut

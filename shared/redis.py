@@ -51,7 +51,7 @@ class Keys:
         return f"{self._prefix}{{{hashlib.sha256(user_id.encode()).hexdigest()[:32]}}}:"
 
     def slots(self, user_id: str) -> str:
-        """The user's slots: a sorted set, member = run id, score = end of the lease in Redis time."""
+        """The user's slots: a sorted set, member = run:attempt, score = end of the lease."""
         return self._user(user_id) + "slots"
 
     def events(self, user_id: str) -> str:

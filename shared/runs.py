@@ -7,8 +7,9 @@ the function says so by its answer: being superseded is an ordinary outcome, not
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, DateTime, Row, and_, func, null, select, text, update
@@ -16,41 +17,70 @@ from sqlalchemy.orm import Session
 
 from shared import audit
 from shared.context import UserExecutionContext
-from shared.database import Executor, load_sql
+from shared.database import Executor
 from shared.event_types import EventType
 from shared.events import TERMINAL, Event, StoredEvent, append, iso, numbered, to_json
 from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut
+from shared.slots import member
 from shared.states import ExecutionState, check_transition
 
-_PARKED = load_sql("parked_runs")
+_NEXT = text("SELECT * FROM next_runs(:user_id, :slots)")
 _GRANT = text("""
     UPDATE runs SET granted_at = clock_timestamp(), sent_at = clock_timestamp(), sends = 1
     WHERE user_id = :user_id AND id = ANY (:run_ids) AND status = 'queued' AND granted_at IS NULL
     RETURNING context, attempt, queue, created_at, id
 """)
-_LIVE = text("""
-    SELECT id FROM runs
-    WHERE user_id = :user_id AND id = ANY (:run_ids) AND status IN ('queued', 'running') AND granted_at IS NOT NULL
+_HOLDERS = text("""
+    SELECT id, attempt FROM runs WHERE user_id = :user_id AND status = 'running'
+    UNION ALL
+    SELECT id, attempt + 1 FROM runs WHERE user_id = :user_id AND status = 'queued' AND granted_at IS NOT NULL
+""")
+_TELL = text("SELECT * FROM tell_positions(:user_id, :slots)")
+_PARK = text("""
+    UPDATE runs SET granted_at = NULL, sent_at = NULL
+    WHERE user_id = :user_id AND id = :run_id AND attempt = :attempt AND status = 'queued' AND granted_at IS NOT NULL
+    RETURNING id
 """)
 _CLAIM = text("SELECT * FROM claim_run(:user_id, :run_id, :attempt, :worker_id, :agents, CAST(:context AS jsonb))")
 _END = text(
     "SELECT * FROM end_run(:user_id, :run_id, :attempt, :old, :new, CAST(:output AS jsonb), CAST(:error AS jsonb), "
     "CAST(:events AS jsonb), :actor)"
 )
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+MAX_HISTORY = 20  # lost attempts that a run remembers; those that do not count are not bounded otherwise
 _TIMES = tuple(column.key for column in Run.__table__.columns if isinstance(column.type, DateTime))
 _ran_now = Run.ran_s + func.extract("epoch", func.clock_timestamp() - Run.claimed_at)
 
 
-def oldest_parked(executor: Executor, user_id: str, slots: int) -> tuple[list[str], int]:
-    """Returns the ids of the user's parked runs that may start, oldest first, and the user's limit.
+class NextRuns(NamedTuple):
+    """What may start next of a user.
+
+    Args:
+        members: the slots that its runs would hold, oldest run first.
+        slots: the user's limit.
+        idle: whether no run of the user is granted or running.
+        tell: whether others stay parked and may be told their new place.
+    """
+
+    members: list[str]
+    slots: int
+    idle: bool
+    tell: bool
+
+
+def next_runs(executor: Executor, user_id: str, slots: int) -> NextRuns:
+    """Returns the user's oldest parked runs that wait for a slot alone, as many as the user may have in progress.
 
     Args:
         slots: the limit of a user who has none of their own.
     """
-    rows = list(executor.execute(_PARKED, {"user_id": user_id, "slots": slots}))
-    return [row.id for row in rows], rows[0].slots if rows else slots
+    rows = list(executor.execute(_NEXT, {"user_id": user_id, "slots": slots}))
+    if not rows:
+        return NextRuns([], slots, idle=False, tell=False)
+    return NextRuns([member(row.id, row.attempt) for row in rows], rows[0].slots, rows[0].idle, rows[0].tell)
 
 
 def grant(executor: Executor, user_id: str, run_ids: Sequence[str]) -> list[tuple[RunMessage, str]]:
@@ -60,19 +90,32 @@ def grant(executor: Executor, user_id: str, run_ids: Sequence[str]) -> list[tupl
     return [(RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue) for row in ordered]
 
 
-def park(session: Session, message: RunMessage) -> None:
-    """Takes a grant back: the run waits for a slot again."""
-    session.execute(
-        update(Run)
-        .where(*_is(message.context.user_id, message.context.run_id, message.attempt, ExecutionState.QUEUED))
-        .values(granted_at=null(), sent_at=null())
-        .execution_options(synchronize_session=False)
-    )
+def park(executor: Executor, message: RunMessage) -> bool:
+    """Takes a grant back: the run waits for a slot again. False if it was claimed, granted no more, or ended."""
+    context = message.context
+    values = {"user_id": context.user_id, "run_id": context.run_id, "attempt": message.attempt}
+    return bool(list(executor.execute(_PARK, values)))
 
 
-def live(executor: Executor, user_id: str, run_ids: Sequence[str]) -> set[str]:
-    """Returns those of the runs that have a right to a slot: granted or running."""
-    return {row.id for row in executor.execute(_LIVE, {"user_id": user_id, "run_ids": list(run_ids)})}
+def holders(executor: Executor, user_id: str) -> set[str]:
+    """Returns the members of all slots that the user's runs have a right to: of the granted and the running."""
+    return {member(row.id, row.attempt) for row in executor.execute(_HOLDERS, {"user_id": user_id})}
+
+
+def tell_positions(executor: Executor, user_id: str, slots: int) -> list[StoredEvent]:
+    """Stores `run_position` for those of the user's first ten parked runs that have moved, at most once a second.
+
+    Args:
+        slots: the limit of a user who has none of their own.
+    """
+    rows = executor.execute(_TELL, {"user_id": user_id, "slots": slots})
+    return [
+        StoredEvent(
+            Event(user_id, row.run_id, row.attempt, EventType.RUN_POSITION, row.agent, row.data),
+            row.seq, row.run_seq, row.thread_id, row.correlation_id, row.at,
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 class Claimed(NamedTuple):
@@ -136,6 +179,7 @@ def finish(
         elif run.lost_attempts + outcome.counted < run.max_attempts:
             return _requeue(session, run, outcome, actor, pending)
         else:
+            run.lost = [*run.lost, _lost_attempt(run, outcome)]
             outcome = _last_attempt_lost(run, outcome)
     return end(session, run, outcome, actor, pending)
 
@@ -208,6 +252,7 @@ def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
         "last_run_seq": run.last_run_seq,
         "progress": {"fraction": run.progress, "note": run.progress_note},
         "usage": run.usage or None,
+        "retry_of": run.retry_of,
         "queue": queue,
         "metadata": run.meta,
         "correlation_id": run.correlation_id,
@@ -225,18 +270,36 @@ def _lock(session: Session, run: Run) -> Row[datetime | None] | None:
 
 def _requeue(session: Session, run: Run, lost: Lost, actor: str, pending: Sequence[Event]) -> list[StoredEvent]:
     check_transition(ExecutionState(run.status), ExecutionState.QUEUED)
-    data = {"reason": lost.type, "message": lost.message, "attempt": run.attempt}
-    stored = append(session, [*pending, _event(run, EventType.RUN_RECOVERING, data)])
+    lost_attempts = run.lost_attempts + lost.counted
+    after_s = _pause_s(lost, lost_attempts)
+    data = {"reason": lost.type, "message": lost.message, "attempt": run.attempt, "after_s": round(after_s, 3)}
+    stored, _ = append(session, [*pending, _event(run, EventType.RUN_RECOVERING, data)])
+    not_before = func.clock_timestamp() + timedelta(seconds=after_s) if after_s else null()
     _change(
         session,
         run,
         {
             "status": ExecutionState.QUEUED, "granted_at": null(), "sent_at": null(), "worker_id": null(),
-            "lost_attempts": run.lost_attempts + lost.counted, "ran_s": _ran_now,
+            "lost_attempts": lost_attempts, "ran_s": _ran_now, "not_before": not_before,
+            "lost": [*run.lost, _lost_attempt(run, lost)][-MAX_HISTORY:],
         },
     )  # fmt: skip
     _audit(session, run, actor, "run.recover", lost.type)
     return stored
+
+
+def _pause_s(lost: Lost, lost_attempts: int) -> float:
+    """Returns how long the next attempt waits: as the agent said; else not after the first loss, then ever longer."""
+    if lost.after_s is not None:
+        return lost.after_s
+    if not lost.counted or lost_attempts <= 1:
+        return 0
+    longest = min(FIRST_PAUSE_S * 2 ** (lost_attempts - 2), LONGEST_PAUSE_S)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - so that runs lost together do not come back together
+
+
+def _lost_attempt(run: Run, lost: Lost) -> dict[str, Any]:
+    return {"attempt": run.attempt, "reason": lost.type, "message": lost.message, "at": iso(datetime.now(UTC))}
 
 
 def _from_json(values: dict[str, Any]) -> Run:
@@ -253,7 +316,7 @@ def _last_attempt_lost(run: Run, lost: Lost) -> Failed:
 
 
 def error_of(run: Run, outcome: Ended) -> dict[str, Any] | None:
-    """Returns an end as the `error` of a run, None if it completed."""
+    """Returns an end as the `error` of a run, None if it completed; with `attempts`, if earlier ones were lost."""
     if isinstance(outcome, Failed):
         kind, message, retryable = outcome.type, outcome.message, outcome.retryable
     elif isinstance(outcome, TimedOut):
@@ -262,7 +325,8 @@ def error_of(run: Run, outcome: Ended) -> dict[str, Any] | None:
         kind, message, retryable = "cancelled", "the run was cancelled", False
     else:
         return None
-    return {"type": kind, "message": message, "attempt": run.attempt, "retryable": retryable}
+    error = {"type": kind, "message": message, "attempt": run.attempt, "retryable": retryable}
+    return error | {"attempts": run.lost} if run.lost and run.attempt > 1 else error
 
 
 def _is(user_id: str, run_id: str, attempt: int, status: str) -> tuple[ColumnElement[bool], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import redis
@@ -50,18 +51,22 @@ class Services:
         slots = Slots(client, keys, settings.lease_s)
         signer = Signer(settings.secrets, PURPOSE, settings.deployment)
         celery = celery or make_celery(settings)
-        dispatcher = Dispatcher(settings, database, slots, celery, signer)
+        dispatcher = Dispatcher(settings, database, slots, celery, signer, publish=partial(_publish, client, keys))
         return cls(settings, database, client, keys, slots, signer, celery, dispatcher)
 
     def publish(self, stored: Iterable[StoredEvent]) -> None:
         """Tells subscribers about committed events; with Redis away they find them in the log."""
-        try:
-            publish(self.redis, self.keys, stored)
-        except RedisError as error:
-            log.warning("events are not published: redis is away", error=str(error))
+        _publish(self.redis, self.keys, stored)
 
     def close(self) -> None:
         """Closes every connection."""
         self.database.close()
         self.redis.close()
         self.celery.close()
+
+
+def _publish(client: redis.Redis, keys: Keys, stored: Iterable[StoredEvent]) -> None:
+    try:
+        publish(client, keys, stored)
+    except RedisError as error:
+        log.warning("events are not published: redis is away", error=str(error))

@@ -1,21 +1,38 @@
-"""Per-user semaphores: leased slots in Redis, decided by one atomic script on the server's own clock."""
+"""Per-user semaphores: leased slots in Redis, decided by atomic scripts on the server's own clock.
+
+A slot only counts; who owns a run is decided in Postgres. Its member names run and attempt: whoever frees the slot of
+an attempt that is over can so never free that of the next one. The limit is an argument of each call and not stored
+here: to change it is to call with another one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import redis
 
 from shared.redis import Keys, load_script
 
+READY = "ready"  # the member that says that nothing was lost, see acquire.lua
+
+
+def member(run_id: str, attempt: int) -> str:
+    """Returns the name under which an attempt of a run holds its slot."""
+    return f"{run_id}:{attempt}"
+
+
+def run_of(name: str) -> str:
+    """Returns the id of the run of a member."""
+    return name.rpartition(":")[0]
+
 
 class Slots:
-    """The slots of all users. A slot only counts; who owns a run is decided in Postgres.
+    """The slots of all users.
 
     Args:
         client: Redis; each call may raise `redis.RedisError`, within about two seconds.
         keys: names of the keys.
-        lease_s: seconds after which a slot that nobody renews is free.
+        lease_s: seconds after which a slot that nobody renews is in doubt.
     """
 
     def __init__(self, client: redis.Redis, keys: Keys, lease_s: float) -> None:
@@ -24,35 +41,66 @@ class Slots:
         self._lease_s = lease_s
         self._acquire = load_script(client, "acquire")
         self._renew = load_script(client, "renew")
+        self._restore = load_script(client, "restore")
 
-    def acquire(self, user_id: str, run_ids: Sequence[str], limit: int) -> list[str]:
-        """Returns those of the runs, oldest first, that hold a slot now: kept, or newly taken within the limit."""
-        answer = self._acquire([self._keys.slots(user_id)], [limit, self._lease_s, *run_ids])
-        return [run_id for run_id, held in zip(run_ids, answer, strict=True) if held]
-
-    def renew(self, runs: Mapping[str, Sequence[str]]) -> int:
-        """Renews the slots of running runs, in one round trip.
+    def acquire(self, user_id: str, members: Sequence[str], limit: int, *, idle: bool = False) -> list[str] | None:
+        """Takes slots in the given order, within the limit; a slot that is held already is kept and renewed.
 
         Args:
-            runs: run ids by user.
+            limit: how many the user may hold; with 0 slots are renewed only.
+            idle: whether Postgres says that no run of the user is granted or running.
 
         Returns:
-            how many were missing and were put back.
+            those that hold a slot now. None: in doubt, because Redis lost what was held or a lease has ended; `rebuild`
+            and ask again.
         """
-        if not runs:
-            return 0
-        with self._client.pipeline(transaction=False) as pipeline:
-            for user_id, run_ids in runs.items():
-                self._renew([self._keys.slots(user_id)], [self._lease_s, *run_ids], client=pipeline)
-            return sum(pipeline.execute())
+        answer = self._acquire([self._keys.slots(user_id)], [limit, self._lease_s, int(idle), *members])
+        if not answer and members:
+            return None
+        return [name for name, held in zip(members, answer, strict=True) if held]
 
-    def release(self, user_id: str, run_ids: Sequence[str]) -> None:
-        """Frees slots. Only the attempt that ended the run, or whoever proved that nobody owns it, may call this."""
-        if run_ids:
-            self._client.zrem(self._keys.slots(user_id), *run_ids)
+    def rebuild(self, user_id: str, members: Sequence[str]) -> int:
+        """Puts back all that the user's live runs hold, and frees what else is in doubt; returns how many were missing.
+
+        Args:
+            members: of all granted and running runs of the user, as Postgres has them.
+        """
+        return int(self._restore([self._keys.slots(user_id)], [self._lease_s, 1, *members]))
+
+    def restore(self, user_id: str, members: Sequence[str]) -> int:
+        """Puts back what some running runs of the user hold; returns how many were missing."""
+        return int(self._restore([self._keys.slots(user_id)], [self._lease_s, 0, *members])) if members else 0
+
+    def renew(self, members: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Renews slots that are held, in one round trip; returns those that are not, by user.
+
+        Args:
+            members: by user.
+        """
+        if not members:
+            return {}
+        with self._client.pipeline(transaction=False) as pipeline:
+            for user_id, names in members.items():
+                self._renew([self._keys.slots(user_id)], [self._lease_s, *names], client=pipeline)
+            answers = pipeline.execute()
+        return {user_id: missing for user_id, missing in zip(members, answers, strict=True) if missing}
+
+    def release(self, user_id: str, members: Sequence[str]) -> int:
+        """Frees slots; returns how many were held. Only for attempts that are over, or never began."""
+        return int(self._client.zrem(self._keys.slots(user_id), *members)) if members else 0
+
+    def count(self, user_ids: Iterable[str]) -> int:
+        """Returns how many slots some users hold together, in one round trip."""
+        with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.time()
+            for user_id in user_ids:
+                pipeline.zrange(self._keys.slots(user_id), 0, -1, withscores=True)
+            (seconds, micros), *slots = pipeline.execute()
+        now = seconds + micros / 1e6
+        return sum(name != READY and ends > now for found in slots for name, ends in found)
 
     def held(self, user_id: str) -> list[str]:
-        """Returns the runs that hold a slot, expired leases left out."""
+        """Returns the members that hold a slot, ended leases left out."""
         seconds, micros = self._client.time()
         members = self._client.zrangebyscore(self._keys.slots(user_id), f"({seconds + micros / 1e6}", "+inf")
-        return [str(member) for member in members]
+        return [str(name) for name in members if name != READY]

@@ -78,7 +78,7 @@ class FakeWorker:
             for note in notes
         ]
         with self.services.database.user_session(run.user_id) as session:
-            stored = append(session, events)
+            stored, _ = append(session, events)
         assert len(stored) == len(notes)
         if publish:
             self.services.publish(stored)

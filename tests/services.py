@@ -29,6 +29,7 @@ from shared.migrate import RUN, SERVICE, migrate
 from shared.models import Agent, Run
 from shared.services import Services
 from shared.settings import Settings, load_settings
+from shared.slots import member
 
 SECRETS = ("test-secret-" + "0" * 32,)
 TEMPLATE = "lanewise_template"
@@ -151,6 +152,7 @@ def submit_run(  # noqa: PLR0913 - what a run is made of
     metadata: dict[str, Any] | None = None,
     thread_id: str | None = None,
     time_limit_s: float = 60,
+    served: bool = True,
 ) -> Run:
     """Stores a parked run as the api does, without admitting it.
 
@@ -158,21 +160,43 @@ def submit_run(  # noqa: PLR0913 - what a run is made of
         agent: default: `echo`, three attempts; it need not be in the catalogue.
         run_input: default: an empty object.
         thread_id: an existing thread; default: a new one.
+        served: whether some worker has the agent; without one a run is not admitted.
     """
     context = a_context(user_id, thread_id=thread_id or new_id())
+    agent = agent or an_agent()
+    if served:
+        serve(services, agent)
     answer = accept(
         services.database.once(user_id),
         context,
-        agent or an_agent(),
+        agent,
         {} if run_input is None else run_input,
         metadata=metadata or {},
         time_limit_s=time_limit_s,
         new_thread=thread_id is None,
         quota=1000,
+        slots=3,
     )
     assert isinstance(answer, Accepted), answer
     services.publish(answer.stored)
     return answer.run
+
+
+def serve(services: Services, agent: Agent) -> None:
+    """Has a worker be there that has the agent and serves its queue, and that nobody takes for dead."""
+    with services.database.system_session() as session:
+        session.execute(
+            sa.text("""
+                INSERT INTO workers (id, name, agents, queues, slots, heartbeat_at)
+                VALUES (:id, 'tests', ARRAY[:agent], ARRAY[:queue], 1, 'infinity') ON CONFLICT DO NOTHING
+            """),
+            {"id": f"{agent.name}@{agent.queue}", "agent": agent.name, "queue": agent.queue},
+        )
+
+
+def slot(run: Run, attempt: int = 1) -> str:
+    """Returns the name under which an attempt of the run holds a slot."""
+    return member(run.id, attempt)
 
 
 def grant_run(services: Services, run: Run) -> RunMessage:

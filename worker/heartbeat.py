@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -18,6 +18,7 @@ from shared.models import Run
 from shared.outcomes import Lost
 from shared.redis import RedisError
 from shared.services import Services
+from shared.slots import member
 from shared.states import ExecutionState
 from worker import metrics
 from worker.live import LiveRun
@@ -54,23 +55,37 @@ class Heartbeat(Loop):
         try:
             self._hear(live)
         except UnavailableError:
-            if time.monotonic() - self._heard_at > self._services.settings.lease_s:
-                # Others may count us as dead now: our runs must not go on beside their successors.
-                for run in live.values():
-                    run.stop(Lost("store_outage", "the worker lost its database", counted=False))
+            self.check_silence()
             return
         self._heard_at = time.monotonic()
         by_user: dict[str, list[str]] = defaultdict(list)
         for run in live.values():
             if not run.superseded:
-                by_user[run.run.user_id].append(run.run.id)
+                by_user[run.run.user_id].append(member(run.run.id, run.run.attempt))
         try:
-            missing = self._services.slots.renew(by_user)
+            for user_id, missing in self._services.slots.renew(by_user).items():
+                self._restore(user_id, missing)
         except RedisError as error:
             log.warning("slots are not renewed: redis is away", error=str(error))
-            return
-        if missing:
-            metrics.REPAIRED.labels("slot_of_running_run").inc(missing)
+
+    def check_silence(self) -> None:
+        """Stops all runs if Postgres has not answered for a lease; asked from another thread too, as a beat may hang.
+
+        Others may count this worker as dead then: its runs must not go on beside their successors.
+        """
+        if time.monotonic() - self._heard_at > self._services.settings.lease_s:
+            for run in list(self._live.values()):
+                run.stop(Lost("store_outage", "the worker lost its database", counted=False))
+
+    def _restore(self, user_id: str, missing: Sequence[str]) -> None:
+        """Puts back slots that Redis lost, but not of runs that have ended since: their runner leaves `live` first."""
+
+        def here() -> set[str]:
+            return {member(live.run.id, live.run.attempt) for live in list(self._live.values())}
+
+        lost = sorted(here().intersection(missing))
+        metrics.REPAIRED.labels("slot_of_running_run").inc(self._services.slots.restore(user_id, lost))
+        self._services.slots.release(user_id, sorted(set(lost) - here()))
 
     def _hear(self, live: dict[str, LiveRun]) -> None:
         with self._services.database.system_session() as session:
@@ -103,23 +118,32 @@ class Heartbeat(Loop):
             stored = runs.finish(session, run, outcome, f"worker:{self._worker_id}")
         if stored:
             self._services.publish(stored)
-            self._services.dispatcher.release(run.user_id, run.id)
+            self._services.dispatcher.release(run.user_id, run.id, run.attempt)
             metrics.REPAIRED.labels("claim_lost").inc()
 
 
 class Control(Loop):
-    """Hears at once what a heartbeat would hear later: cancels, over this worker's channel."""
+    """Hears at once what a heartbeat would hear later: cancels, over this worker's channel.
+
+    Args:
+        live: runs under way here, by id.
+        check_silence: called about once a second, see `Heartbeat`.
+    """
 
     name = "control"
 
-    def __init__(self, services: Services, worker_id: str, live: dict[str, LiveRun]) -> None:
+    def __init__(
+        self, services: Services, worker_id: str, live: dict[str, LiveRun], check_silence: Callable[[], None]
+    ) -> None:
         super().__init__(interval_s=0.5)
+        self._check_silence = check_silence
         self._services = services
         self._channel = services.keys.control(worker_id)
         self._live = live
 
     def tick(self) -> None:
         """Listens until the loop is stopped or Redis goes away; then the next tick subscribes anew."""
+        self._check_silence()
         try:
             with self._services.redis.pubsub(  # type: ignore[no-untyped-call]
                 ignore_subscribe_messages=True
@@ -127,6 +151,7 @@ class Control(Loop):
                 channel.subscribe(self._channel)
                 while not self._stopping.is_set():
                     message = channel.get_message(timeout=1.0)
+                    self._check_silence()
                     if message is not None:
                         self._handle(message["data"])
         except RedisError as error:

@@ -12,6 +12,11 @@ STALE_MESSAGES = Counter("lanewise_messages_stale", "Messages for runs that were
 SANDBOX_CPU_SECONDS = Counter("lanewise_sandbox_cpu_seconds", "Processor time of ended sandboxes")
 ZYGOTE_RESTARTS = Gauge("lanewise_zygote_restarts", "How often the zygote was started again")
 RUNNING = Gauge("lanewise_runs_running", "Runs under way in this worker")
-REPAIRED = Counter("lanewise_repaired", "What the leader repaired, by reason", ["reason"])
+REPAIRED = Counter("lanewise_repaired", "What was found wrong and put right, by reason", ["reason"])
+LANES = Gauge("lanewise_runs", "Runs of all users by where they are; told by the leader", ["where"])
+SLOTS_HELD = Gauge("lanewise_slots_held", "Slots held in Redis by users with live runs; told by the leader")
+OLDEST_GRANTED = Gauge(
+    "lanewise_oldest_granted_seconds", "How long the oldest granted run waits for a worker; told by the leader"
+)
 EVENTS_WRITTEN = Counter("lanewise_events_written", "Events committed to the log")
 EVENT_BATCHES = Counter("lanewise_event_batches", "Transactions that the events took")

@@ -16,6 +16,8 @@ from shared.errors import UnavailableError
 from shared.ids import new_id
 from shared.models import Worker
 from shared.services import Services
+from worker.alarm import Alarm
+from worker.claims import Claims
 from worker.heartbeat import Control, Heartbeat
 from worker.leader import Leader
 from worker.live import LiveRun
@@ -50,7 +52,8 @@ class WorkerNode:
         self.writer = EventWriter(services, self._refused)
         self.heartbeat = Heartbeat(services, self.id, self.live, self._announce)
         self.leader = Leader(services, self.id)
-        self._control = Control(services, self.id, self.live)
+        self._control = Control(services, self.id, self.live, self.heartbeat.check_silence)
+        self._alarm = Alarm(services.dispatcher.admit)
         self._closing = threading.Event()
         self._handing_back = threading.Event()
         self._draining: threading.Thread | None = None
@@ -61,6 +64,7 @@ class WorkerNode:
             writer=self.writer,
             live=self.live,
             tracker=self.tracker,
+            claims=Claims(services, self.id, lambda: [agent["name"] for agent in self.zygote.agents], self._alarm),
             is_closing=self._closing.is_set,
             must_hand_back=self._handing_back.is_set,
         )
@@ -75,6 +79,7 @@ class WorkerNode:
         self.zygote.start()
         self._announce()
         self.writer.start()
+        self._alarm.start()
         for loop in (self.heartbeat, self._control, self.leader):
             loop.start()
         port = self.services.settings.metrics_port
@@ -98,6 +103,7 @@ class WorkerNode:
         self._closing.set()
         for loop in (self.leader, self._control, self.heartbeat):
             loop.stop()
+        self._alarm.stop()
         self.writer.stop()
         self.zygote.stop()
         try:

@@ -11,16 +11,15 @@ import structlog
 from shared import records, runs
 from shared.errors import SignatureError, UnavailableError
 from shared.events import Event, StoredEvent
-from shared.limits import concurrent_runs
 from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Cancelled, Failed, Lost, Outcome, TimedOut
-from shared.redis import RedisError
 from shared.services import Services
 from shared.signing import database_token, derive_key
 from shared.states import ExecutionState
 from worker import metrics
 from worker.calls import Calls
+from worker.claims import Claims
 from worker.live import LiveRun
 from worker.records import PostgresRecords, UserStore
 from worker.supervise import Supervisor
@@ -43,6 +42,7 @@ class Runner:
     Args:
         worker_id: who claims.
         live: runs under way here, by id; heartbeat and control channel look them up in it.
+        claims: takes runs and lets go of them.
         is_closing: whether the worker ends now, so that waiting for Postgres is over.
         must_hand_back: whether the time of the drain is over, so that nothing is begun any more.
     """
@@ -56,6 +56,7 @@ class Runner:
         writer: EventWriter,
         live: dict[str, LiveRun],
         tracker: AgentExecutionTracker,
+        claims: Claims,
         is_closing: Callable[[], bool],
         must_hand_back: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -65,6 +66,7 @@ class Runner:
         self._writer = writer
         self._live = live
         self._tracker = tracker
+        self._claims = claims
         self._is_closing = is_closing
         self._must_hand_back = must_hand_back
         self._token_key = derive_key(services.settings.secrets[0], "database-token")
@@ -81,62 +83,27 @@ class Runner:
         with structlog.contextvars.bound_contextvars(
             run_id=context.run_id, correlation_id=context.correlation_id, user_id=context.user_id
         ):
-            claimed = self._claim(message)
+            claimed = self._claims.take(message)
             if claimed is None:
                 return
             run = claimed.run
+            self._tracker.start(self._key(run), run.id, run.correlation_id, agent=run.agent)
+            self._tracker.transition(self._key(run), ExecutionState.RUNNING, attempt=run.attempt)
             live = LiveRun(run, claimed.granted)
             self._live[run.id] = live
             if self._must_hand_back():  # it was claimed while the others were stopped
                 live.stop(HANDED_BACK)
+            stored: list[StoredEvent] | None = None
             try:
-                recorded = self._supervise_and_record(live)
+                stored = self._supervise_and_record(live)
             finally:
                 if self._live.get(run.id) is live:  # not the next attempt, which may be here already
                     del self._live[run.id]
                 live.close()
-            self._settle(run, recorded=recorded)
+            self._claims.settle(run, stored)
 
-    def _claim(self, message: RunMessage) -> runs.Claimed | None:
-        context = message.context
-        try:
-            if not self._hold_slot(message):
-                return None
-            once = self._services.database.once(context.user_id)
-            claimed = runs.claim(once, message, self._worker_id, [agent["name"] for agent in self._zygote.agents])
-        except (UnavailableError, RedisError) as error:
-            # If the claim was committed all the same, the heartbeat finds a run of ours that is not under way.
-            log.warning("not claimed: a store is away", error=str(error))
-            return None
-        if claimed is None:
-            metrics.STALE_MESSAGES.inc()
-            return None
-        run = claimed.run
-        self._services.publish(claimed.stored)
-        self._tracker.start(self._key(run), run.id, run.correlation_id, agent=run.agent)
-        self._tracker.transition(self._key(run), ExecutionState.RUNNING, attempt=run.attempt)
-        metrics.CLAIMED.labels(run.queue).inc()
-        if run.claimed_at and run.granted_at:
-            metrics.DISPATCH_SECONDS.labels(run.queue).observe((run.claimed_at - run.granted_at).total_seconds())
-        return claimed
-
-    def _hold_slot(self, message: RunMessage) -> bool:
-        """Renews the slot that was granted; takes it again if it got lost; parks the run if there is none."""
-        user_id, run_id = message.context.user_id, message.context.run_id
-        if self._services.slots.acquire(user_id, [run_id], limit=0):
-            return True
-        with self._services.database.user_session(user_id) as session:
-            limit = concurrent_runs(session, user_id, self._services.settings)
-            if run_id not in runs.live(session, user_id, [run_id]):
-                return False
-        if self._services.slots.acquire(user_id, [run_id], limit):
-            return True
-        with self._services.database.user_session(user_id) as session:
-            runs.park(session, message)
-        return False
-
-    def _supervise_and_record(self, live: LiveRun) -> bool:
-        """Returns whether this attempt's end is known to be written. The sandbox is gone when this returns."""
+    def _supervise_and_record(self, live: LiveRun) -> list[StoredEvent] | None:
+        """Returns the events of the attempt's end, None if it is not known to be written. The sandbox is gone then."""
         run = live.run
         if run.cancel_requested_at is not None:
             return self._record(live, Cancelled())
@@ -190,17 +157,19 @@ class Runner:
         with self._services.database.user_session(run.user_id) as session:
             return records.step_names(session, run)
 
-    def _record(self, live: LiveRun, outcome: Outcome, on_refusal: Callable[[], None] = lambda: None) -> bool:
+    def _record(
+        self, live: LiveRun, outcome: Outcome, on_refusal: Callable[[], None] = lambda: None
+    ) -> list[StoredEvent] | None:
         """Writes the end, in one transaction with the events that were still waiting; tries until Postgres takes it.
 
         Args:
             on_refusal: called before each further try.
 
         Returns:
-            whether this attempt is known to have written it.
+            the events that were stored with it; None if this attempt is not known to have written it.
         """
         run = live.run
-        recorded = False
+        stored: list[StoredEvent] | None = None
         give_up = time.monotonic() + RECORD_FOR_S
         pending = self._writer.take(
             run.id, give_up=lambda: live.superseded or self._is_closing() or time.monotonic() > give_up
@@ -217,13 +186,12 @@ class Runner:
                 continue
             if stored:
                 self._services.publish(stored)
-                recorded = True
             break
         state = ExecutionState.QUEUED if isinstance(outcome, Lost) else outcome.state
         self._tracker.transition(self._key(run), state, outcome=type(outcome).__name__)
         metrics.ENDED.labels(run.queue, type(outcome).__name__.lower()).inc()
         log.info("an attempt ended", agent=run.agent, attempt=run.attempt, outcome=type(outcome).__name__.lower())
-        return recorded
+        return stored
 
     def _finish(self, run: Run, outcome: Outcome, pending: Sequence[Event]) -> list[StoredEvent] | None:
         database, actor = self._services.database, f"worker:{self._worker_id}"
@@ -231,17 +199,6 @@ class Runner:
             return runs.end(database.once(run.user_id), run, outcome, actor, pending)
         with database.user_session(run.user_id) as session:
             return runs.finish(session, run, outcome, actor, pending)
-
-    def _settle(self, run: Run, *, recorded: bool) -> None:
-        """Frees the slot if the run does not need it any more, and starts the user's next."""
-        try:
-            entitled: set[str] = set()
-            if not recorded:  # superseded, or a commit whose answer was lost
-                entitled = runs.live(self._services.database.once(run.user_id), run.user_id, [run.id])
-            if not entitled:
-                self._services.dispatcher.release(run.user_id, run.id)
-        except UnavailableError:
-            log.warning("a slot is left to its lease: the database is away")
 
     @staticmethod
     def _key(run: Run) -> str:

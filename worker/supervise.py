@@ -65,6 +65,7 @@ class Supervisor:
         self._grace_s = grace_s
         self._asked_at: float | None = None
         self._terminated = False
+        self._events = 0
         self.trace = ""  # where the agent raised, if it did
         self._reader = FrameReader()
         self._poll = select.poll()
@@ -159,7 +160,8 @@ class Supervisor:
         if kind == EventType.AGENT_PROGRESS:
             _check_progress(data)
         run = self._live.run
-        return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data)
+        self._events += 1
+        return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data, self._events)
 
     def _pass_on(self, event: Event) -> Outcome | None:
         # While the log is behind nothing more is read from the sandbox: its next write blocks. Orders still count.

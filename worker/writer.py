@@ -109,14 +109,12 @@ class EventWriter:
             return not self._stopping
 
     def _write(self, batch: list[Event]) -> None:
-        stored = append(self._services.database.once_for_all(), batch)
+        stored, refused = append(self._services.database.once_for_all(), batch)
         metrics.EVENT_BATCHES.inc()
         metrics.EVENTS_WRITTEN.inc(len(stored))
         self._services.publish(stored)
-        if len(stored) < len(batch):
-            kept = {item.event.run_id for item in stored}
-            for run_id in {event.run_id for event in batch} - kept:
-                self._on_refused(run_id)
+        for run_id in refused:
+            self._on_refused(run_id)
 
     def _write_singly(self, batch: list[Event]) -> None:
         for event in batch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from api.cancellation import cancel
-from api.catalogue import AgentCatalogue
 from api.gateway.protocol import bad_message
 from api.idempotency import make_key
 from api.models import RunCancellation, RunSubmission
@@ -23,12 +22,9 @@ class ConnectionExecutor:
         identity: whom the connection's token or ticket named.
     """
 
-    def __init__(
-        self, services: Services, submissions: Submissions, catalogue: AgentCatalogue, identity: Identity
-    ) -> None:
+    def __init__(self, services: Services, submissions: Submissions, identity: Identity) -> None:
         self._services = services
         self._submissions = submissions
-        self._catalogue = catalogue
         self._identity = identity
 
     def execute_with_websocket(self, request_data: dict[str, Any], connection_id: str) -> dict[str, Any]:
@@ -50,6 +46,6 @@ class ConnectionExecutor:
                 return self._submissions.submit(self._identity, request, key, new_id(), connection_id)
             case "run.cancel":
                 run_id = check(RunCancellation, body).run_id
-                view, _ = cancel(self._services, self._identity.user_id, run_id, self._catalogue.all())
+                view, _ = cancel(self._services, self._identity.user_id, run_id)
                 return view
         raise bad_message("unknown frame")

@@ -56,7 +56,7 @@ def _serve(state: Api, socket: StreamSocket) -> None:
     if "runs" not in identity.scopes:
         raise StreamClosedError(CloseCode.FORBIDDEN, "the token lacks the scope 'runs'")
     services = state.services
-    executor = ConnectionExecutor(services, state.submissions, state.catalogue, identity)
+    executor = ConnectionExecutor(services, state.submissions, identity)
     connection = Stream(socket, identity, executor, state.tickets)
     with state.manager.register(identity.user_id, connection), state.hub.channel(identity.user_id) as channel:
         connection.run(channel, Replay(services.database, identity.user_id, state.runs), hello)

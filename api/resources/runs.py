@@ -71,7 +71,7 @@ def wait(identity: Identity, run_id: str, query: WaitQuery) -> Response:
 def cancel_run(identity: Identity, run_id: str) -> Response:
     """The intent is stored before the answer; a run that has ended stays as it is."""
     state = api()
-    view, had_ended = cancel(state.services, identity.user_id, run_id, state.catalogue.all())
+    view, had_ended = cancel(state.services, identity.user_id, run_id)
     return json_response(view, 200 if had_ended else 202)
 
 

@@ -1,19 +1,27 @@
--- Takes or renews slots of one user, oldest run first.
+-- Takes or renews slots of one user, in the given order.
 --
--- KEYS[1]  the user's slots: sorted set, member = run id, score = end of the lease (seconds, Redis time)
--- ARGV[1]  the user's limit
+-- KEYS[1]  the user's slots: sorted set, member = run:attempt, score = end of the lease (seconds, Redis time), and the
+--          member `ready` with an endless lease, which says that nothing is missing: a wipe takes it away
+-- ARGV[1]  the user's limit; 0 renews only
 -- ARGV[2]  the lease, seconds
--- ARGV[3…] run ids, oldest first
--- Answers  one number per run id: 1 holds a slot now, 0 does not
+-- ARGV[3]  1 if the user is known to have no live run, so that there is nothing to be missing
+-- ARGV[4…] members
+-- Answers  one number per member: 1 holds a slot now, 0 does not; or nothing at all: in doubt, restore first
 --
--- Idempotent per run: a run that holds a slot keeps it and its lease starts anew, also above a limit that was lowered.
+-- A lease that has ended frees no slot by itself: its run may go on, at a worker that Redis does not hear. It puts the set
+-- in doubt, as a wipe does, and Postgres says what there is.
+-- Idempotent per member: who holds a slot keeps it and its lease starts anew, also above a limit that was lowered.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local limit, lease = tonumber(ARGV[1]), tonumber(ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local held = redis.call('ZCARD', KEYS[1])
+if not redis.call('ZSCORE', KEYS[1], 'ready') or redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then
+  if ARGV[3] ~= '1' then return {} end
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+  redis.call('ZADD', KEYS[1], '+inf', 'ready')
+end
+local held = redis.call('ZCARD', KEYS[1]) - 1
 local answer = {}
-for n = 3, #ARGV do
+for n = 4, #ARGV do
   local known = redis.call('ZSCORE', KEYS[1], ARGV[n])
   if known or held < limit then
     redis.call('ZADD', KEYS[1], now + lease, ARGV[n])

@@ -8,7 +8,7 @@
 -- Answers                the runs; `total`: as many as there are up to one above the limit.
 WITH chosen AS MATERIALIZED (
     SELECT r.id, r.agent, r.status, r.thread_id, r.input, r.output, r.error, r.attempt, r.last_run_seq, r.progress,
-        r.progress_note, r.usage, r.metadata AS meta, r.correlation_id, r.created_at, r.granted_at, r.started_at,
+        r.progress_note, r.usage, r.retry_of, r.metadata AS meta, r.correlation_id, r.created_at, r.granted_at, r.started_at,
         r.finished_at
     FROM runs r
     WHERE r.user_id = :user_id

@@ -123,7 +123,7 @@ class Pair:
         """Stores a run and admits it, as the api does."""
         with self.services.database.system_session() as session:
             known = session.get_one(Agent, agent)
-        run = submit_run(self.services, user_id, agent=known, run_input=run_input)
+        run = submit_run(self.services, user_id, agent=known, run_input=run_input, served=False)
         self.services.dispatcher.admit(user_id)
         return run
 

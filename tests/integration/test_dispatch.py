@@ -22,8 +22,19 @@ from shared.messages import TASK_NAME, RunMessage
 from shared.models import Run, UserLimit
 from shared.outcomes import Completed
 from shared.services import Services
-from tests.services import OpenServices, Servers, an_agent, in_parallel, server_folder, submit_run
-from tests.steps import finish, stored
+from shared.slots import run_of
+from tests.services import (
+    OpenServices,
+    Servers,
+    an_agent,
+    in_parallel,
+    serve,
+    server_folder,
+    slot,
+    start_run,
+    submit_run,
+)
+from tests.steps import LOST, finish, stored
 
 
 def in_broker(services: Services, queue: str = "default") -> list[dict[str, Any]]:
@@ -58,7 +69,7 @@ def test_the_oldest_runs_are_sent_up_to_the_limit(services: Services) -> None:
     made = submit_many(services, 5)
     assert services.dispatcher.admit("alice") == 3
     assert sent(services) == tasks(made[:3])
-    assert services.slots.held("alice") == [run.id for run in made[:3]]
+    assert services.slots.held("alice") == [slot(run) for run in made[:3]]
     assert services.dispatcher.admit("alice") == 0
     assert sent(services) == tasks(made[:3])
 
@@ -94,11 +105,11 @@ def test_a_release_starts_the_next_and_none_overtakes(services: Services) -> Non
     services.dispatcher.admit("alice")
     made.append(submit_run(services))
     assert work(services, made[1])
-    services.dispatcher.release("alice", made[1].id)
+    services.dispatcher.release("alice", made[1].id, 1)
     assert sent(services) == tasks(made[:4])
     for run in (made[0], made[2]):
         assert work(services, run)
-        services.dispatcher.release("alice", run.id)
+        services.dispatcher.release("alice", run.id, 1)
     assert sent(services) == tasks(made)
 
 
@@ -108,9 +119,9 @@ def test_a_cancelled_run_is_passed_over_and_frees_its_slot(services: Services) -
     for run in (made[0], made[3]):
         with services.database.user_session("alice") as session:
             assert runs.request_cancel(session, "alice", run.id)
-    services.dispatcher.release("alice", made[0].id)
+    services.dispatcher.release("alice", made[0].id, 1)
     assert sent(services) == tasks([*made[:3], made[4]])
-    assert set(services.slots.held("alice")) == {made[1].id, made[2].id, made[4].id}
+    assert set(services.slots.held("alice")) == {slot(made[1]), slot(made[2]), slot(made[4])}
 
 
 def test_a_slot_taken_for_a_run_that_ended_meanwhile_is_given_back(
@@ -119,15 +130,15 @@ def test_a_slot_taken_for_a_run_that_ended_meanwhile_is_given_back(
     made = submit_many(services, 2)
     acquire = services.slots.acquire
 
-    def acquire_while_one_is_cancelled(user_id: str, run_ids: list[str], limit: int) -> list[str]:
+    def acquire_while_one_is_cancelled(*args: Any, **options: Any) -> list[str] | None:
         with services.database.user_session("alice") as session:
             runs.request_cancel(session, "alice", made[0].id)
-        return acquire(user_id, run_ids, limit)
+        return acquire(*args, **options)
 
     monkeypatch.setattr(services.slots, "acquire", acquire_while_one_is_cancelled)
     assert services.dispatcher.admit("alice") == 1
     assert sent(services) == tasks(made[1:])
-    assert services.slots.held("alice") == [made[1].id]
+    assert services.slots.held("alice") == [slot(made[1])]
 
 
 def test_many_admissions_at_once_send_each_run_once(services: Services) -> None:
@@ -136,7 +147,7 @@ def test_many_admissions_at_once_send_each_run_once(services: Services) -> None:
     in_parallel(8, lambda _: counts.append(services.dispatcher.admit("alice")))
     assert sum(counts) == 3
     assert sorted(sent(services)) == sorted(tasks(made[:3]))
-    assert set(services.slots.held("alice")) == {run.id for run in made[:3]}
+    assert set(services.slots.held("alice")) == {slot(run) for run in made[:3]}
 
 
 def test_admissions_and_ends_at_once_run_everything_once(services: Services) -> None:
@@ -148,9 +159,9 @@ def test_admissions_and_ends_at_once_run_everything_once(services: Services) -> 
             services.dispatcher.admit("alice")
             held = services.slots.held("alice")
             assert len(held) <= 3
-            for run_id in held:
-                if work(services, made[run_id]):
-                    services.dispatcher.release("alice", run_id)
+            for name in held:
+                if work(services, made[run_of(name)]):
+                    services.dispatcher.release("alice", run_of(name), 1)
             if not held and all(stored(services.database, run).finished_at for run in made.values()):
                 return
 
@@ -177,7 +188,7 @@ class TestRedisAway:
         before = time.monotonic()
         with structlog.testing.capture_logs() as logs:
             assert services.dispatcher.admit("alice") == 0
-            services.dispatcher.release("alice", made[0].id)
+            services.dispatcher.release("alice", made[0].id, 1)
         assert time.monotonic() - before < 5
         assert [entry["log_level"] for entry in logs] == ["warning"] * 2
         assert {stored(services.database, run).granted_at for run in made} == {None}
@@ -206,4 +217,74 @@ class TestRedisAway:
         assert time.monotonic() - before < 10
         assert logs[0]["run_id"] == run.id
         assert stored(services.database, run).granted_at is not None
-        assert services.slots.held("alice") == [run.id]
+        assert services.slots.held("alice") == [slot(run)]
+
+
+class TestWipe:
+    def test_nothing_is_given_away_before_what_runs_is_counted_again(
+        self, services: Services, redis_client: redis.Redis
+    ) -> None:
+        made = submit_many(services, 5)
+        services.dispatcher.admit("alice")
+        start_claimed(services, made[0])
+        redis_client.flushall()
+        assert services.dispatcher.admit("alice") == 0
+        assert sorted(services.slots.held("alice")) == sorted(slot(run) for run in made[:3])
+
+    def test_the_first_run_of_an_idle_user_needs_no_rebuilding(
+        self, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(services.slots, "rebuild", lambda *_: 1 / 0)
+        submit_many(services, 2)
+        assert services.dispatcher.admit("alice") == 2
+
+    def test_a_redis_that_loses_everything_again_and_again_starts_nothing(
+        self, services: Services, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = submit_many(services, 2)
+        start_run(services, made[0])
+        rebuild = services.slots.rebuild
+
+        def rebuild_in_vain(*args: Any) -> int:
+            answer = rebuild(*args)
+            redis_client.flushall()
+            return answer
+
+        monkeypatch.setattr(services.slots, "rebuild", rebuild_in_vain)
+        assert services.dispatcher.admit("alice") == 0
+        assert stored(services.database, made[1]).granted_at is None
+
+
+class TestNobodyServes:
+    def test_a_run_whose_agent_no_worker_has_takes_no_slot(self, services: Services) -> None:
+        elsewhere = submit_run(services, agent=an_agent("elsewhere"), served=False)
+        made = submit_many(services, 3)
+        assert services.dispatcher.admit("alice") == 3
+        assert stored(services.database, elsewhere).granted_at is None
+        assert sent(services) == tasks(made)
+
+    def test_nor_one_whose_queue_no_worker_serves(self, services: Services) -> None:
+        run = submit_run(services, agent=an_agent(queue="special"), served=False)
+        serve(services, an_agent(queue="default"))
+        assert services.dispatcher.admit("alice") == 0
+        serve(services, an_agent(queue="special"))
+        assert services.dispatcher.admit("alice") == 1
+        assert stored(services.database, run).granted_at is not None
+
+
+def test_freeing_the_slot_of_an_attempt_that_is_over_leaves_the_next_ones(services: Services) -> None:
+    (run,) = submit_many(services, 1)
+    services.dispatcher.admit("alice")
+    finish(services.database, start_claimed(services, run), LOST)
+    assert services.dispatcher.admit("alice") == 1  # faster than the worker that lost it
+    assert set(services.slots.held("alice")) == {slot(run, 1), slot(run, 2)}
+    services.dispatcher.release("alice", run.id, 1)
+    assert services.slots.held("alice") == [slot(run, 2)]
+
+
+def start_claimed(services: Services, run: Run) -> Run:
+    """Claims a run that is granted already."""
+    message = RunMessage(UserExecutionContext.from_dict(run.context), 0)
+    claimed = runs.claim(services.database.once(run.user_id), message, "w", [run.agent])
+    assert claimed is not None
+    return claimed.run

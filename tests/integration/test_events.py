@@ -6,6 +6,7 @@ import json
 import random
 import threading
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,7 @@ def event(run: Run, kind: EventType = EventType.AGENT_THINKING, **data: Any) -> 
 
 def store(database: Database, *items: Event) -> list[StoredEvent]:
     with database.system_session() as session:
-        return append(session, items)
+        return append(session, items).stored
 
 
 def in_log(database: Database, run: Run) -> list[dict[str, Any]]:
@@ -84,9 +85,36 @@ def test_nothing_to_append(database: Database) -> None:
 
 def test_a_rolled_back_batch_leaves_no_hole(database: Database, run: Run) -> None:
     with pytest.raises(KeyError), database.system_session() as session:
-        assert append(session, [event(run)])[0].seq == 3
+        assert append(session, [event(run)]).stored[0].seq == 3
         raise KeyError
     assert [item.seq for item in store(database, event(run))] == [3]
+
+
+class TestRepeatedBatch:
+    """The commit of a batch went through and its answer was lost: the batch comes again."""
+
+    def numbered(self, run: Run, *ordinals: int) -> list[Event]:
+        return [replace(event(run, n=number), ordinal=number) for number in ordinals]
+
+    def test_nothing_is_stored_twice_and_the_new_follows(self, database: Database, run: Run) -> None:
+        assert len(store(database, *self.numbered(run, 1, 2))) == 2
+        assert store(database, *self.numbered(run, 1, 2)) == []
+        again = store(database, *self.numbered(run, 2, 3))
+        assert [(item.event.data["n"], item.run_seq) for item in again] == [(3, 5)]
+        assert [entry["data"].get("n") for entry in in_log(database, run)[2:]] == [1, 2, 3]
+
+    def test_it_is_not_taken_for_an_attempt_that_is_over(self, database: Database, run: Run) -> None:
+        store(database, *self.numbered(run, 1))
+        with database.system_session() as session:
+            assert append(session, self.numbered(run, 1)) == ([], set())
+            assert append(session, [replace(event(run), attempt=7, ordinal=1)]).refused == {run.id}
+
+    def test_the_next_attempt_counts_anew(self, database: Database, services: Services, run: Run) -> None:
+        store(database, *self.numbered(run, 1, 2))
+        with database.user_session(run.user_id) as session:
+            runs.finish(session, run, Lost("x", "y"), "w")
+        again = start_run(services, run)
+        assert len(store(database, *self.numbered(again, 1))) == 1
 
 
 class TestFence:
@@ -114,7 +142,7 @@ class TestFence:
 
     def test_a_session_of_another_user_stores_nothing(self, database: Database, run: Run) -> None:
         with database.user_session("bob") as session:
-            assert append(session, [event(run)]) == []
+            assert append(session, [event(run)]) == ([], {run.id})
 
     @pytest.mark.parametrize("then", ["completed", "parked", "granted", "running"])
     def test_an_attempt_that_is_over_stores_nothing(self, services: Services, run: Run, then: str) -> None:
@@ -236,7 +264,7 @@ def test_numbers_are_gapless_and_in_the_order_of_commits_under_concurrent_writer
                 of_user = mine[choose.choice(USERS)]
                 batch = [event(choose.choice(of_user), by=[number, n, k]) for k in range(choose.randint(1, 4))]
                 with database.user_session(batch[0].user_id) as session:
-                    stored = append(session, batch)
+                    stored, _ = append(session, batch)
             assert [item.event for item in stored] == batch
             with lock:
                 for item in stored:

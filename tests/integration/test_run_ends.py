@@ -108,12 +108,91 @@ class TestEnds:
         assert (stored(database, run).status, stored(database, run).ran_s) == ("failed", 0)
 
 
+class TestPause:
+    """When the next attempt may begin."""
+
+    def lose(self, services: Services, run: Run, outcome: Lost = LOST) -> Run:
+        finish(services.database, start_run(services, run), outcome)
+        return stored(services.database, run)
+
+    def pause_s(self, services: Services, run: Run) -> float:
+        query = sa.text("SELECT extract(epoch FROM not_before - clock_timestamp()) FROM runs WHERE id = :id")
+        with services.database.user_session(run.user_id) as session:
+            return float(session.scalar(query, {"id": run.id}))
+
+    def test_after_the_first_loss_there_is_none(self, services: Services, submit: Submit) -> None:
+        run = submit()
+        assert self.lose(services, run).not_before is None
+        assert services.dispatcher.admit("alice") == 1
+
+    def test_then_it_doubles_with_jitter(self, services: Services, submit: Submit) -> None:
+        run = submit(agent=an_agent(max_attempts=20))
+        self.lose(services, run)
+        for longest in (1, 2, 4, 8, 16, 32, 60, 60):
+            self.lose(services, run)
+            assert longest / 2 - 0.2 < self.pause_s(services, run) <= longest
+        assert services.dispatcher.admit("alice") == 0
+
+    def test_losses_that_do_not_count_have_none(self, services: Services, submit: Submit) -> None:
+        run = submit()
+        for _ in range(4):
+            assert self.lose(services, run, DRAINED).not_before is None
+
+    def test_a_stated_pause_is_kept_as_it_is(self, services: Services, submit: Submit) -> None:
+        run = submit()
+        self.lose(services, run, Lost("retry", "busy", after_s=30))
+        assert 29 < self.pause_s(services, run) <= 30
+        other = submit()
+        self.lose(services, other)
+        assert self.lose(services, other, Lost("retry", "busy", after_s=0)).not_before is None
+
+    def test_who_waits_holds_up_nobody_and_starts_when_its_time_has_come(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        waiting, other = submit(), submit()
+        self.lose(services, waiting, Lost("retry", "busy", after_s=30))
+        assert services.dispatcher.admit("alice") == 1
+        assert stored(services.database, other).granted_at is not None
+        superuser.execute(sa.text("UPDATE lanewise.runs SET not_before = now() WHERE not_before IS NOT NULL"))
+        assert services.dispatcher.admit("alice") == 1
+        assert stored(services.database, waiting).granted_at is not None
+
+
+class TestHistory:
+    def test_the_lost_attempts_are_told_with_the_error(self, services: Services, submit: Submit) -> None:
+        run = submit(agent=an_agent(max_attempts=2))
+        for outcome in (DRAINED, LOST, Lost("worker_lost", "silent")):
+            finish(services.database, start_run(services, run), outcome)
+        error = stored(services.database, run).error
+        assert error is not None
+        assert (error["type"], error["attempt"]) == ("worker_lost", 3)
+        assert [(lost["attempt"], lost["reason"], lost["message"]) for lost in error["attempts"]] == [
+            (1, DRAINED.type, DRAINED.message), (2, LOST.type, LOST.message), (3, "worker_lost", "silent"),
+        ]  # fmt: skip
+
+    def test_an_end_of_its_own_tells_what_was_lost_before(self, services: Services, submit: Submit) -> None:
+        run = submit()
+        finish(services.database, start_run(services, run), LOST)
+        finish(services.database, start_run(services, run), Failed("ValueError", "bad"))
+        error = stored(services.database, run).error
+        assert error is not None
+        assert [lost["attempt"] for lost in error["attempts"]] == [1]
+
+    def test_it_is_bounded(self, services: Services, submit: Submit) -> None:
+        run = submit()
+        for _ in range(22):
+            finish(services.database, start_run(services, run), DRAINED)
+        assert [lost["attempt"] for lost in stored(services.database, run).lost] == list(range(3, 23))
+
+
 class TestLost:
     def test_a_lost_attempt_queues_the_run_again(self, database: Database, services: Services, submit: Submit) -> None:
         run = start_run(services, submit())
         written = finish(database, run, LOST)
         assert written is not None
-        assert written[0].event.data == {"reason": LOST.type, "message": LOST.message, "attempt": 1}
+        assert written[0].event.data == {
+            "reason": LOST.type, "message": LOST.message, "attempt": 1, "after_s": 0,
+        }  # fmt: skip
         now = stored(database, run)
         assert (now.status, now.granted_at, now.worker_id, now.attempt, now.lost_attempts) == (
             "queued",

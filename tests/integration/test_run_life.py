@@ -25,6 +25,7 @@ from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Lost, Outcome
 from shared.services import Services
+from shared.slots import run_of
 from shared.states import ENDS
 from tests import steps
 from tests.services import an_agent, submit_run
@@ -72,7 +73,7 @@ class RunLife(RuleBasedStateMachine):
     @rule(target=granted)
     def grant_the_oldest(self) -> MultipleResults[RunMessage]:
         with self.database.user_session(self.user_id) as session:
-            parked, _limit = runs.oldest_parked(session, self.user_id, 1)
+            parked = [run_of(name) for name in runs.next_runs(session, self.user_id, 1).members]
             answer = runs.grant(session, self.user_id, parked)
         waiting = [key for key, run in self.expected.items() if run.status == "queued" and not run.granted]
         assert [message.context.run_id for message, _queue in answer] == waiting[:1] == parked
@@ -106,7 +107,7 @@ class RunLife(RuleBasedStateMachine):
     def emit(self, owner: Run, count: int) -> None:
         batch = [Event(owner.user_id, owner.id, owner.attempt, EventType.AGENT_THINKING, "echo")] * count
         with self.database.system_session() as session:
-            answer = append(session, batch)
+            answer = append(session, batch).stored
         assert len(answer) == (count if self.owns(owner) else 0)
         self.expected[owner.id].log += ["agent_thinking"] * len(answer)
 
@@ -133,10 +134,10 @@ class RunLife(RuleBasedStateMachine):
     def expect_end(self, run: Expected, outcome: Outcome) -> None:
         if not isinstance(outcome, Lost):
             run.end(outcome.state)
-        elif run.lost + outcome.counted == run.max_attempts:
-            run.end("failed")
         elif run.intent:
             run.end("cancelled")
+        elif run.lost + outcome.counted == run.max_attempts:
+            run.end("failed")
         else:
             run.status, run.granted, run.lost = "queued", False, run.lost + outcome.counted
             run.log.append("run_recovering")

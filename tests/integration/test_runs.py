@@ -17,7 +17,7 @@ from shared.models import AuditEntry, Run, Thread
 from shared.outcomes import Completed, Ended
 from shared.services import Services
 from shared.states import ENDS
-from tests.services import Submit, a_context, an_agent, grant_run, start_run
+from tests.services import Submit, a_context, an_agent, grant_run, slot, start_run
 from tests.steps import ENDINGS, LOST, cancel, claim, event_types, finish, grant, row, stored
 
 
@@ -36,7 +36,7 @@ class TestCreate:
         run = submit("alice", run_input={"text": "x"}, metadata={"m": 1})
         assert runs.run_view(run, {"position": 1}) == {
             "id": run.id, "agent": "echo", "status": "queued", "thread_id": run.thread_id, "input": {"text": "x"},
-            "output": None, "error": None, "attempt": 0, "last_run_seq": 1, "usage": None,
+            "output": None, "error": None, "attempt": 0, "last_run_seq": 1, "usage": None, "retry_of": None,
             "progress": {"fraction": 0.0, "note": ""}, "queue": {"position": 1}, "metadata": {"m": 1},
             "correlation_id": run.correlation_id, "created_at": events.iso(run.created_at), "started_at": None,
             "finished_at": None,
@@ -51,14 +51,22 @@ class TestCreate:
     def test_a_thread_of_another_user_is_no_thread(self, database: Database, submit: Submit) -> None:
         context = a_context("bob", thread_id=submit("alice").thread_id)
         answer = accept(
-            database.once("bob"), context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=False, quota=9
+            database.once("bob"),
+            context,
+            an_agent(),
+            {},
+            metadata={},
+            time_limit_s=1,
+            new_thread=False,
+            quota=9,
+            slots=3,
         )
-        assert answer == Refused("no_thread", None, 0, 9)
+        assert answer == Refused("no_thread", None, None, None)
 
     def test_a_rolled_back_submission_leaves_nothing(self, database: Database) -> None:
         context = a_context("alice")
         with pytest.raises(KeyError), database.user_session("alice") as session:
-            accept(session, context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=True, quota=9)
+            accept(session, context, an_agent(), {}, metadata={}, time_limit_s=1, new_thread=True, quota=9, slots=3)
             raise KeyError
         with database.user_session("alice") as session:
             assert runs.find(session, "alice", context.run_id) is None
@@ -71,7 +79,7 @@ class TestGrant:
         made = [submit("alice").id for _ in range(4)]
         submit("bob")
         with database.user_session("alice") as session:
-            assert runs.oldest_parked(session, "alice", 3) == (made[:3], 3)
+            assert runs.next_runs(session, "alice", 3) == ([f"{run_id}:1" for run_id in made[:3]], 3, True, True)
 
     def test_a_run_is_granted_once(self, database: Database, submit: Submit) -> None:
         first, second = submit("alice", agent=an_agent(queue="special")), submit("alice")
@@ -81,15 +89,16 @@ class TestGrant:
                 (first.id, "special"), (second.id, "default"),
             ]  # fmt: skip
             assert runs.grant(session, "alice", [first.id, second.id]) == []
-            assert runs.oldest_parked(session, "alice", 3)[0] == []
+            assert runs.next_runs(session, "alice", 3).members == []
         assert stored(database, first).sends == 1
 
     def test_a_parked_run_again_goes_to_its_old_place(self, database: Database, submit: Submit) -> None:
         made = [submit("alice") for _ in range(3)]
         message = grant(database, made[0])
         with database.user_session("alice") as session:
-            runs.park(session, message)
-            assert runs.oldest_parked(session, "alice", 3)[0] == [run.id for run in made]
+            assert runs.park(session, message)
+            assert not runs.park(session, message)
+            assert runs.next_runs(session, "alice", 3).members == [slot(run) for run in made]
         assert claim(database, message) is None
 
     def test_who_has_a_right_to_a_slot(self, database: Database, services: Services, submit: Submit) -> None:
@@ -98,8 +107,14 @@ class TestGrant:
         start_run(services, running)
         finish(database, start_run(services, ended), Completed({}))
         with database.user_session("alice") as session:
-            everyone = [run.id for run in (parked, granted, running, ended)]
-            assert runs.live(session, "alice", [*everyone, "unknown"]) == {granted.id, running.id}
+            assert runs.holders(session, "alice") == {slot(granted), slot(running)}
+        again = start_run(services, parked)
+        finish(database, again, LOST)
+        with database.user_session("alice") as session:
+            assert runs.holders(session, "alice") == {slot(granted), slot(running)}
+        grant_run(services, again)
+        with database.user_session("alice") as session:
+            assert runs.holders(session, "alice") == {slot(granted), slot(running), slot(again, 2)}
 
 
 class TestClaim:

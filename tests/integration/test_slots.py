@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import redis
@@ -13,16 +13,25 @@ from tests.services import in_parallel
 
 PATIENCE_S = 5
 KEYS = Keys("test")
-MakeSlots = Callable[[float], Slots]
+MakeSlots = Callable[[float], "KnownSlots"]
+
+
+class KnownSlots(Slots):
+    """Slots of users of whom nothing is missing, so that `acquire` is always answered."""
+
+    def acquire(self, user_id: str, members: Sequence[str], limit: int, *, idle: bool = True) -> list[str]:
+        answer = super().acquire(user_id, members, limit, idle=idle)
+        assert answer is not None
+        return answer
 
 
 @pytest.fixture
 def make(redis_client: redis.Redis) -> MakeSlots:
-    return lambda lease_s: Slots(redis_client, KEYS, lease_s)
+    return lambda lease_s: KnownSlots(redis_client, KEYS, lease_s)
 
 
 @pytest.fixture
-def slots(make: MakeSlots) -> Slots:
+def slots(make: MakeSlots) -> KnownSlots:
     return make(60)
 
 
@@ -34,7 +43,7 @@ def remaining_s(client: redis.Redis, run_id: str) -> float:
     return score - seconds - micros / 1e6
 
 
-def test_the_oldest_take_what_is_free(slots: Slots) -> None:
+def test_the_oldest_take_what_is_free(slots: KnownSlots) -> None:
     assert slots.acquire("alice", ["r1", "r2", "r3"], 2) == ["r1", "r2"]
     assert slots.acquire("alice", ["r3"], 2) == []
     assert slots.held("alice") == ["r1", "r2"]
@@ -47,42 +56,65 @@ def test_acquire_is_idempotent_and_renews(make: MakeSlots, redis_client: redis.R
     assert make(60).held("alice") == ["r1"]
 
 
-def test_a_holder_keeps_its_slot_under_a_lowered_limit(slots: Slots) -> None:
+def test_a_holder_keeps_its_slot_under_a_lowered_limit(slots: KnownSlots) -> None:
     slots.acquire("alice", ["r1", "r2", "r3"], 3)
     assert slots.acquire("alice", ["r0", "r2", "r3"], 1) == ["r2", "r3"]
     slots.release("alice", ["r1", "r2", "r3"])
     assert slots.acquire("alice", ["r0", "r2"], 1) == ["r0"]
 
 
-def test_users_do_not_count_for_one_another(slots: Slots) -> None:
+def test_users_do_not_count_for_one_another(slots: KnownSlots) -> None:
     assert slots.acquire("alice", ["r1"], 1) == ["r1"]
     assert slots.acquire("bob", ["r1"], 1) == ["r1"]
     slots.release("bob", ["r1"])
     assert (slots.held("alice"), slots.held("bob")) == (["r1"], [])
 
 
-def test_a_release_frees_only_what_it_names(slots: Slots) -> None:
+def test_a_release_frees_only_what_it_names(slots: KnownSlots) -> None:
     slots.acquire("alice", ["r1", "r2"], 2)
-    slots.release("alice", ["r1", "unknown"])
-    slots.release("alice", [])
+    assert slots.release("alice", ["r1", "unknown"]) == 1
+    assert slots.release("alice", []) == 0
     assert slots.held("alice") == ["r2"]
     assert slots.acquire("alice", ["r3", "r4"], 2) == ["r3"]
 
 
-def test_a_lease_that_nobody_renews_ends(make: MakeSlots) -> None:
-    short = make(0.2)
-    assert short.acquire("alice", ["r1"], 1) == ["r1"]
-    assert short.acquire("alice", ["r2"], 1) == []
-    assert wait_until(lambda: short.held("alice") == [], PATIENCE_S)
-    assert short.acquire("alice", ["r2"], 1) == ["r2"]
-    assert short.acquire("alice", ["r1"], 1) == []
+class TestEndedLease:
+    """Nobody has renewed it: the run may be over, or go on where Redis does not hear its worker."""
+
+    @pytest.fixture
+    def short(self, make: MakeSlots) -> KnownSlots:
+        short = make(0.2)
+        assert short.acquire("alice", ["r1"], 1) == ["r1"]
+        assert wait_until(lambda: short.held("alice") == [], PATIENCE_S)
+        return short
+
+    def test_it_gives_its_slot_to_nobody_before_postgres_was_asked(self, short: KnownSlots) -> None:
+        assert Slots.acquire(short, "alice", ["r2"], 1) is None
+        assert Slots.acquire(short, "alice", ["r1"], 0) is None
+
+    def test_it_is_over_if_postgres_does_not_know_its_run(self, short: KnownSlots) -> None:
+        assert short.rebuild("alice", []) == 0
+        assert Slots.acquire(short, "alice", ["r2"], 1) == ["r2"]
+        assert Slots.acquire(short, "alice", ["r1"], 1) == []
+
+    def test_or_has_no_live_run_of_the_user_at_all(self, short: KnownSlots) -> None:
+        assert short.acquire("alice", ["r2"], 1) == ["r2"]
+
+    def test_it_holds_on_if_postgres_knows_its_run(self, short: KnownSlots) -> None:
+        assert short.rebuild("alice", ["r1"]) == 0
+        assert Slots.acquire(short, "alice", ["r2"], 1) == []
+
+    def test_whoever_owns_the_run_may_still_renew_it(self, short: KnownSlots) -> None:
+        assert short.renew({"alice": ["r1"]}) == {}
+        assert Slots.acquire(short, "alice", ["r2"], 1) == []
 
 
 def test_an_expired_slot_is_not_held_even_before_it_is_removed(make: MakeSlots, redis_client: redis.Redis) -> None:
     make(0.1).acquire("alice", ["r1"], 2)
-    make(60).renew({"alice": ["r2"]})
+    make(60).restore("alice", ["r2"])
     assert wait_until(lambda: make(60).held("alice") == ["r2"], PATIENCE_S)
-    assert redis_client.zcard(KEYS.slots("alice")) == 2
+    assert redis_client.zcard(KEYS.slots("alice")) == 3  # with the mark of readiness
+    assert make(60).count(["alice", "nobody"]) == 1
 
 
 def test_renewing_keeps_a_slot_beyond_its_first_lease(make: MakeSlots) -> None:
@@ -90,39 +122,72 @@ def test_renewing_keeps_a_slot_beyond_its_first_lease(make: MakeSlots) -> None:
     short.acquire("alice", ["kept", "left"], 2)
 
     def renewed_and_other_gone() -> bool:
-        assert short.renew({"alice": ["kept"]}) == 0
+        assert short.renew({"alice": ["kept"]}) == {}
         return short.held("alice") == ["kept"]
 
     assert wait_until(renewed_and_other_gone, PATIENCE_S)
 
 
-def test_renewing_puts_back_what_is_missing_above_the_limit_too(slots: Slots, redis_client: redis.Redis) -> None:
+def test_renewing_tells_what_is_not_held_and_takes_nothing(slots: KnownSlots) -> None:
     slots.acquire("alice", ["r1", "r2"], 2)
-    slots.acquire("bob", ["r3"], 1)
-    assert slots.renew({"alice": ["r1", "r2"], "bob": ["r3"]}) == 0
-    redis_client.flushall()
-    assert slots.renew({"alice": ["r1", "r2"], "bob": ["r3"]}) == 3
-    assert slots.acquire("alice", ["r4"], 2) == []
-    assert slots.renew({"alice": ["r5"]}) == 1
-    assert sorted(slots.held("alice")) == ["r1", "r2", "r5"]
-    assert slots.renew({}) == 0
+    assert slots.renew({"alice": ["r1", "r2"]}) == {}
+    slots.release("alice", ["r2"])
+    assert slots.renew({"alice": ["r1", "r2"], "bob": ["r3"]}) == {"alice": ["r2"], "bob": ["r3"]}
+    assert (slots.held("alice"), slots.held("bob")) == (["r1"], [])
+    assert slots.renew({}) == {}
+
+
+class TestWipe:
+    def test_nothing_is_given_before_what_runs_is_put_back(self, slots: KnownSlots, redis_client: redis.Redis) -> None:
+        slots.acquire("alice", ["r1", "r2"], 2)
+        redis_client.flushall()
+        assert Slots.acquire(slots, "alice", ["r3"], 2) is None
+        assert slots.restore("alice", ["r1"]) == 1  # a worker's beat: of its own runs alone
+        assert Slots.acquire(slots, "alice", ["r3"], 2) is None
+        assert Slots.acquire(slots, "alice", ["r1"], 0) is None
+        assert slots.rebuild("alice", ["r1", "r2"]) == 1
+        assert Slots.acquire(slots, "alice", ["r3"], 2) == []
+        assert Slots.acquire(slots, "alice", ["r3", "r1"], 3) == ["r3", "r1"]
+
+    def test_of_who_has_no_live_run_nothing_can_be_missing(self, slots: KnownSlots, redis_client: redis.Redis) -> None:
+        redis_client.flushall()
+        assert Slots.acquire(slots, "alice", ["r1"], 1, idle=True) == ["r1"]
+        assert Slots.acquire(slots, "alice", ["r2"], 1) == []
+
+    def test_what_is_put_back_counts_above_the_limit_too(self, slots: KnownSlots) -> None:
+        assert slots.rebuild("alice", ["r1", "r2", "r3"]) == 3
+        assert slots.rebuild("alice", ["r1", "r2", "r3"]) == 0
+        assert slots.acquire("alice", ["r4"], 2) == []
+        slots.release("alice", ["r1", "r2"])
+        assert slots.acquire("alice", ["r4"], 2) == ["r4"]
+
+    def test_putting_back_does_not_shorten_a_lease(self, make: MakeSlots, redis_client: redis.Redis) -> None:
+        make(60).acquire("alice", ["r1"], 1)
+        make(60).restore("alice", ["r1"])
+        assert remaining_s(redis_client, "r1") > 55
+        assert make(60).restore("alice", []) == 0
+
+    def test_other_users_are_not_concerned(self, slots: KnownSlots) -> None:
+        slots.restore("alice", ["r1"])
+        assert Slots.acquire(slots, "bob", ["r2"], 1, idle=True) == ["r2"]
+        assert Slots.acquire(slots, "alice", ["r3"], 5) is None
 
 
 def test_a_user_who_is_gone_leaves_no_key_behind(make: MakeSlots, redis_client: redis.Redis) -> None:
     make(0.1).acquire("alice", ["r1"], 1)
-    make(0.1).renew({"bob": ["r2"]})
+    make(0.1).restore("bob", ["r2"])
     assert wait_until(lambda: redis_client.keys("*") == [], PATIENCE_S)
 
 
-def test_a_scripts_text_is_sent_again_after_a_wipe(slots: Slots, redis_client: redis.Redis) -> None:
+def test_a_scripts_text_is_sent_again_after_a_wipe(slots: KnownSlots, redis_client: redis.Redis) -> None:
     slots.acquire("alice", ["r1"], 1)
     slots.renew({"alice": ["r1"]})
     redis_client.script_flush()
-    assert slots.renew({"alice": ["r1"]}) == 0
+    assert slots.renew({"alice": ["r1"]}) == {}
     assert slots.acquire("alice", ["r1"], 1) == ["r1"]
 
 
-def test_the_limit_holds_under_sixteen_threads(slots: Slots) -> None:
+def test_the_limit_holds_under_sixteen_threads(slots: KnownSlots) -> None:
     limit, inside, most, taken = 3, set[str](), 0, 0
     lock = threading.Lock()
 

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared.outcomes import Failed, Lost
+from shared.slots import member
 from tests.api_process import ECHO, FakeWorker, announce_worker
 from tests.integration.api.conftest import Fleet, Home, UserClient
 
@@ -27,7 +28,8 @@ class TestSubmit:
         assert alice.get(answer.headers["Location"]).json() == run
         assert run == {
             "id": run["id"], "agent": "echo", "status": "queued", "thread_id": run["thread_id"],
-            "input": body["input"], "output": None, "error": None, "attempt": 0, "last_run_seq": 1, "usage": None,
+            "input": body["input"], "output": None, "error": None, "attempt": 0, "last_run_seq": 1,
+            "usage": None, "retry_of": None,
             "progress": {"fraction": 0.0, "note": ""}, "queue": run["queue"], "metadata": {"ü": [1, None]},
             "correlation_id": run["correlation_id"], "created_at": run["created_at"], "started_at": None,
             "finished_at": None,
@@ -308,7 +310,7 @@ class TestCancel:
         first, second = (alice.post("/v1/runs", json=body).json()["id"] for _ in range(2))
         answer = alice.post(f"/v1/runs/{first}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
-        assert worker.services.slots.held(alice.user_id) == [second]
+        assert worker.services.slots.held(alice.user_id) == [member(second, 1)]
         assert alice.get(f"/v1/runs/{second}").json()["queue"]["position"] == 0
         again = alice.post(f"/v1/runs/{first}/cancel")
         assert (again.status_code, again.json()) == (200, answer.json())

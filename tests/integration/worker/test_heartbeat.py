@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import redis
@@ -14,7 +14,7 @@ from lanewise.process import wait_until
 from shared.models import Run, Worker
 from shared.services import Services
 from tests.nodes import Node, age_worker, metric
-from tests.services import Servers, start_run, submit_run
+from tests.services import Servers, slot, start_run, submit_run
 from tests.steps import cancel
 from worker.zygote_client import ZygoteClient
 
@@ -58,13 +58,46 @@ def test_a_beat_renews_the_slots_of_running_runs_and_puts_missing_ones_back(
     node.live(hers)
     node.live(his)
     key = node.services.keys.slots("alice")
-    redis_client.zadd(key, {hers.id: time.time() + 0.2})
+    redis_client.zadd(key, {slot(hers): time.time() + 0.2})
     redis_client.delete(node.services.keys.slots("bob"))
     repaired = metric("lanewise_repaired_total", reason="slot_of_running_run")
     node.parts.heartbeat.tick()
     assert metric("lanewise_repaired_total", reason="slot_of_running_run") == repaired + 1
-    assert (node.slots("alice"), node.slots("bob")) == ([hers.id], [his.id])
-    assert redis_client.zscore(key, hers.id) > time.time() + node.services.settings.lease_s - 0.5  # type: ignore[operator]
+    assert (node.slots("alice"), node.slots("bob")) == ([slot(hers)], [slot(his)])
+    assert redis_client.zscore(key, slot(hers)) > time.time() + node.services.settings.lease_s - 0.5  # type: ignore[operator]
+
+
+def test_a_beat_puts_back_no_slot_of_a_run_that_has_ended_meanwhile(node: Node) -> None:
+    ending = node.begin("wait")
+    node.live(ending)
+    renew = node.services.slots.renew
+
+    def renew_late(members: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        node.live(ending).cancel()
+        node.join()  # its slot is free now
+        return renew(members)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node.services.slots, "renew", renew_late)
+        node.parts.heartbeat.tick()
+    assert node.slots() == []
+
+
+def test_nor_of_one_that_ends_while_they_are_put_back(node: Node) -> None:
+    ending = node.begin("wait")
+    node.live(ending)
+    node.services.redis.delete(node.services.keys.slots("alice"))
+    restore = node.services.slots.restore
+
+    def end_and_restore(user_id: str, members: Sequence[str]) -> int:
+        node.live(ending).cancel()
+        node.join()
+        return restore(user_id, members)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node.services.slots, "restore", end_and_restore)
+        node.parts.heartbeat.tick()
+    assert node.slots() == []
 
 
 # Cancels
@@ -175,6 +208,15 @@ def test_a_worker_cut_off_for_a_lease_stops_its_sandboxes_and_loses_no_attempt(
         node.parts.heartbeat.tick()
         assert live.must_stop is not None
         assert wait_until(lambda: not sandboxes(node.parts.zygote), 2)  # before anything could be recorded
+    assert node.wait(run, "queued").lost_attempts == 0
+    assert node.log(run)[-1]["data"]["reason"] == "store_outage"
+
+
+def test_a_beat_that_hangs_does_not_keep_the_runs_from_being_stopped(node: Node) -> None:
+    run = node.begin("block")
+    node.wait_for_text(run)
+    node.parts._control.start()  # its thread asks, and hangs on nothing but Redis
+    node.parts.heartbeat._heard_at -= node.services.settings.lease_s
     assert node.wait(run, "queued").lost_attempts == 0
     assert node.log(run)[-1]["data"]["reason"] == "store_outage"
 

@@ -23,7 +23,7 @@ from shared.services import Services
 from shared.signing import Signer
 from tests.integration.worker.conftest import Begin
 from tests.nodes import Node, metric, take_messages
-from tests.services import SECRETS, OpenServices, an_agent, grant_run, submit_run
+from tests.services import SECRETS, OpenServices, an_agent, grant_run, slot, submit_run
 from tests.steps import cancel, row
 from worker.zygote_client import ZygoteClient
 
@@ -51,7 +51,7 @@ def output(run: Run) -> dict[str, Any]:
 def test_a_run_from_its_grant_to_its_end(node: Node) -> None:
     run = node.submit("keep", {"value": "hällo"})
     assert node.services.dispatcher.admit("alice") == 1
-    assert node.slots() == [run.id]
+    assert node.slots() == [slot(run)]
     assert node.pump() == 1
     ended = node.wait(run)
     assert (ended.status, ended.output, ended.attempt) == ("completed", {"before": None, "after": "hällo"}, 1)
@@ -228,7 +228,7 @@ def test_a_replayed_message_of_a_run_that_goes_on_or_has_ended_does_nothing(node
     node.execute(text)
     node.wait_for_text(run)
     node.execute(text).join(5)
-    assert node.slots() == [run.id]
+    assert node.slots() == [slot(run)]
     assert node.now(run).attempt == 1
     node.live(run).cancel()
     node.wait(run, "cancelled")
@@ -267,11 +267,11 @@ def test_at_its_end_a_run_gives_its_slot_to_the_next(open_services: OpenServices
     with Node.start(services, zygote) as node:
         first, second = node.submit("wait"), node.submit("echo")
         services.dispatcher.admit("alice")
-        assert (node.pump(), node.slots()) == (1, [first.id])
+        assert (node.pump(), node.slots()) == (1, [slot(first)])
         node.wait_for_text(first)
         node.live(first).cancel()
         node.join()
-        assert node.slots() == [second.id]
+        assert node.slots() == [slot(second)]
         assert node.pump() == 1
         assert node.wait(second).status == "completed"
 
@@ -285,10 +285,10 @@ def test_a_run_that_lost_its_slot_takes_another_or_waits_for_one(
         services.dispatcher.admit("alice")
         (text,) = take_messages(services)
         redis_client.flushall()
-        assert services.slots.acquire("alice", ["somebody"], 1)
+        services.slots.rebuild("alice", ["somebody:1"])
         node.execute(text).join(5)
         assert node.now(first).granted_at is None  # parked again
-        services.slots.release("alice", ["somebody"])
+        services.slots.release("alice", ["somebody:1"])
         services.dispatcher.admit("alice")
         node.pump()
         node.wait(first, "completed")
@@ -310,7 +310,7 @@ def test_redis_wiped_in_the_middle(
         redis_client.flushall()
         assert take_messages(services) == []
         node.parts.heartbeat.tick()
-        assert node.slots() == [running.id]
+        assert node.slots() == [slot(running)]
         assert node.wait(running).status == "completed"
         node.join()
 
@@ -364,7 +364,10 @@ def test_the_last_attempt_that_is_lost_fails_the_run_with_the_reason(node: Node)
     ended = node.wait(run)
     assert (ended.status, ended.attempt) == ("failed", 2)
     reason = "the sandbox was killed by signal 9 (SIGKILL) before it gave a result; the run has used all 2 attempts"
+    assert ended.error is not None
+    attempts = ended.error.pop("attempts")
     assert ended.error == {"type": "sandbox_died", "message": reason, "attempt": 2, "retryable": True}
+    assert [(lost["attempt"], lost["reason"]) for lost in attempts] == [(1, "sandbox_died"), (2, "sandbox_died")]
 
 
 def test_an_only_attempt_that_is_lost_fails_the_run_at_once(node: Node) -> None:
@@ -438,12 +441,13 @@ def test_a_superseded_attempt_that_speaks_is_stopped_and_nothing_of_it_is_writte
     run = node.begin("chatty", {"events": 10**7})
     node.wait_for_kind(run, "agent_token")
     raise_attempt(superuser, run)
+    node.services.slots.restore("alice", [slot(run, 2)])
     before = row(node.services.database, run)
     node.join()
     assert sandbox_pids(node.parts.zygote) == set()
     assert row(node.services.database, run) == before
     assert before["status"] == "running"
-    assert node.slots() == [run.id]  # it is the successor's now
+    assert node.slots() == [slot(run, 2)]  # the successor's; its own is free
 
 
 def test_a_silent_superseded_attempt_is_stopped_by_the_heartbeat(node: Node, superuser: sa.Connection) -> None:
@@ -466,12 +470,13 @@ def test_a_superseded_attempt_that_ends_by_itself_writes_no_end(
     run = node.begin(agent, {"seconds": 0.3} if agent == "wait" else {"signal": signal.SIGSTOP})
     node.wait_for_text(run)
     raise_attempt(superuser, run)
+    node.services.slots.restore("alice", [slot(run, 2)])
     before = row(node.services.database, run)
     if agent == "die":
         kill_sandbox(node, run)
     node.join()
     assert row(node.services.database, run) == before
-    assert node.slots() == [run.id]
+    assert node.slots() == [slot(run, 2)]
 
 
 # The walls hold here too

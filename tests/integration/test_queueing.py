@@ -1,0 +1,185 @@
+"""Where queued runs stand, what they wait for, and what is told of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from shared import runs
+from shared.acceptance import Accepted, Refused, accept
+from shared.events import StoredEvent
+from shared.models import Run
+from shared.outcomes import Completed, Failed, Lost
+from shared.queueing import queue_views
+from shared.services import Services
+from tests.services import Submit, a_context, an_agent, grant_run, in_parallel, serve, start_run, submit_run
+from tests.steps import cancel, finish, stored
+
+View = dict[str, Any]
+
+
+def view(services: Services, run: Run, **options: Any) -> View:
+    with services.database.user_session(run.user_id) as session:
+        return queue_views(session, run.user_id, [stored(services.database, run)], 3, **options)[run.id]
+
+
+def tell(services: Services, user_id: str = "alice") -> list[StoredEvent]:
+    return runs.tell_positions(services.database.once(user_id), user_id, 3)
+
+
+def told(services: Services, user_id: str = "alice") -> list[tuple[str, int]]:
+    return [(item.event.run_id, item.event.data["position"]) for item in tell(services, user_id)]
+
+
+def let_a_second_pass(superuser: sa.Connection) -> None:
+    superuser.execute(sa.text("UPDATE lanewise.user_streams SET positions_at = positions_at - interval '1 s'"))
+
+
+def queued(superuser: sa.Connection, user_id: str = "alice") -> int:
+    query = sa.text("SELECT queued FROM lanewise.user_streams WHERE user_id = :user_id")
+    return int(superuser.execute(query, {"user_id": user_id}).scalar_one())
+
+
+class TestPlaces:
+    def test_each_stands_behind_the_older_ones_of_its_user(self, services: Services, submit: Submit) -> None:
+        made = [submit() for _ in range(4)]
+        submit("bob")
+        grant_run(services, made[0])
+        assert [view(services, run)["position"] for run in made] == [0, 1, 2, 3]
+        assert [view(services, run)["reason"] for run in made] == ["fleet_busy"] + ["user_limit"] * 3
+
+    def test_a_run_that_is_not_queued_stands_nowhere(self, services: Services, submit: Submit) -> None:
+        run = start_run(services, submit())
+        with services.database.user_session("alice") as session:
+            assert queue_views(session, "alice", [run], 3) == {}
+
+    def test_the_reason_of_a_run_that_was_lost(self, services: Services, submit: Submit) -> None:
+        run = start_run(services, submit())
+        finish(services.database, run, Lost("sandbox_died", "killed"))
+        assert view(services, run)["reason"] == "recovering"
+
+    def test_a_pause_before_the_next_attempt_is_told_with_its_rest(self, services: Services, submit: Submit) -> None:
+        run = start_run(services, submit())
+        finish(services.database, run, Lost("retry", "later", after_s=60))
+        told = view(services, run)
+        assert told["reason"] == "retry_backoff"
+        assert 55 < told["eta_s"] <= 60
+
+    def test_an_agent_that_no_worker_has_is_the_first_of_all_reasons(self, services: Services, submit: Submit) -> None:
+        run = submit(agent=an_agent("elsewhere"), served=False)
+        assert view(services, run)["reason"] == "no_worker"
+        other = submit(agent=an_agent("echo", queue="special"), served=False)
+        serve(services, an_agent("echo", queue="default"))
+        assert view(services, other)["reason"] == "no_worker"
+
+    def test_redis_away_is_why_a_parked_run_waits(self, services: Services, submit: Submit) -> None:
+        parked, granted = submit(), submit()
+        grant_run(services, granted)
+        assert view(services, parked, redis_away=True)["reason"] == "redis_unavailable"
+        assert view(services, granted, redis_away=True)["reason"] == "fleet_busy"
+
+    def test_the_estimate_comes_from_the_users_own_recent_runs(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        first, second = submit(), submit()
+        assert view(services, first)["eta_s"] is None
+        for _ in range(2):
+            run = start_run(services, submit())
+            superuser.execute(sa.text("UPDATE lanewise.runs SET claimed_at = claimed_at - interval '30 s'"))
+            finish(services.database, run, Completed({}))
+        assert (view(services, first)["eta_s"], view(services, second)["eta_s"]) == pytest.approx((10, 20), abs=0.5)
+        faster = start_run(services, submit())
+        finish(services.database, faster, Failed("ValueError", "x"))
+        assert view(services, first)["eta_s"] == pytest.approx(8, abs=0.5)  # the newest run weighs a fifth
+        other = submit("bob")
+        assert view(services, other)["eta_s"] is None
+
+
+class TestTelling:
+    def test_the_first_ten_are_told_where_they_stand(self, services: Services, submit: Submit) -> None:
+        made = [submit() for _ in range(12)]
+        assert told(services) == [(run.id, place) for place, run in enumerate(made[:10], 1)]
+
+    def test_only_who_has_moved_is_told_again_and_at_most_once_a_second(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        made = [submit() for _ in range(3)]
+        tell(services)
+        grant_run(services, made[0])
+        assert told(services) == []
+        let_a_second_pass(superuser)
+        assert told(services) == [(made[1].id, 1), (made[2].id, 2)]
+        let_a_second_pass(superuser)
+        assert told(services) == []
+
+    def test_it_is_an_event_like_any_other(self, services: Services, submit: Submit) -> None:
+        run = submit()
+        (item,) = tell(services)
+        assert (item.event.type, item.seq, item.run_seq, item.event.attempt) == ("run_position", 2, 2, 0)
+        assert item.event.data == {"position": 1, "reason": "user_limit", "eta_s": None}
+        assert item.view()["run_id"] == run.id
+        assert stored(services.database, run).last_run_seq == 2
+
+    def test_an_admission_tells_those_behind(self, services: Services, submit: Submit) -> None:
+        made = [submit() for _ in range(5)]
+        services.dispatcher.admit("alice")
+        assert [stored(services.database, run).position_told for run in made] == [None, None, None, 1, 2]
+
+    def test_many_at_once_tell_each_place_once(self, services: Services, submit: Submit) -> None:
+        made = [submit() for _ in range(5)]
+        answers: list[tuple[str, int]] = []
+        in_parallel(6, lambda _: answers.extend(told(services)))
+        assert sorted(answers) == sorted((run.id, place) for place, run in enumerate(made, 1))
+
+
+class TestCount:
+    def test_it_follows_every_change(self, services: Services, submit: Submit, superuser: sa.Connection) -> None:
+        first, second, third = submit(), submit(), submit()
+        assert queued(superuser) == 3
+        run = start_run(services, first)
+        assert queued(superuser) == 2
+        finish(services.database, run, Lost("drained", "stopped", counted=False))
+        assert queued(superuser) == 3
+        cancel(services.database, second)
+        finish(services.database, third, Failed("poisoned", "x"))
+        assert queued(superuser) == 1
+        finish(services.database, start_run(services, first), Completed(1))
+        assert queued(superuser) == 0
+
+    def test_runs_that_come_and_go_by_sql_are_counted_too(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        run = submit()
+        superuser.execute(
+            sa.text("""
+                INSERT INTO lanewise.runs (user_id, id, thread_id, agent, queue, status, input, metadata, context,
+                    correlation_id, max_attempts, time_limit_s)
+                SELECT user_id, 'copy-' || n, thread_id, agent, queue, status, input, metadata, context,
+                    correlation_id, max_attempts, time_limit_s
+                FROM lanewise.runs, generate_series(1, 50) n
+            """)
+        )
+        assert queued(superuser) == 51
+        assert view(services, run)["position"] == 1
+        superuser.execute(sa.text("DELETE FROM lanewise.runs WHERE id LIKE 'copy-%'"))
+        assert queued(superuser) == 1
+
+    def test_submissions_at_once_do_not_pass_the_limit_together(self, services: Services) -> None:
+        submit_run(services)
+        answers: list[Accepted | Refused] = []
+
+        def one(_number: int) -> None:
+            answers.append(
+                accept(
+                    services.database.once("alice"), a_context(), an_agent(), {}, metadata={}, time_limit_s=1,
+                    new_thread=True, quota=4, slots=3,
+                )
+            )  # fmt: skip
+
+        in_parallel(8, one)
+        assert sum(isinstance(answer, Accepted) for answer in answers) == 3
+        assert {answer.reason for answer in answers if isinstance(answer, Refused)} == {"quota"}
+        with services.database.user_session("alice") as session:
+            assert session.scalar(sa.text("SELECT count(*) FROM threads")) == 4  # nothing is left of the refused
