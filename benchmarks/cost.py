@@ -13,12 +13,17 @@ from lanewise.process import wait_until
 from shared.context import UserExecutionContext
 
 SLOTS = 8
-SERVED = "bench_turn"
-UNSERVED = "bench_elsewhere"  # no worker has it
+AGENT = "bench_turn"
+ELSEWHERE = "bench_elsewhere"
 SETTLE_S = 90.0
 TARGET = "<= 1.3"
 RELEASE_TARGET = "<= 1.5"
 
+# A worker that keeps its granted runs waiting: it is nothing but a row.
+_ELSEWHERE = """
+    INSERT INTO lanewise.workers (id, name, agents, queues, slots, heartbeat_at)
+    VALUES (:name, :name, ARRAY[:name], ARRAY[:name], 1, now() + interval '1 day')
+"""
 _THREADS = """
     INSERT INTO lanewise.threads (user_id, id, metadata)
     SELECT DISTINCT format(:user, n), 'bench', CAST('{}' AS jsonb) FROM generate_series(1, :count) n
@@ -27,7 +32,7 @@ _THREADS = """
 _RUNS = """
     INSERT INTO lanewise.runs (user_id, id, thread_id, agent, queue, status, input, metadata, context, correlation_id,
         max_attempts, time_limit_s, granted_at, sent_at, sends)
-    SELECT user_id, id, 'bench', :agent, 'default', 'queued', CAST(:input AS jsonb), CAST('{}' AS jsonb),
+    SELECT user_id, id, 'bench', :agent, :queue, 'queued', CAST(:input AS jsonb), CAST('{}' AS jsonb),
         CAST(:context AS jsonb) || jsonb_build_object('user_id', user_id, 'run_id', id), 'bench', 3, 600,
         CASE WHEN :granted THEN now() END, CASE WHEN :granted THEN now() END, CAST(:granted AS integer)
     FROM (SELECT format(:user, n) AS user_id, format('%s-%s', CAST(:name AS text), lpad(CAST(n AS text), 6, '0')) AS id
@@ -60,7 +65,8 @@ def measure(lab: Lab) -> list[Figure]:
     user who has nothing: the time from `run_queued` to `run_started` of a run that finds a free slot.
 
     Many users: the turns of one user with 1 parked run, while 9 or 9,999 others have a parked run and a granted one
-    that occupies their slot (of an agent that no worker has, so it stays). The others are made and removed in turn.
+    that occupies their slot (of an agent that only a worker has who never comes to it, so it stays). The others are
+    made and removed in turn.
 
     All those rows are made by SQL; then the planner's statistics are brought up to date, as autovacuum does within a
     minute.
@@ -103,6 +109,7 @@ def _one_user(fleet: Fleet, *, quick: bool) -> list[Figure]:
 def _many_users(fleet: Fleet, *, quick: bool) -> list[Figure]:
     few, many, rounds, turns = (10, 1000, 1, 20) if quick else (10, 10_000, 2, 50)
     fleet.rows("DELETE FROM lanewise.threads WHERE user_id = 'many' AND id = 'bench'")  # and the runs in it
+    fleet.rows(_ELSEWHERE, name=ELSEWHERE)
     _occupy(fleet, "one")
     _submit(fleet, "one")
     _take_turns(fleet, "one", 10)  # warm
@@ -129,7 +136,7 @@ def _many_users(fleet: Fleet, *, quick: bool) -> list[Figure]:
 
 
 def _submit(fleet: Fleet, user: str) -> None:
-    load = {"tokens": [fleet.token(user)], "count": 1, "agent": SERVED, "run_input": {"turn": _turn(fleet, user)}}
+    load = {"tokens": [fleet.token(user)], "count": 1, "agent": AGENT, "run_input": {"turn": _turn(fleet, user)}}
     put_load("submissions", None, url=fleet.url, **load)
 
 
@@ -164,7 +171,7 @@ def _park(fleet: Fleet, user: str, name: str, count: int, *, granted: bool = Fal
         user: whose; `%s` is the number of the run, so that each run has a user of its own.
         name: the first part of their ids.
         count: how many.
-        granted: whether they are granted, of an agent that no worker has; else parked, of one that the worker has.
+        granted: whether they are granted, of the agent that is elsewhere; else parked, of one that the worker has.
     """
     context: dict[str, Any] = UserExecutionContext.from_request(
         "user", "bench", "run", correlation_id="bench"
@@ -176,7 +183,8 @@ def _park(fleet: Fleet, user: str, name: str, count: int, *, granted: bool = Fal
         name=name,
         count=count,
         granted=granted,
-        agent=UNSERVED if granted else SERVED,
+        agent=ELSEWHERE if granted else AGENT,
+        queue=ELSEWHERE if granted else "default",
         input=json.dumps({"turn": _turn(fleet, user)}),
         context=json.dumps(context),
     )
