@@ -31,11 +31,13 @@ _THREADS = """
 """
 _RUNS = """
     INSERT INTO lanewise.runs (user_id, id, thread_id, agent, queue, status, input, metadata, context, correlation_id,
-        max_attempts, time_limit_s, granted_at, sent_at, sends)
+        max_attempts, time_limit_s, position_told, granted_at, sent_at, sends)
     SELECT user_id, id, 'bench', :agent, :queue, 'queued', CAST(:input AS jsonb), CAST('{}' AS jsonb),
         CAST(:context AS jsonb) || jsonb_build_object('user_id', user_id, 'run_id', id), 'bench', 3, 600,
+        CASE WHEN NOT :granted AND place <= 10 THEN place END,
         CASE WHEN :granted THEN now() END, CASE WHEN :granted THEN now() END, CAST(:granted AS integer)
-    FROM (SELECT format(:user, n) AS user_id, format('%s-%s', CAST(:name AS text), lpad(CAST(n AS text), 6, '0')) AS id
+    FROM (SELECT format(:user, n) AS user_id, format('%s-%s', CAST(:name AS text), lpad(CAST(n AS text), 6, '0')) AS id,
+            row_number() OVER (PARTITION BY format(:user, n) ORDER BY n) AS place
         FROM generate_series(1, :count) n) made
 """
 _PARKED = """
@@ -68,8 +70,8 @@ def measure(lab: Lab) -> list[Figure]:
     that occupies their slot (of an agent that only a worker has who never comes to it, so it stays). The others are
     made and removed in turn.
 
-    All those rows are made by SQL; then the planner's statistics are brought up to date, as autovacuum does within a
-    minute.
+    All those rows are made by SQL, as if their places had been told; then the planner's statistics are brought up to
+    date, as autovacuum does within a minute.
     """
     with Fleet(SLOTS, limit=1) as fleet:
         return [*_one_user(fleet, quick=lab.quick), *_many_users(fleet, quick=lab.quick)]
