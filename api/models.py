@@ -115,7 +115,7 @@ class Run(_Answer):
     last_run_seq: int
     progress: Progress
     usage: Usage | None = Field(description="of models; null: none was asked")
-    retry_of: str | None = Field(description="the run that this one is a retry of")
+    retry_of: str | None = Field(description="the run that this one is a retry of; null: of none")
     queue: Queue | None
     metadata: Json
     correlation_id: str

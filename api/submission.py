@@ -13,7 +13,7 @@ from api.metrics import Metrics
 from api.models import RunSubmission
 from api.reading import RunReader
 from shared import models
-from shared.acceptance import IdempotencyKey, Refused, accept
+from shared.acceptance import Accepted, IdempotencyKey, Refused, accept
 from shared.context import UserExecutionContext
 from shared.errors import ConflictError, InvalidError, KeyReusedError, LanewiseError, NotFoundError, QuotaError
 from shared.events import StoredEvent
@@ -21,8 +21,10 @@ from shared.ids import new_id
 from shared.jsonvalue import check_json
 from shared.models import Agent
 from shared.queueing import queue_view
+from shared.retrying import accept_retry, check_retryable
 from shared.runs import run_view
 from shared.services import Services
+from shared.threads import find_run
 from shared.tokens import Identity
 
 OTHER_BODY = "this Idempotency-Key was used with another body"
@@ -81,10 +83,9 @@ class Submissions:
             if key is not None and (view := self._earlier(user_id, key)) is not None:
                 return view  # accepted when the agent was there
             raise
-        context = _context(user_id, request.thread_id, correlation_id, connection_id)
         answer = accept(
             self._services.database.once(user_id),
-            context,
+            _context(user_id, request.thread_id, correlation_id, connection_id),
             agent,
             request.input,
             metadata=request.metadata,
@@ -94,9 +95,54 @@ class Submissions:
             slots=self._services.settings.user_concurrent_runs,
             key=key,
         )
+        return self._answer(user_id, answer, "websocket" if connection_id else "rest")
+
+    def retry(self, identity: Identity, run_id: str, key: IdempotencyKey | None, correlation_id: str) -> dict[str, Any]:
+        """Stores a new run in place of one that failed, timed out or was cancelled, and returns its public form.
+
+        It has the agent, input, metadata, thread and time limit of the old one, and goes on after its recorded steps.
+
+        Args:
+            identity: whose run it is.
+            run_id: of the ended run.
+            key: the same key again answers with the first retry.
+            correlation_id: of the request, and from now on of the new run.
+
+        Raises:
+            NotFoundError: the user has no such run.
+            NotRetryableError: it has not ended, or it completed.
+            LanewiseError: as `submit`: agent and input are checked as they would be today.
+        """
+        user_id, settings = identity.user_id, self._services.settings
+        with self._services.database.user_session(user_id) as session:
+            old = find_run(session, user_id, known_id(run_id, "run"))
+            check_retryable(old)
+            session.expunge(old)
+        try:
+            agent = self._catalogue.get(old.agent)
+            self._catalogue.check_input(agent, old.input)
+        except InvalidError:
+            if key is not None and (view := self._earlier(user_id, key)) is not None:
+                return view
+            raise
+        context = _context(user_id, old.thread_id, correlation_id, None)
+        with self._services.database.user_session(user_id) as session:
+            answer = accept_retry(
+                session,
+                old,
+                context,
+                agent,
+                time_limit_s=min(old.time_limit_s, settings.run_time_limit_s),
+                quota=settings.user_queued_runs,
+                slots=settings.user_concurrent_runs,
+                key=key,
+            )
+        return self._answer(user_id, answer, "rest")
+
+    def _answer(self, user_id: str, answer: Accepted | Refused, way: str) -> dict[str, Any]:
         if isinstance(answer, Refused):
             return self._refuse(user_id, answer)
-        self._metrics.submissions.labels("websocket" if connection_id else "rest").inc()
+        self._metrics.submissions.labels(way).inc()
         position = max(0, answer.parked + 1 - self._start(user_id, answer.stored))
         if not position:
             return run_view(answer.run, queue_view(0, "fleet_busy", None))

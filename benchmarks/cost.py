@@ -11,11 +11,14 @@ from benchmarks.fleet import Fleet, Lab, put_load
 from benchmarks.report import Figure
 from lanewise.process import wait_until
 from shared.context import UserExecutionContext
+from shared.redis import Keys, connect
+from shared.slots import Slots, member
 
 SLOTS = 8
 AGENT = "bench_turn"
 ELSEWHERE = "bench_elsewhere"
-SETTLE_S = 90.0
+SETTLE_S = 20.0
+LEASE_S = 15.0
 TARGET = "<= 1.3"
 RELEASE_TARGET = "<= 1.5"
 
@@ -119,8 +122,8 @@ def _many_users(fleet: Fleet, *, quick: bool) -> list[Figure]:
     for number in range(rounds):
         for users in (few, many):
             others = f"other-{number}-{users}"
+            _take_slots(fleet, others, users - 1)
             _park(fleet, f"{others}-%s", "granted", users - 1, granted=True)
-            _await_slots(fleet, others, users - 1)
             _park(fleet, f"{others}-%s", "parked", users - 1)
             for what, ms in _take_turns(fleet, "one", turns).items():
                 seen[f"{what} {users}"].append(ms)
@@ -194,13 +197,11 @@ def _park(fleet: Fleet, user: str, name: str, count: int, *, granted: bool = Fal
     fleet.rows("ANALYZE lanewise.runs")
 
 
-def _await_slots(fleet: Fleet, others: str, count: int) -> None:
-    """Waits until the leader has taken the slots of granted runs: of some of the users, the last one among them."""
-    clients = [
-        fleet.client(f"{others}-{number}") for number in {1, count // 2, count * 9 // 10, count - 1, count} - {0}
-    ]
-    if not wait_until(lambda: all(client.me()["slots_held"] for client in clients), SETTLE_S):
-        raise TimeoutError("granted runs have no slots")
+def _take_slots(fleet: Fleet, others: str, count: int) -> None:
+    """Puts the slots of the granted runs into Redis; the leader would take them one by one."""
+    slots = Slots(connect(fleet.redis_url), Keys("default"), LEASE_S)
+    for number in range(1, count + 1):
+        slots.rebuild(f"{others}-{number}", [member(f"granted-{number:06}", 1)])
 
 
 def _check_parked(fleet: Fleet, user: str, count: int) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lanewise.stream import Stream
     from shared.context import UserExecutionContext
     from shared.errors import StateConflictError
-    from worker.authoring import Agent, AgentRun, Tool, ToolError
+    from worker.authoring import Agent, AgentRun, Retry, Tool, ToolError
     from worker.workflow import Choice, Parallel, Results, Sequence, Step, Workflow
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "GapError",
     "Parallel",
     "Results",
+    "Retry",
     "Sequence",
     "StateConflictError",
     "Step",
@@ -44,7 +45,7 @@ _MODULES = {
     "lanewise.stream": ("Stream",),
     "shared.context": ("UserExecutionContext",),
     "shared.errors": ("StateConflictError",),
-    "worker.authoring": ("Agent", "AgentRun", "Tool", "ToolError"),
+    "worker.authoring": ("Agent", "AgentRun", "Retry", "Tool", "ToolError"),
     "worker.workflow": ("Choice", "Parallel", "Results", "Sequence", "Step", "Workflow"),
 }
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from lanewise.endpoint import Endpoint
-from lanewise.rest import PASSING, Json, Rest
+from lanewise.rest import Json, Rest
 from lanewise.stream import Event, RunStream, Stream
 from shared.states import ENDS
 
@@ -88,7 +88,6 @@ class Client:
             "/v1/runs",
             json=body,
             headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
-            passing=PASSING | {409},  # an earlier try with the same key is still being handled
         )
 
     def run(self, run_id: str) -> Json:
@@ -118,6 +117,18 @@ class Client:
     def cancel(self, run_id: str) -> Json:
         """Asks to cancel the run and returns it; one that has ended stays as it is."""
         return self._rest.json("POST", _path("runs", run_id, "cancel"))
+
+    def retry(self, run_id: str, *, idempotency_key: str | None = None) -> Json:
+        """Makes a new run of one that failed, timed out or was cancelled, and returns it; its `retry_of` is `run_id`.
+
+        It goes on after the steps that the old one recorded. A lost answer never makes two runs.
+
+        Args:
+            run_id: of the ended run.
+            idempotency_key: give one to be able to repeat the call later, even from another process.
+        """
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        return self._rest.json("POST", _path("runs", run_id, "retry"), headers=headers)
 
     def events(self, run_id: str, after: int = 0) -> Iterator[Event]:
         """Iterates over the run's events so far with `run_seq` above `after`."""

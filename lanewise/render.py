@@ -103,6 +103,8 @@ def event(item: Mapping[str, Any]) -> str:
     if kind == "run_position":
         return queue(data)
     said = error.get("message") or data.get("message") or data.get("reason") or data.get("text")
+    if kind == "run_recovering" and data.get("after_s"):
+        said = f"{said}; it goes on after {span(data['after_s'])}"
     return line(" ".join(clean(word) for word in (data.get("tool"), said) if word), 200)
 
 

@@ -78,7 +78,7 @@ class Rest:
             if isinstance(answer, httpx.Response):
                 return answer
             failures += 1
-            if not passing or (isinstance(answer, ApiError) and answer.status not in passing):
+            if not passing or (isinstance(answer, ApiError) and not _passes(answer, passing)):
                 raise answer
             pause_s = max(answer.retry_after_s or 0.0, backoff_s(failures))
             # One more try at least: the first may have spent all the time on waiting for an answer that was lost.
@@ -96,3 +96,8 @@ class Rest:
         if response.is_success:
             return response
         return ApiError.from_body(response.status_code, response.content, response.headers.get("Retry-After"))
+
+
+def _passes(answer: ApiError, passing: frozenset[int]) -> bool:
+    """Whether it is worth another try. A 409 that says when: an earlier try of ours is still being handled."""
+    return answer.status in passing or answer.retry_after_s is not None

@@ -16,7 +16,7 @@ import pytest
 # What follows is loaded with every pytest of an environment that has Lanewise: the rest waits for the first use.
 if TYPE_CHECKING:
     from lanewise.authoring.memory import Artifact
-    from worker.authoring import Agent
+    from worker.authoring import Agent, Retry
 
 __all__ = ["RunAgent", "RunResult"]
 
@@ -30,12 +30,14 @@ class RunResult:
         events: in their public form, in order.
         artifacts: the files that it saved, by name; each has `content_type` and `content`.
         trace: where the agent raised, if it did.
+        retry: what it raised, if it asked for another attempt: `run_agent(..., resumes=result)` makes that.
     """
 
     run: Mapping[str, Any]
     events: Sequence[Mapping[str, Any]]
     artifacts: Mapping[str, Artifact]
     trace: str
+    retry: Retry | None = None
 
     @property
     def status(self) -> str:
@@ -110,6 +112,7 @@ class RunAgent:
         from lanewise.authoring.in_process import registry_of, run_in_process  # noqa: PLC0415
         from lanewise.authoring.local_run import Order  # noqa: PLC0415
         from lanewise.authoring.trace import own_frames  # noqa: PLC0415
+        from worker.authoring import Retry  # noqa: PLC0415
 
         registry = registry_of((agent, *agents))
         earlier = resumes.run if resumes else {}
@@ -125,7 +128,8 @@ class RunAgent:
             granted=granted,
         )
         run, events = run_in_process(order, self._memory, registry, cancel_when)
-        return RunResult(run.view(), events, run.artifacts, "\n".join(own_frames(run.trace)))
+        retry = Retry(run.retry.message, run.retry.after_s) if run.retry else None
+        return RunResult(run.view(), events, run.artifacts, "\n".join(own_frames(run.trace)), retry)
 
 
 @pytest.fixture

@@ -88,6 +88,12 @@ class StateConflictError(ConflictError):
     code, title = "state_conflict", "State conflict"
 
 
+class NotRetryableError(ConflictError):
+    """The run has not ended, or has completed: there is nothing to retry."""
+
+    code, title = "not_retryable", "Not to be retried"
+
+
 class SupersededError(LanewiseError):
     """The attempt is over: another one has taken over, or the run has ended. Nothing was written."""
 

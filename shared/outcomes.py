@@ -7,6 +7,8 @@ from typing import Any
 
 from shared.states import ExecutionState
 
+MAX_AFTER_S = 86_400.0
+
 
 @dataclass(frozen=True)
 class Completed:
@@ -62,6 +64,11 @@ class Lost:
     message: str
     counted: bool = True
     after_s: float | None = None
+
+
+def is_pause(value: object) -> bool:
+    """Whether a value can be the `after_s` of a lost attempt."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_AFTER_S
 
 
 Ended = Completed | Failed | Cancelled | TimedOut

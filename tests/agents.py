@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from shared.context import UserExecutionContext
-from worker.authoring import Agent, AgentRun, Tool
+from worker.authoring import Agent, AgentRun, Retry, Tool
 from worker.workflow import Parallel, Results, Sequence, Step, Workflow
 
 FOREVER_S = 600
@@ -110,8 +110,67 @@ class Steps(Agent):
         return {"made": made, "third": run.state.step("third", lambda: None)}
 
 
+class Again(Tool):
+    """Is busy."""
+
+    name = "again"
+
+    def run(self, context: UserExecutionContext, parameters: Any) -> Any:
+        raise Retry("the tool is busy", after_s=5)
+
+
+class Busy(Agent):
+    """Records a step, then asks for further attempts, as often as its input says."""
+
+    name = "busy"
+    tools = (Again,)
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+
+        async def first() -> int:
+            run.emit.token("first")
+            return 1
+
+        made = await run.state.step("first", first)
+        tries = run.state.load("run") or 0
+        if tries < given.get("times", 0):
+            run.state.save(tries + 1, "run")
+            raise Retry(given.get("message", "the provider is busy"), after_s=given.get("after_s"))
+        if given.get("tool"):
+            result = await run.tools.dispatch_tool("again", {}, context)
+            return {"success": result.success, "error": result.error}
+        return {"made": made, "tries": tries}
+
+
+class GivesWay(Agent):
+    """Waits; when it is cancelled, it asks for another attempt."""
+
+    name = "gives_way"
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        try:
+            await asyncio.sleep(FOREVER_S)
+        except asyncio.CancelledError:
+            raise Retry("later") from None
+
+
+class Lenient(Agent):
+    """A workflow that does without `busy` if it has to; returns the errors that it passed over."""
+
+    name = "lenient"
+    workflows: ClassVar[tuple[Workflow, ...]] = (
+        Workflow("lenient", Step("busy", "busy", lambda results: results.input.model_dump(), on_failure="continue")),
+    )
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        results = await run.workflows.orchestrate_workflow("lenient", context, run)
+        return {name: dict(error) for name, error in results.errors.items()}
+
+
 class Part(Agent):
-    """A part of `flow`: says its name; dies or waits, once, if its input says so."""
+    """A part of `flow`: says its name; dies, asks for another attempt or waits, once, if its input says so."""
 
     name = "part"
 
@@ -122,13 +181,16 @@ class Part(Agent):
         if given.get("die") and not run.state.load("run"):
             run.state.save(True, "run")
             os.kill(os.getpid(), signal.SIGKILL)
+        if given.get("retry") and not run.state.load("run"):
+            run.state.save(True, "run")
+            raise Retry(f"{given['name']} is busy", after_s=0)
         while given.get("hold") and run.store.get("go") is None:  # noqa: ASYNC110 - another process sets it
             await asyncio.sleep(0.01)
         return given["name"]
 
 
 class Flow(Agent):
-    """A workflow: one part, two side by side, one more. Its input names the part in which it dies or waits."""
+    """A workflow: one part, two side by side, one more. Its input names the part that dies, is busy or waits."""
 
     name = "flow"
 
@@ -136,7 +198,7 @@ class Flow(Agent):
     def _part(name: str) -> Step:
         def given(results: Results) -> Any:
             asked = results.input.model_dump()
-            return {"name": name, "die": asked.get("die") == name, "hold": asked.get("hold") == name}
+            return {"name": name} | {kind: asked.get(kind) == name for kind in ("die", "retry", "hold")}
 
         return Step(name, "part", given)
 

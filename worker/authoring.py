@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from shared.context import UserExecutionContext
-from shared.errors import LanewiseError
+from shared.errors import InvalidError, LanewiseError
+from shared.outcomes import MAX_AFTER_S, is_pause
 from worker.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Agent:
         tools: classes of the tools it may call.
         workflows: declarations of what it has other agents do, see `run.workflows`.
         time_limit_s: running time over all attempts, seconds.
-        max_attempts: attempts that may be lost to crashes; an exception of the agent's own fails the run at once.
+        max_attempts: attempts that may be lost to crashes or end with `Retry`; other exceptions fail the run at once.
         queue: only workers that serve this queue run it.
     """
 
@@ -63,7 +64,8 @@ class Agent:
             run: the input and everything the agent may do.
 
         Raises:
-            Exception: whatever is raised fails the run; its type and message (no traceback) go to the user.
+            Retry: the run goes on in another attempt.
+            Exception: whatever else is raised fails the run; its type and message (no traceback) go to the user.
         """
         raise NotImplementedError(f"{type(self).__name__} has no execute")
 
@@ -121,6 +123,32 @@ class ToolError(LanewiseError):
     code = "tool_error"
     status = 422
     title = "Tool failed"
+
+
+class Retry(LanewiseError):  # noqa: N818 - what an author asks for, not what went wrong
+    """Raised out of `execute`: this attempt is over, the run is to go on in another one, after its recorded steps.
+
+    It counts towards `max_attempts`; the last attempt's fails the run. Meanwhile the run waits in the queue: it holds
+    no slot, and waiting is no running time.
+
+    Args:
+        message: for the user: what is waited for.
+        after_s: seconds until the next attempt, 0 to 86,400; None: the fleet's own pauses, none before the second
+            attempt and growing ones after that.
+
+    Raises:
+        InvalidError: `after_s` is not such a number.
+    """
+
+    code = "retry"
+    status = 503
+    title = "Another attempt is needed"
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        if after_s is not None and not is_pause(after_s):
+            raise InvalidError(f"after_s of a Retry must be a number of seconds from 0 to {MAX_AFTER_S:,.0f}")
+        super().__init__(message)
+        self.after_s = after_s
 
 
 class AgentExecutionContext:

@@ -7,7 +7,7 @@ import inspect
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.context import UserExecutionContext, validate_user_context
@@ -15,7 +15,7 @@ from shared.event_types import EventType
 from shared.jsonvalue import check_json, clean_json
 from shared.states import ExecutionState
 from worker.agentthreads import AgentThreads
-from worker.authoring import Agent, AgentExecutionContext
+from worker.authoring import Agent, AgentExecutionContext, Retry
 from worker.emitter import UserWebSocketEmitter
 from worker.factory import AgentInstanceFactory
 from worker.interfaces import EventBridge
@@ -35,6 +35,7 @@ class AgentExecutionResult:
         output: JSON, if completed.
         error: `{"type", "message"}` for the user, if failed.
         trace: where it came from, for the operator's log only.
+        retry: what the agent raised, if it failed by asking for another attempt of the run.
         duration_s: seconds it took.
     """
 
@@ -43,6 +44,7 @@ class AgentExecutionResult:
     output: Any = None
     error: Mapping[str, str] | None = None
     trace: str | None = None
+    retry: Retry | None = None
     duration_s: float = 0.0
 
 
@@ -94,7 +96,11 @@ class AgentExecutionCore:
             result = AgentExecutionResult(agent_name, ExecutionState.CANCELLED)
         except Exception as error:  # noqa: BLE001 - the boundary round foreign code: every failure becomes a value
             result = AgentExecutionResult(
-                agent_name, ExecutionState.FAILED, error=describe_error(error), trace=describe_trace(error)
+                agent_name,
+                ExecutionState.FAILED,
+                error=describe_error(error),
+                trace=describe_trace(error),
+                retry=error if isinstance(error, Retry) else None,
             )
         return self._report(result, context, emit, time.perf_counter() - started)
 
@@ -112,9 +118,7 @@ class AgentExecutionCore:
             error = result.error or {"type": "cancelled", "message": "the agent was cancelled"}
             emit.emit(EventType.AGENT_FAILED, {"error": dict(error), "duration_s": round(duration_s, 4)})
         self._tracker.transition(context.request_id, result.state, duration_s=duration_s)
-        return AgentExecutionResult(
-            result.agent_name, result.state, result.output, result.error, result.trace, duration_s
-        )
+        return replace(result, duration_s=duration_s)
 
 
 def describe_trace(error: BaseException) -> str:

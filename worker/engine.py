@@ -66,15 +66,18 @@ class UserExecutionEngine:
         granted: tools that the user was granted.
         recorded: names of the steps that earlier attempts of the run recorded.
         is_cancelled: whether the user asked to cancel.
+        is_last: whether no other attempt would follow this one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run's sandbox is told
         self,
         context: UserExecutionContext,
         parts: Infrastructure,
         granted: Iterable[str],
         recorded: Iterable[str],
         is_cancelled: Callable[[], bool],
+        *,
+        is_last: bool,
     ) -> None:
         self.context = context
         self.tracker = AgentExecutionTracker()
@@ -85,6 +88,7 @@ class UserExecutionEngine:
         )
         self._core = AgentExecutionCore(self.factory, self.tracker)
         self._is_cancelled = is_cancelled
+        self._is_last = is_last
         self._records = Records(parts.records, recorded, is_cancelled, self._open_session)
 
     async def execute(self, agent_name: str, raw_input: Any) -> AgentExecutionResult:
@@ -118,7 +122,9 @@ class UserExecutionEngine:
             store=parts.store,
             state=state,
             artifacts=Artifacts(self._records.save_artifact, emit),
-            workflows=WorkflowOrchestrator(agent_class.workflows, self._run_agent, state, bridge),
+            workflows=WorkflowOrchestrator(
+                agent_class.workflows, self._run_agent, state, bridge, is_last=self._is_last
+            ),
             add_usage=self._records.add_usage,
             open_session=self._open_session,
             is_cancelled=self._is_cancelled,
@@ -144,6 +150,8 @@ class ExecutionEngineFactory:
         granted: Iterable[str] = (),
         recorded: Iterable[str] = (),
         is_cancelled: Callable[[], bool] = lambda: False,
+        *,
+        is_last: bool = False,
     ) -> UserExecutionEngine:
         """Returns a new engine for one run; the arguments are those of `UserExecutionEngine`."""
-        return UserExecutionEngine(context, self._parts, granted, recorded, is_cancelled)
+        return UserExecutionEngine(context, self._parts, granted, recorded, is_cancelled, is_last=is_last)

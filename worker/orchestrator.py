@@ -63,15 +63,23 @@ class WorkflowOrchestrator:
         run_agent: does a step's work.
         state: of the agent; steps are recorded in it.
         bridge: the agent's way out for events.
+        is_last: whether the run has no attempt after this one: where a failure is passed over, so is `Retry` then.
     """
 
     def __init__(
-        self, workflows: Iterable[Workflow], run_agent: RunAgent, state: StateManager, bridge: EventBridge
+        self,
+        workflows: Iterable[Workflow],
+        run_agent: RunAgent,
+        state: StateManager,
+        bridge: EventBridge,
+        *,
+        is_last: bool = False,
     ) -> None:
         self._workflows = {workflow.name: workflow for workflow in workflows}
         self._run_agent = run_agent
         self._state = state
         self._bridge = bridge
+        self._is_last = is_last
         self._begun: set[str] = set()
 
     async def orchestrate_workflow(
@@ -89,6 +97,7 @@ class WorkflowOrchestrator:
 
         Raises:
             StepFailedError: a step failed whose failure ends the workflow; the others have ended when it is raised.
+            Retry: a step's agent raised it: let it pass, and the run's next attempt goes on after the recorded steps.
             InvalidError: no such workflow, or it was run already.
         """
         context = validate_user_context(user_context)
@@ -98,7 +107,9 @@ class WorkflowOrchestrator:
         if workflow_name in self._begun:
             raise InvalidError(f"workflow {workflow_name!r} was run already: once in a run is all that can be recorded")
         self._begun.add(workflow_name)
-        execution = _Execution(workflow, context, execution_context, self._run_agent, self._state, self._bridge)
+        execution = _Execution(
+            workflow, context, execution_context, self._run_agent, self._state, self._bridge, self._is_last
+        )
         return await execution.do(workflow.body, Results(execution_context.input))
 
 
@@ -112,6 +123,7 @@ class _Execution:
     run_agent: RunAgent
     state: StateManager
     bridge: EventBridge
+    is_last: bool
 
     def __post_init__(self) -> None:
         self.progress = WorkflowProgress(self.workflow.body)
@@ -195,6 +207,8 @@ class _Execution:
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
             return {"error": {"type": "cancelled", "message": "the agent cancelled itself"}}
+        if result.retry is not None and not (self.is_last and step.on_failure == "continue"):
+            raise result.retry  # the run's next attempt comes back to this step; what is recorded is not done again
         return {"error": dict(result.error or {})}
 
     def _name(self, part: Step | Choice) -> str:

@@ -147,12 +147,13 @@ class Runner:
             "input": run.input,
             "granted": live.granted,
             "steps": self._recorded_steps(run),
+            "is_last": run.lost_attempts + 1 >= run.max_attempts,
             "database_url": url.get_secret_value() if url else None,
             "database_token": database_token(self._token_key, run.user_id, run.id, run.attempt, ttl_s),
         }
 
     def _recorded_steps(self, run: Run) -> list[str]:
-        if run.attempt == 1:
+        if run.attempt == 1 and run.retry_of is None:
             return []
         with self._services.database.user_session(run.user_id) as session:
             return records.step_names(session, run)

@@ -107,7 +107,11 @@ def prepare(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistr
         WebSocketBridge(link, context),
     )
     engine = ExecutionEngineFactory(infrastructure).create_engine(
-        context, start.get("granted", ()), start.get("steps", ()), link.cancelled.is_set
+        context,
+        start.get("granted", ()),
+        start.get("steps", ()),
+        link.cancelled.is_set,
+        is_last=start.get("is_last", False),
     )
     link.interrupts.append(engine.cancel)
     return engine
@@ -127,6 +131,9 @@ async def perform(link: RunnerLink, start: dict[str, Any], engine: UserExecution
 def _ending(result: AgentExecutionResult, *, cancelled: bool) -> dict[str, Any]:
     if cancelled or result.state is ExecutionState.CANCELLED:
         return {"t": "cancelled"}
+    if result.retry is not None:
+        message = describe_error(result.retry)["message"]
+        return {"t": "retry", "message": message, "after_s": result.retry.after_s, "trace": result.trace}
     if result.error is not None:
         return {"t": "error", **result.error, "trace": result.trace}
     return {"t": "result", "output": result.output}

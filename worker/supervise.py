@@ -16,7 +16,7 @@ from shared.event_types import MAX_DATA_BYTES, SANDBOX_TYPES, EventType
 from shared.events import Event
 from shared.frames import FrameReader, encode_frame
 from shared.jsonvalue import check_json, clean_json
-from shared.outcomes import Completed, Failed, Lost, Outcome
+from shared.outcomes import MAX_AFTER_S, Completed, Failed, Lost, Outcome, is_pause
 from worker.live import LiveRun
 from worker.zygote_client import SandboxProcess
 
@@ -142,6 +142,9 @@ class Supervisor:
             case "error":
                 self._log_trace(frame)
                 return Failed(_text(frame, "type", MAX_NAME), _text(frame, "message", MAX_MESSAGE))
+            case "retry":
+                self._log_trace(frame)
+                return Lost("retry", _text(frame, "message", MAX_MESSAGE), after_s=_pause(frame.get("after_s")))
             case other:
                 raise FrameError(f"unknown frame {str(other)[:MAX_NAME]!r}")
 
@@ -260,3 +263,9 @@ def _text(frame: dict[str, Any], key: str, limit: int) -> str:
     if not isinstance(value, str):
         raise FrameError(f"a frame whose {key} is not text")
     return str(clean_json(value[:limit]))
+
+
+def _pause(after_s: Any) -> float | None:
+    if after_s is not None and not is_pause(after_s):
+        raise FrameError(f"a retry whose after_s is not a number of seconds from 0 to {MAX_AFTER_S:,.0f}")
+    return None if after_s is None else float(after_s)

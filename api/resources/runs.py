@@ -12,7 +12,7 @@ from api.operations import json_response, operation
 from api.pages import make_cursor, page, read_id_cursor, read_number_cursor
 from api.state import api
 from api.waiting import wait_for_end
-from shared.errors import ConflictError, NotFoundError, QuotaError, TooLargeError
+from shared.errors import ConflictError, InvalidError, NotFoundError, QuotaError, TooLargeError
 from shared.events import read_run
 from shared.threads import find_run
 from shared.tokens import Identity
@@ -34,6 +34,27 @@ def submit(identity: Identity, body: RunSubmission) -> Response:
     asked = request.headers.get("Idempotency-Key")
     key = None if asked is None else make_key(asked, body.model_dump(exclude_unset=True))
     view = api().submissions.submit(identity, body, key, g.correlation_id)
+    return json_response(view, 202, {"Location": f"/v1/runs/{view['id']}"})
+
+
+@bp.post("/<run_id>/retry")
+@operation(
+    "Retry a run",
+    {202: Run},
+    located=True,
+    request_headers={"Idempotency-Key": "1 to 255 printable ASCII characters: the same key and run are the same retry"},
+    errors=(InvalidError, NotFoundError, ConflictError, QuotaError),
+)
+def retry(identity: Identity, run_id: str) -> Response:
+    """Makes a new run of one that failed, timed out or was cancelled, with its agent, input, metadata and thread.
+
+    The new run, whose `retry_of` is the old one's id, goes on after the steps that the old one recorded. Agent and
+    input are checked as for a submission of today. A run that has not ended, or has completed, is refused with 409 and
+    the code `not_retryable`.
+    """
+    asked = request.headers.get("Idempotency-Key")
+    key = None if asked is None else make_key(asked, ["retry", run_id])
+    view = api().submissions.retry(identity, run_id, key, g.correlation_id)
     return json_response(view, 202, {"Location": f"/v1/runs/{view['id']}"})
 
 

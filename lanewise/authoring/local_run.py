@@ -76,6 +76,7 @@ class LocalRun:
         )  # fmt: skip
         self.live = LiveRun(self.row, order.granted)
         self.trace = ""  # where the agent raised, for its author
+        self.retry: Lost | None = None  # what it asked for, if it raised `Retry`
         self._put = put
         self._memory = memory
         self._records = MemoryRecords(memory, self.row)
@@ -100,6 +101,8 @@ class LocalRun:
         self.trace = supervisor.trace
         if isinstance(outcome, Lost):  # whoever asked it to end and then ended it wanted just that
             outcome = self.live.asked_to_end or outcome
+        if isinstance(outcome, Lost) and outcome.type == "retry":
+            self.retry = outcome
         self._end(outcome)
 
     def view(self) -> Json:

@@ -109,7 +109,8 @@ def _after(run: LocalRun, max_attempts: int, output: Output, folder: Path | None
 
     output.aside(*own_frames(run.trace))
     if run.row.error and run.row.error["retryable"] and max_attempts > 1:
-        output.aside(f"a fleet would try it again: {max_attempts} attempts in all")
+        pause = "" if run.retry is None or run.retry.after_s is None else f" after {run.retry.after_s:g} s"
+        output.aside(f"a fleet would try it again{pause}: {max_attempts} attempts in all")
     for artifact in run.artifacts.values():
         where = f"saved in {folder}" if folder else "--artifacts DIR saves it"
         if folder is not None:

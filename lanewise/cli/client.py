@@ -1,4 +1,4 @@
-"""The commands of a user: `agents`, `submit`, `watch`, `runs`, `show`, `cancel`."""
+"""The commands of a user: `agents`, `submit`, `watch`, `runs`, `show`, `cancel`, `retry`."""
 
 from __future__ import annotations
 
@@ -113,6 +113,22 @@ def show(client: Client, output: Output, run_id: str) -> None:
 def cancel(client: Client, output: Output, run_id: str) -> None:
     """Ask to cancel a run; one that has ended stays as it is."""
     output.cancelled(client.cancel(run_id))
+
+
+@cli.command()
+@click.argument("run_id")
+@click.option("--watch", is_flag=True, help="Follow the new run, print its result, exit with its outcome.")
+@client_command
+def retry(client: Client, output: Output, run_id: str, watch: bool) -> int:  # noqa: FBT001 - as in `submit`
+    """Make a new run of one that failed, timed out or was cancelled.
+
+    It goes on after the steps that the old one recorded.
+    """
+    run = client.retry(run_id)
+    if watch:
+        return output.follow(client, run)
+    output.submitted(run)
+    return 0
 
 
 def parse_input(text: str) -> Any:

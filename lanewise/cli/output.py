@@ -81,6 +81,8 @@ class Output:
         if run["started_at"]:
             tries = f", attempt {run['attempt']}" if run["attempt"] > 1 else ""
             pairs.append(("ran", Text(render.took(run) + tries)))
+        if run["retry_of"]:
+            pairs.append(("retry of", Text(run["retry_of"])))
         if run["queue"]:
             pairs.append(("waits", Text(render.queue(run["queue"]))))
         elif run["status"] == "running":

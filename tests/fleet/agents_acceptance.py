@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from lanewise import Agent, AgentRun, UserExecutionContext
+from lanewise import Agent, AgentRun, Retry, UserExecutionContext
 from tests.fleet.memory import readable
 
 POLL_S = 0.01
@@ -96,6 +96,30 @@ class Climb(Agent):
         assert done == list(range(len(done)))
         remembered = run.state.update(lambda before: (before or 0) + len(done))
         return {"steps": len(done), "remembered": remembered}
+
+
+class Times(BaseModel):
+    times: int = 1  # attempts that are not enough
+    after_s: float | None = None
+
+
+class Busy(Agent):
+    """Does a step, then asks for further attempts; tells when it did the step."""
+
+    name: ClassVar[str] = "busy"
+    Input: ClassVar[type[BaseModel]] = Times
+    max_attempts: ClassVar[int] = 2
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        async def order() -> str:
+            run.emit.thinking("ordering")
+            return context.run_id
+
+        ordered = await run.state.step("order", order)
+        tries = run.state.update(lambda before: (before or 0) + 1, "run")
+        if tries <= run.input.times:
+            raise Retry("the provider is busy", after_s=run.input.after_s)
+        return {"ordered_by": ordered, "tries": tries}
 
 
 class Polite(Agent):

@@ -151,7 +151,8 @@ class Scene:
             for path in self._paths(template, other) if "{" in template and expected != 403 else []:
                 self._ask_about_other(user, "GET", path)
         for run_id in self.runs[other]:
-            self._ask_about_other(user, "POST", f"/v1/runs/{run_id}/cancel")
+            for verb in ("cancel", "retry"):
+                self._ask_about_other(user, "POST", f"/v1/runs/{run_id}/{verb}")
         self._ask_about_other(user, "DELETE", f"/v1/threads/{self.threads[other]}")
         body = {"agent": "talk", "input": {"text": ""}, "thread_id": self.threads[other]}
         self._ask_about_other(user, "POST", "/v1/runs", json=body)

@@ -22,7 +22,15 @@ from worker.zygote_client import ZygoteClient
 PAGE = (REPOSITORY / "docs" / "authoring.md").read_text()
 FILES = dict(re.findall(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 TYPED = re.findall(r"^\$ (.+)$", PAGE, re.MULTILINE)
-AGENTS = {"my_agents": "count", "prices": "bill", "trip": "trip", "chat": "chat", "notes": "notes", "paper": "paper"}
+AGENTS = {
+    "my_agents": "count",
+    "prices": "bill",
+    "trip": "trip",
+    "chat": "chat",
+    "orders": "orders",
+    "notes": "notes",
+    "paper": "paper",
+}
 BOUND_S = 60
 
 
@@ -107,6 +115,8 @@ def test_each_runs_in_a_sandbox(node: Node) -> None:
     assert ended(node, run).output == {
         "flight": f"flight booked under {run.id}-flight", "hotel": f"hotel booked under {run.id}-hotel",
     }  # fmt: skip
+    run = node.begin("orders", user_id="user-f")
+    assert ended(node, run).output == f"report of order {run.id}"
     assert ended(node, node.begin("paper", user_id="user-c")).output == {"see": "paper.md"}
     assert ended(node, node.begin("survey", {"first": "a b", "second": "c"}, user_id="user-d")).output == {"words": 3}
     assert ended(node, node.begin("chat", {"text": "hello"}, user_id="user-e")).output == ["hello"]

@@ -25,7 +25,7 @@ import json
 import os
 import time
 
-from lanewise import Agent, Tool
+from lanewise import Agent, Retry, Tool
 from pydantic import BaseModel
 
 
@@ -74,6 +74,9 @@ class Do(Agent):
 
     def fail(self, run):
         helper()
+
+    def busy(self, run):
+        raise Retry("the provider is busy", after_s=run.raw_input.get("after_s"))
 
     def die(self, run):
         os._exit(3)
@@ -211,6 +214,16 @@ def test_an_error_names_the_authors_line_and_none_of_ours(folder: Path) -> None:
     assert "in helper" in trace[2]
     assert "Traceback" not in done.stderr
     assert f"{REPOSITORY}/worker" not in done.stderr
+
+
+@pytest.mark.parametrize(("after_s", "pause"), [(2.5, " after 2.5 s"), (None, "")])
+def test_an_agent_that_asks_for_another_attempt(folder: Path, after_s: float | None, pause: str) -> None:
+    asked = json.dumps({"action": "busy", "after_s": after_s})
+    done = run_agent(folder, "mine:Do", "--input", asked)
+    assert done.returncode == 1
+    assert done.stdout == "retry: the provider is busy (worth another try)\n"
+    assert done.stderr.splitlines()[-1] == f"a fleet would try it again{pause}: 3 attempts in all"
+    assert "in busy" in done.stderr
 
 
 def test_a_wrong_input_names_the_field(folder: Path) -> None:

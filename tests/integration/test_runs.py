@@ -38,8 +38,8 @@ class TestCreate:
             "id": run.id, "agent": "echo", "status": "queued", "thread_id": run.thread_id, "input": {"text": "x"},
             "output": None, "error": None, "attempt": 0, "last_run_seq": 1, "usage": None, "retry_of": None,
             "progress": {"fraction": 0.0, "note": ""}, "queue": {"position": 1}, "metadata": {"m": 1},
-            "correlation_id": run.correlation_id, "created_at": events.iso(run.created_at), "started_at": None,
-            "finished_at": None,
+            "correlation_id": run.correlation_id,
+            "created_at": events.iso(run.created_at), "started_at": None, "finished_at": None,
         }  # fmt: skip
 
     def test_a_second_run_of_a_thread(self, database: Database, submit: Submit) -> None:

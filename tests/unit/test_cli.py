@@ -24,7 +24,7 @@ RUN: dict[str, Any] = {
     "id": "r1", "agent": "data", "status": "queued", "thread_id": "t1", "input": {"a": 1}, "output": None,
     "error": None, "attempt": 0, "last_run_seq": 1, "progress": {"fraction": 0.0, "note": ""},
     "queue": {"position": 3, "reason": "user_limit", "eta_s": 4.2}, "metadata": {}, "correlation_id": "c1",
-    "created_at": "2026-01-01T00:00:00.000Z", "started_at": None, "finished_at": None,
+    "retry_of": None, "created_at": "2026-01-01T00:00:00.000Z", "started_at": None, "finished_at": None,
 }  # fmt: skip
 DONE = {
     **RUN, "status": "completed", "queue": None, "attempt": 1, "output": {"words": 1234},
@@ -179,6 +179,16 @@ def test_cancel_says_what_became_of_it(service: Service, lanewise: Invoke, statu
     result = lanewise("cancel", "r1")
     assert result.exit_code == 0
     assert words in result.stdout
+
+
+def test_a_retry_prints_the_new_id_alone_and_may_be_watched(service: Service, lanewise: Invoke) -> None:
+    follow(service, {**DONE, "retry_of": "r0"})
+    service.on("POST", "/v1/runs/r0/retry", answer({**RUN, "retry_of": "r0"}, 202))
+    assert lanewise("retry", "r0").stdout == "r1\n"
+    assert "retry of   r0" in lanewise("show", "r1").stdout
+    watched = lanewise("retry", "r0", "--watch")
+    assert watched.exit_code == 0
+    assert "1234" in watched.stdout
 
 
 def test_a_refusal_is_one_line_with_each_field_and_exit_code_3(service: Service, lanewise: Invoke) -> None:

@@ -50,12 +50,23 @@ def test_submit_sends_what_is_given_and_nothing_else(service: Service, client: C
 
 
 def test_a_lost_answer_is_asked_for_with_the_same_key(service: Service, client: Client) -> None:
-    service.on("POST", "/v1/runs", lost, problem(409, "conflict", "in flight"), answer(RUN, 202))
+    service.on("POST", "/v1/runs", lost, problem(409, "conflict", "in flight", Retry_After="0"), answer(RUN, 202))
     assert client.submit("count", {}) == RUN
     first, *others = keys(service)
     assert first
     assert len(first) >= 16
     assert others == [first, first]
+
+
+def test_a_retry_has_a_key_too_and_is_not_asked_for_again_when_it_cannot_be(service: Service, client: Client) -> None:
+    path, in_flight = "/v1/runs/r1/retry", problem(409, "conflict", "in flight", Retry_After="0")
+    service.on("POST", path, lost, in_flight, answer(RUN, 202), problem(409, "not_retryable", "it is running"))
+    assert client.retry("r1") == RUN
+    assert len(set(keys(service))) == 1
+    with pytest.raises(ApiError, match="it is running") as caught:
+        client.retry("r1", idempotency_key="k")
+    assert caught.value.code == "not_retryable"
+    assert keys(service)[3:] == ["k"]
 
 
 def test_two_submissions_have_two_keys(service: Service, client: Client) -> None:
@@ -193,6 +204,7 @@ def test_documents_go_and_come_as_bytes(service: Service, client: Client) -> Non
         (lambda c: c.me(), "GET", "/v1/me"),
         (lambda c: c.run("a/b"), "GET", "/v1/runs/a/b"),
         (lambda c: c.cancel("r1"), "POST", "/v1/runs/r1/cancel"),
+        (lambda c: c.retry("r1"), "POST", "/v1/runs/r1/retry"),
         (lambda c: list(c.threads()), "GET", "/v1/threads"),
         (lambda c: c.create_thread(), "POST", "/v1/threads"),
         (lambda c: c.thread("t1"), "GET", "/v1/threads/t1"),

@@ -24,6 +24,7 @@ import shared.event_types
 import shared.frames
 import shared.grants
 import shared.jsonvalue
+import shared.outcomes
 import shared.records
 import worker.agentthreads
 import worker.calls
@@ -73,6 +74,7 @@ LIMITS: dict[str, float] = {
     "tool calls of a run at once": worker.toolcalls.MAX_AT_ONCE,
     "tool calls of a run that wait for their turn": worker.toolcalls.MAX_WAITING,
     "time that a tool call waits for its turn": worker.toolcalls.MAX_WAIT_S,
+    "pause that `Retry` asks for": shared.outcomes.MAX_AFTER_S,
     "tools granted to a user": shared.grants.MAX_GRANTS,
     "tools of an MCP server": worker.mcp.sessions.MAX_TOOLS,
 }

@@ -94,6 +94,7 @@ def test_a_view_follows_its_run() -> None:
         (event(5, "tool_executing", tool="data"), "running", "using data"),
         (event(6, "agent_progress", fraction=0.25, note="a quarter"), "running", "a quarter"),
         (event(7, "run_recovering", reason="sandbox_died", message="it was killed"), "queued", "it was killed"),
+        (event(7, "run_recovering", message="busy", after_s=90), "queued", "busy; it goes on after 1 min 30 s"),
         (event(8, "run_started"), "running", ""),
         (event(9, "run_failed", error={"type": "X", "message": "no\x1b good"}), "failed", "no good"),
     ]

@@ -78,7 +78,7 @@ class TestPostgresAway:
             ("POST", "/v1/threads", {}),
             ("PUT", "/v1/documents/a", {"content": b"x"}),
             ("DELETE", f"/v1/threads/{'0' * 32}", {}),
-            ("POST", f"/v1/runs/{run_id}/cancel", {}),
+            *(("POST", f"/v1/runs/{run_id}/{verb}", {}) for verb in ("cancel", "retry")),
             *(("GET", path, {}) for path in ("/v1/runs", f"/v1/runs/{run_id}", f"/v1/runs/{run_id}/wait", "/v1/me")),
             *(("GET", path, {}) for path in ("/v1/threads", "/v1/documents", "/v1/documents/a")),
         ]

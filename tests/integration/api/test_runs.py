@@ -31,8 +31,8 @@ class TestSubmit:
             "input": body["input"], "output": None, "error": None, "attempt": 0, "last_run_seq": 1,
             "usage": None, "retry_of": None,
             "progress": {"fraction": 0.0, "note": ""}, "queue": run["queue"], "metadata": {"ü": [1, None]},
-            "correlation_id": run["correlation_id"], "created_at": run["created_at"], "started_at": None,
-            "finished_at": None,
+            "correlation_id": run["correlation_id"], "created_at": run["created_at"],
+            "started_at": None, "finished_at": None,
         }  # fmt: skip
         assert alice.get(f"/v1/threads/{run['thread_id']}").status_code == 200
         assert worker

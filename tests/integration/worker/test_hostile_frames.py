@@ -77,6 +77,16 @@ HOSTILE: dict[str, bytes] = {
     "a result that is too large": raw({"t": "result", "output": "x" * (1024 * 1024)}),
     "a result nested deeply": raw(b'{"t":"result","output":' + nested(600) + b"}"),
     "a result with nan": raw(b'{"t":"result","output":NaN}'),
+    "a retry without a message": raw({"t": "retry"}),
+    "a retry whose message is no text": raw({"t": "retry", "message": ["x"]}),
+    "a retry nested deeply": raw(b'{"t":"retry","message":"x","after_s":' + nested(600) + b"}"),
+    "a retry before now": raw({"t": "retry", "message": "x", "after_s": -0.001}),
+    "a retry after a day": raw({"t": "retry", "message": "x", "after_s": 86_400.001}),
+    "a retry after ages": raw(b'{"t":"retry","message":"x","after_s":1' + b"0" * 400 + b"}"),
+    "a retry after nan": raw(b'{"t":"retry","message":"x","after_s":NaN}'),
+    "a retry after infinity": raw(b'{"t":"retry","message":"x","after_s":1e999}'),
+    "a retry after a text": raw({"t": "retry", "message": "x", "after_s": "5"}),
+    "a retry after true": raw({"t": "retry", "message": "x", "after_s": True}),
     "an error nested deeply": raw(b'{"t":"error","type":"x","message":' + nested(600) + b"}"),
 }
 
@@ -144,6 +154,12 @@ def test_an_error_is_cut_to_what_may_be_stored(begin: Begin) -> None:
     frames = raw({"t": "error", "type": "x" * 1000, "message": "\0" * 100_000, "trace": "y" * 100_000})
     outcome = begin("hostile", {"bytes": base64.b64encode(frames).decode()}).outcome(3)
     assert outcome == Failed("x" * 64, "\ufffd" * 2000)
+
+
+def test_a_retry_is_a_counted_loss_and_its_message_is_cut_to_what_may_be_stored(begin: Begin) -> None:
+    frames = raw({"t": "retry", "message": "\0" * 100_000, "after_s": 86_400, "counted": False, "type": "drained"})
+    outcome = begin("hostile", {"bytes": base64.b64encode(frames).decode()}).outcome(3)
+    assert outcome == Lost("retry", "\ufffd" * 2000, counted=True, after_s=86_400.0)
 
 
 @pytest.mark.parametrize("then", ["close", "return"])

@@ -43,7 +43,7 @@ def worker_ids(services: Services) -> set[str]:
 
 def test_the_runs_of_a_dead_worker_go_on_elsewhere(node: Node, leader: Leader, dead: str) -> None:
     run = start_run(node.services, node.submit("echo"), dead)
-    assert leader.recover_dead_workers() == 1
+    assert leader.recovery.recover_dead_workers() == 1
     again = node.now(run)
     assert (again.status, again.attempt, again.lost_attempts, again.worker_id) == ("queued", 1, 1, None)
     event = node.log(run)[-1]
@@ -54,7 +54,7 @@ def test_the_runs_of_a_dead_worker_go_on_elsewhere(node: Node, leader: Leader, d
 
 def test_a_worker_that_is_not_there_at_all_is_dead(node: Node, leader: Leader) -> None:
     run = start_run(node.services, node.submit("echo"), "removed")
-    assert leader.recover_dead_workers() == 1
+    assert leader.recovery.recover_dead_workers() == 1
     assert node.now(run).status == "queued"
 
 
@@ -63,7 +63,7 @@ def test_who_gave_a_sign_of_life_within_the_lease_keeps_its_runs(
 ) -> None:
     slow = add_worker(node, superuser, "slow", node.services.settings.lease_s - 1)
     run = start_run(node.services, node.submit("echo"), slow)
-    assert leader.recover_dead_workers() == 0
+    assert leader.recovery.recover_dead_workers() == 0
     assert node.now(run).status == "running"
     assert slow in worker_ids(node.services)
 
@@ -73,7 +73,7 @@ def test_the_last_attempt_of_a_dead_worker_fails_the_run_and_frees_its_slot(
 ) -> None:
     run = start_run(node.services, node.submit("echo", max_attempts=1), dead)
     node.services.slots.rebuild("alice", [slot(run)])
-    leader.recover_dead_workers()
+    leader.recovery.recover_dead_workers()
     ended = node.now(run)
     assert ended.status == "failed"
     assert ended.error is not None
@@ -84,22 +84,22 @@ def test_the_last_attempt_of_a_dead_worker_fails_the_run_and_frees_its_slot(
 def test_what_was_to_be_cancelled_ends_cancelled(node: Node, leader: Leader, dead: str) -> None:
     run = start_run(node.services, node.submit("echo"), dead)
     cancel(node.services.database, run)
-    leader.recover_dead_workers()
+    leader.recovery.recover_dead_workers()
     assert node.now(run).status == "cancelled"
 
 
 def test_what_was_to_be_cancelled_ends_cancelled_in_its_last_attempt_too(node: Node, leader: Leader, dead: str) -> None:
     run = start_run(node.services, node.submit("wait"), dead)  # one attempt only
     cancel(node.services.database, run)
-    leader.recover_dead_workers()
+    leader.recovery.recover_dead_workers()
     assert node.now(run).status == "cancelled"
 
 
 def test_a_dead_workers_row_goes_when_its_runs_have_gone(node: Node, leader: Leader, dead: str) -> None:
     start_run(node.services, node.submit("echo"), dead)
-    leader.recover_dead_workers()
+    leader.recovery.recover_dead_workers()
     assert dead in worker_ids(node.services)
-    assert leader.recover_dead_workers() == 0
+    assert leader.recovery.recover_dead_workers() == 0
     assert dead not in worker_ids(node.services)
 
 
@@ -141,10 +141,10 @@ def test_leaders_that_repair_at_once_change_nothing_wrong(
     superuser.execute(sa.text("UPDATE lanewise.runs SET sent_at = now() - interval '1 h' WHERE status = 'queued'"))
 
     def repair(number: int) -> None:
-        rivals[number].recover_dead_workers()
-        rivals[number].keep_granted()
-        rivals[number].send_again()
-        rivals[number].admit_parked()
+        rivals[number].recovery.recover_dead_workers()
+        rivals[number].lanes.keep_granted()
+        rivals[number].recovery.send_again()
+        rivals[number].lanes.admit_parked()
 
     in_parallel(len(rivals), repair)
     for run in lost:
@@ -166,14 +166,28 @@ def test_leaders_that_repair_at_once_change_nothing_wrong(
 
 
 def test_after_an_outage_everybody_gets_a_lease_of_time(node: Node, leader: Leader, dead: str) -> None:
+    leader._lease_s = 0  # the Postgres of the tests may be younger than a lease
     leader.tick()
     assert dead not in worker_ids(node.services)
+    leader._lease_s = 60
     run = start_run(node.services, node.submit("echo"), "silent")
     assert leader._ticked_at is not None
     leader._ticked_at -= 60  # the last tick was long ago: Postgres was away, or this process stood still
     leader.tick()
     assert node.now(run).status == "running"
-    leader._quiet_until = 0  # the lease is over
+    leader._lease_s = leader._quiet_until = 0  # the lease is over
+    leader.tick()
+    assert node.now(run).status == "queued"
+
+
+def test_while_postgres_has_not_been_up_for_a_lease_nobody_is_declared_dead(
+    node: Node, leader: Leader, dead: str
+) -> None:
+    run = start_run(node.services, node.submit("echo"), dead)
+    leader._lease_s = 10 * 86_400  # surely longer than the tests' Postgres is up
+    leader.tick()
+    assert node.now(run).status == "running"
+    leader._lease_s = leader._quiet_until = 0
     leader.tick()
     assert node.now(run).status == "queued"
 
@@ -183,7 +197,7 @@ def test_after_an_outage_everybody_gets_a_lease_of_time(node: Node, leader: Lead
 
 def sweep(leader: Leader, times: int = 3) -> None:
     """Ticks as often as it takes to see a queue empty for a whole sweep."""
-    interval_s = leader._services.settings.sweep_s
+    interval_s = leader.lanes._services.settings.sweep_s
     for _ in range(times):
         leader.tick()
         assert not leader._stopping.wait(interval_s)
@@ -223,7 +237,7 @@ def test_the_wait_before_a_very_old_message_is_sent_again_doubles(
             sa.text("UPDATE lanewise.runs SET sent_at = now() - make_interval(secs => :age) WHERE id = :id"),
             {"age": age_s, "id": run.id},
         )
-        leader.send_again()
+        leader.recovery.send_again()
         return node.now(run).sends
 
     assert sends_at_age(4 * lease_s - 1) == 1
@@ -256,7 +270,7 @@ def test_granted_runs_keep_their_slots_until_somebody_claims_them(
     node.services.dispatcher.admit("alice")
     redis_client.flushall()
     assert node.slots() == []
-    leader.keep_granted()
+    leader.lanes.keep_granted()
     assert node.slots() == [slot(run)]
 
 
@@ -265,8 +279,8 @@ def test_a_slot_that_nobody_has_a_right_to_is_freed_after_a_sweep(node: Node, le
     node.services.slots.acquire("alice", ["gone:1", "gone:2"], 9, idle=True)
     repaired = metric("lanewise_repaired_total", reason="slot_leaked")
     assert node.services.dispatcher.admit("alice") == 1
-    assert leader.admit_parked() == 0  # it may be of an admission that is under way
-    assert leader.admit_parked() == 2
+    assert leader.lanes.admit_parked() == 0  # it may be of an admission that is under way
+    assert leader.lanes.admit_parked() == 2
     assert metric("lanewise_repaired_total", reason="slot_leaked") == repaired + 2
     assert sorted(node.slots()) == sorted(map(slot, runs[:3]))
 
@@ -277,13 +291,13 @@ def test_the_lanes_are_counted(node: Node, leader: Leader, redis_client: redis.R
     assert node.services.dispatcher.admit("alice") == 3
     start_run(node.services, node.submit("echo", user_id="bob"))
     node.services.slots.rebuild("bob", ["x:1"])
-    leader.count_lanes()
+    leader.lanes.count()
     counted = {where: metric("lanewise_runs", where=where) for where in ("granted", "parked", "running")}
     assert counted == {"granted": 3, "parked": 2, "running": 1}
     assert metric("lanewise_slots_held") == 4
     assert 0 < metric("lanewise_oldest_granted_seconds") < 60
     redis_client.flushall()
-    leader.count_lanes()
+    leader.lanes.count()
     assert metric("lanewise_slots_held") == 0
 
 
@@ -298,7 +312,7 @@ def test_parked_runs_are_admitted_whatever_should_have_done_it(node: Node, leade
 def test_no_user_waits_for_ever_behind_those_whose_slots_are_full(
     node: Node, leader: Leader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.leader.MAX_REPAIRS", 1)
+    monkeypatch.setattr("worker.lanes.MAX_USERS", 1)
     limit = node.services.settings.user_concurrent_runs
     full = [node.submit("echo", user_id="alice") for _ in range(limit + 1)]
     other = node.submit("echo", user_id="bob")
@@ -310,7 +324,8 @@ def test_no_user_waits_for_ever_behind_those_whose_slots_are_full(
 def test_one_repair_that_fails_does_not_keep_the_others_from_being_made(
     node: Node, leader: Leader, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leader, "keep_granted", lambda: 1 / 0)
+    monkeypatch.setattr(leader.lanes, "keep_granted", lambda: 1 / 0)
+    leader._lease_s = 0
     run = start_run(node.services, node.submit("echo"), dead)
     parked = node.submit("echo", user_id="bob")
     leader.tick()
@@ -337,6 +352,7 @@ def test_a_leader_without_redis_goes_on_repairing(
     def away(*_: object, **__: object) -> None:
         raise redis.ConnectionError("away")
 
+    leader._lease_s = 0
     for script in ("_renew", "_acquire"):
         monkeypatch.setattr(node.services.slots, script, away)
     leader.tick()

@@ -1,0 +1,144 @@
+"""What the leader sees to in the lanes: that slots are held and used as Postgres says, and that who waits is told."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy import and_, exists, or_, select, tuple_, update
+
+from shared import runs
+from shared.database import load_sql
+from shared.limits import concurrent_runs
+from shared.models import Run, Worker
+from shared.redis import RedisError
+from shared.services import Services
+from shared.slots import member, run_of
+from shared.states import ExecutionState
+from worker import metrics
+
+log = structlog.get_logger(__name__)
+
+MAX_USERS = 500  # in a sweep; the next one goes on with others
+SERVED = exists().where(Run.agent == Worker.agents.any_(), Run.queue == Worker.queues.any_())
+RUNNING = Run.status == ExecutionState.RUNNING
+GRANTED = (Run.status == ExecutionState.QUEUED, Run.granted_at.is_not(None))
+_FREE = load_sql("users_with_free_slots")
+_MOVED = load_sql("users_whose_runs_moved")
+_COUNTS = load_sql("count_lanes")
+
+
+class Lanes:
+    """The users' lanes, all of them. See `Recovery` for what is said of repairs; with Redis away they wait."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._database = services.database
+        self._lease_s = services.settings.lease_s
+        self._renewed_at = -self._lease_s
+        self._suspects: dict[str, set[str]] = {}
+
+    def keep_granted(self) -> None:
+        """Renews the slots of granted runs that nobody has claimed yet; from the claim on their worker does.
+
+        One that is gone is taken again if the user's limit allows it; else the claim will park the run.
+        """
+        if time.monotonic() - self._renewed_at < self._lease_s / 3:
+            return
+        by_user: dict[str, list[str]] = defaultdict(list)
+        with self._database.system_session() as session:
+            for user_id, run_id, attempt in session.execute(select(Run.user_id, Run.id, Run.attempt).where(*GRANTED)):
+                by_user[user_id].append(member(run_id, attempt + 1))
+        try:
+            for user_id, missing in self._services.slots.renew(by_user).items():
+                self._take_again(user_id, missing)
+        except RedisError as error:
+            log.warning("granted slots are not renewed: redis is away", error=str(error))
+        else:
+            self._renewed_at = time.monotonic()
+
+    def park_unserved(self) -> int:
+        """Parks granted runs whose agent no worker has any more, so that they hold no slot; returns how many."""
+        with self._database.system_session() as session:
+            query = select(Run.user_id, Run.id, Run.attempt).where(*GRANTED, ~SERVED).limit(MAX_USERS)
+            unserved = session.execute(query.with_for_update(skip_locked=True)).all()
+            session.execute(
+                update(Run)
+                .where(tuple_(Run.user_id, Run.id).in_([(user_id, run_id) for user_id, run_id, _ in unserved]))
+                .values(granted_at=None, sent_at=None)
+                .execution_options(synchronize_session=False)
+            )
+        for user_id, run_id, attempt in unserved:
+            metrics.REPAIRED.labels("granted_without_worker").inc()
+            self._services.dispatcher.release(user_id, run_id, attempt + 1)
+        return len(unserved)
+
+    def admit_parked(self) -> int:
+        """Starts parked runs that have a free slot, whatever should have started them; returns how many.
+
+        Where Postgres sees a free slot and Redis none, slots are held that nobody has a right to. Those that still are
+        one sweep later (an admission under way holds a slot before it is stored) are freed.
+        """
+        with self._database.system_session() as session:
+            users = session.scalars(
+                _FREE, {"slots": self._services.settings.user_concurrent_runs, "most": MAX_USERS}
+            ).all()
+        suspects: dict[str, set[str]] = {}
+        started = 0
+        for user_id in users:
+            admitted = self._services.dispatcher.admit(user_id)
+            if not admitted and (leaked := self._leaked(user_id)):
+                freed = self._free(user_id, leaked & self._suspects.get(user_id, set()))
+                suspects[user_id] = leaked - freed
+                admitted = self._services.dispatcher.admit(user_id) if freed else 0
+            started += admitted
+        self._suspects = suspects
+        return started
+
+    def tell_positions(self) -> None:
+        """Tells parked runs that have moved where they stand now, if nothing else has told them since."""
+        with self._database.system_session() as session:
+            users = session.scalars(_MOVED, {"most": MAX_USERS}).all()
+        for user_id in users:
+            once = self._database.once(user_id)
+            self._services.publish(runs.tell_positions(once, user_id, self._services.settings.user_concurrent_runs))
+
+    def count(self) -> None:
+        """Counts for the metrics what all lanes hold and wait for."""
+        with self._database.system_session() as session:
+            counts = session.execute(_COUNTS).one()
+            users = session.scalars(select(Run.user_id).where(or_(and_(*GRANTED), RUNNING)).distinct()).all()
+        metrics.LANES.labels("granted").set(counts.granted)
+        metrics.LANES.labels("parked").set(counts.parked)
+        metrics.LANES.labels("running").set(counts.running)
+        metrics.OLDEST_GRANTED.set(counts.oldest_granted_s)
+        try:
+            metrics.SLOTS_HELD.set(self._services.slots.count(users))
+        except RedisError as error:
+            log.warning("held slots are not counted: redis is away", error=str(error))
+
+    def _take_again(self, user_id: str, missing: Sequence[str]) -> None:
+        with self._database.user_session(user_id) as session:
+            limit = concurrent_runs(session, user_id, self._services.settings)
+        taken = self._services.dispatcher.take(user_id, missing, limit)
+        ended = self._services.dispatcher.free_idle(user_id, taken)  # or claimed, since they were read
+        metrics.REPAIRED.labels("slot_of_granted_run").inc(len(taken) - len(ended))
+
+    def _leaked(self, user_id: str) -> set[str]:
+        try:
+            held = set(self._services.slots.held(user_id))
+        except RedisError:
+            return set()
+        return held - runs.holders(self._database.once(user_id), user_id)
+
+    def _free(self, user_id: str, leaked: set[str]) -> set[str]:
+        try:
+            freed = set(self._services.dispatcher.free_idle(user_id, leaked))
+        except RedisError:
+            return set()
+        for name in freed:
+            log.warning("a leaked slot is freed", run_id=run_of(name))
+            metrics.REPAIRED.labels("slot_leaked").inc()
+        return freed
