@@ -115,10 +115,13 @@ class Lanes(RuleBasedStateMachine):
 
     # What users and administrators do
 
-    @rule(user_id=st.sampled_from(USERS), admitted=st.booleans(), max_attempts=st.integers(1, 3))
-    def submit(self, user_id: str, *, admitted: bool, max_attempts: int) -> None:
-        self.submitted.append(
+    @rule(
+        user_id=st.sampled_from(USERS), count=st.integers(1, 4), admitted=st.booleans(), max_attempts=st.integers(1, 3)
+    )
+    def submit(self, user_id: str, count: int, *, admitted: bool, max_attempts: int) -> None:
+        self.submitted.extend(
             submit_run(self.services, user_id, agent=an_agent(max_attempts=max_attempts), served=False)
+            for _ in range(count)
         )
         if admitted:  # else the api died in between
             self.services.dispatcher.admit(user_id)

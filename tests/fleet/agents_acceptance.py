@@ -74,6 +74,24 @@ class Mortal(Hold):
     max_attempts: ClassVar[int] = 1
 
 
+class Tallied(BaseModel):
+    folder: Path
+    seconds: float
+
+
+class Tally(Agent):
+    """Leaves a line in a file named like its run each time that it begins."""
+
+    name: ClassVar[str] = "tally"
+    Input: ClassVar[type[BaseModel]] = Tallied
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        with (run.input.folder / context.run_id).open("a") as file:
+            file.write("begun\n")
+        await asyncio.sleep(run.input.seconds)
+        return {}
+
+
 class Climb(Agent):
     """Does steps until a file appears; tells how many times each one was done, and remembers the sum in its thread."""
 
