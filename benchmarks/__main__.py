@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks import context, events, latency, sandbox, throughput, tools, workflow
+from benchmarks import cancel, context, cost, detection, events, fairness, latency, sandbox, throughput, tools, workflow
 from benchmarks.fleet import ROOT, Lab
 from benchmarks.report import MAX_QUIET_LOAD, Figure, machine, table
 from shared.errors import LanewiseError
@@ -26,6 +26,10 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "sandbox": sandbox.measure,
     "events": events.measure,
     "workflow": workflow.measure,
+    "fairness": fairness.measure,
+    "cost": cost.measure,
+    "detection": detection.measure,
+    "cancel": cancel.measure,
 }
 
 
@@ -33,7 +37,7 @@ def main() -> None:
     """Measures, prints, and leaves nothing behind."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions: within a minute")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions: within four minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(BENCHMARKS)):

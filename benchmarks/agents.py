@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -47,15 +50,53 @@ class TenSteps(Agent):
 
 
 class Wait(Agent):
-    """Says that it waits, and waits: what most agents do most of the time."""
+    """Says its pid, and waits: what most agents do most of the time."""
 
     name = "bench_wait"
 
     async def execute(self, context: Context, run: AgentRun) -> None:
         """Waits until it is ended from outside."""
         del context
-        run.emit.thinking("waiting")
+        run.emit.thinking(str(os.getpid()))
         await asyncio.sleep(300)
+
+
+class NapInput(BaseModel):
+    """How long, in seconds."""
+
+    seconds: float
+
+
+class Nap(Agent):
+    """Waits for a given time, as for the answer of some service."""
+
+    name = "bench_nap"
+    Input = NapInput
+
+    async def execute(self, context: Context, run: AgentRun) -> None:
+        """Sleeps."""
+        del context
+        await asyncio.sleep(run.input.seconds)
+
+
+class TurnInput(BaseModel):
+    """The file that is waited for."""
+
+    turn: Path
+
+
+class Turn(Agent):
+    """Waits for a file and takes it away, so that whoever makes the file ends one run."""
+
+    name = "bench_turn"
+    Input = TurnInput
+
+    def execute(self, context: Context, run: AgentRun) -> None:
+        """Looks for the file every 5 ms."""
+        del context
+        while not run.input.turn.exists():
+            time.sleep(0.005)
+        run.input.turn.unlink()
 
 
 class ChattyInput(BaseModel):

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
+import sqlalchemy as sa
 
+from lanewise import Client
 from lanewise.ports import free_port
 from lanewise.process import StartError, wait_until
 from lanewise.secrets import load_secrets
@@ -25,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 START_S = 90.0
 STOP_S = 40.0
 LOAD_S = 90.0
+EVENT_S = 60.0
 KINDS = ("api", "worker", "zygote", "sandboxes", "postgres", "redis")
 
 
@@ -33,20 +37,42 @@ def child_environment(**values: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **values}
 
 
-class Fleet:
-    """`lanewise up` with one api and one worker, in a folder that vanishes with it.
+class LoggedEvent(NamedTuple):
+    """An event as the log has it.
 
     Args:
-        slots: runs at once; also how many one user may have in progress.
+        at: when, in seconds since 1970.
+        data: what it says.
     """
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    at: float
+    data: dict[str, Any]
+
+
+class Fleet:
+    """`lanewise up` with one api, in a folder that vanishes with it.
+
+    Args:
+        slots: runs at once, per worker.
+        workers: how many.
+        limit: how many runs one user may have in progress; default: `slots`.
+        env: further settings.
+    """
+
+    def __init__(
+        self, slots: int, *, workers: int = 1, limit: int | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._options = ("--slots", str(slots), "--workers", str(workers), "--no-flower")
+        self._env = {
+            "LANEWISE_AGENTS": "benchmarks.agents",
+            "LANEWISE_USER_CONCURRENT_RUNS": str(slots if limit is None else limit),
+            **(env or {}),
+        }
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with self._stack:
-            self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lanewise-bench-")))
+            self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="lanewise-bench-")))
             self._start()
             self._stack = self._stack.pop_all()
         return self
@@ -55,17 +81,15 @@ class Fleet:
         self._stack.close()
 
     def _start(self) -> None:
-        ready, said = self._folder / "ready", self._folder / "said"
-        options = ("--slots", str(self.slots), "--port", str(free_port()), "--no-flower")
+        ready, said = self.folder / "ready", self.folder / "said"
+        data = ("--data-dir", str(self.folder / "data"))
         with ready.open("wb") as stdout, said.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lanewise.cli", "up", "--data-dir", str(self._folder / "data"), *options],
+                [sys.executable, "-m", "lanewise.cli", "up", *data, "--port", str(free_port()), *self._options],
                 stdout=stdout,
                 stderr=stderr,
                 cwd=ROOT,
-                env=child_environment(
-                    LANEWISE_AGENTS="benchmarks.agents", LANEWISE_USER_CONCURRENT_RUNS=str(self.slots)
-                ),
+                env=child_environment(**self._env),
             )
         self._stack.callback(self._stop)
         wait_until(lambda: bool(ready.read_text()) or self._process.poll() is not None, START_S)
@@ -83,12 +107,60 @@ class Fleet:
 
     def token(self, user_id: str) -> str:
         """Returns a bearer token."""
-        return make_token(jwt_keys((load_secrets(self._folder / "data").secret_key,))[0], user_id)
+        return make_token(jwt_keys((load_secrets(self.folder / "data").secret_key,))[0], user_id)
+
+    def client(self, user_id: str) -> Client:
+        """Returns a client of the user's; it closes with the fleet."""
+        return self._stack.enter_context(Client(self.url, self.token(user_id)))
 
     @cached_property
     def redis_url(self) -> str:
         """The URL of the fleet's Redis: what its worker was given."""
-        return next(process for process, kind in self._processes() if kind == "worker").environ()["LANEWISE_REDIS_URL"]
+        return self._worker_environment["LANEWISE_REDIS_URL"]
+
+    def rows(self, statement: str, **parameters: Any) -> Sequence[sa.Row[Any]]:
+        """Executes a statement as the superuser, whom row level security does not bind, and commits it.
+
+        Returns:
+            the rows, if there are any.
+        """
+        with self._database.connect() as connection:
+            answer = connection.execute(sa.text(statement), parameters)
+            return answer.all() if answer.returns_rows else []
+
+    def event(self, run_id: str, kind: str, attempt: int = 1) -> LoggedEvent:
+        """Returns an event of a run's attempt, waiting for it.
+
+        Raises:
+            TimeoutError: it did not come within a minute.
+        """
+        query = """
+            SELECT extract(epoch FROM at) AS at, data FROM lanewise.run_events
+            WHERE run_id = :run_id AND type = :kind AND attempt = :attempt
+        """
+        found: Sequence[sa.Row[Any]] = ()
+
+        def look() -> bool:
+            nonlocal found
+            found = self.rows(query, run_id=run_id, kind=kind, attempt=attempt)
+            return bool(found)
+
+        if not wait_until(look, EVENT_S):
+            raise TimeoutError(f"no {kind} of attempt {attempt} came")
+        return LoggedEvent(float(found[0].at), found[0].data)
+
+    @cached_property
+    def _database(self) -> sa.Engine:
+        url = sa.make_url(self._worker_environment["LANEWISE_DATABASE_URL"])
+        password = load_secrets(self.folder / "data").postgres_password
+        admin = url.set(drivername="postgresql+psycopg2", username="postgres", password=password)
+        engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT")
+        self._stack.callback(engine.dispose)
+        return engine
+
+    @cached_property
+    def _worker_environment(self) -> dict[str, str]:
+        return next(process for process, kind in self._processes() if kind == "worker").environ()
 
     def cpu_s(self) -> dict[str, float]:
         """Returns the processor time so far by kind of process, ended children included."""

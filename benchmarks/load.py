@@ -10,15 +10,16 @@ import json
 import sys
 import time
 from asyncio import StreamReader, StreamWriter, TaskGroup
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from threading import Thread
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 
 WAIT_S = 80.0
+SUBMITTERS = 4
 
 OnEvent = Callable[[dict[str, Any], float], None]
 
@@ -130,7 +131,9 @@ async def runs(url: str, tokens: list[str], count: int, outstanding: int, connec
     return {"seconds": seconds}
 
 
-async def latency(url: str, token: str, count: int, agent: str = "bench_noop") -> list[dict[str, float]]:
+async def latency(
+    url: str, token: str, count: int, agent: str = "bench_noop", run_input: dict[str, Any] | None = None
+) -> list[dict[str, float]]:
     """Runs an agent again and again; returns for each run when what was seen, seconds after the submission began."""
     came: asyncio.Queue[tuple[str, float, bool]] = asyncio.Queue()
     seen = []
@@ -140,7 +143,7 @@ async def latency(url: str, token: str, count: int, agent: str = "bench_noop") -
         connection = await user.connect()
         for _ in range(count):
             began = time.perf_counter()
-            await user.submit(connection, agent, {})
+            await user.submit(connection, agent, run_input or {})
             moments = {"accepted": time.perf_counter() - began}
             over = False
             while not over:
@@ -173,38 +176,84 @@ async def events(url: str, token: str, count: int) -> dict[str, float]:
     return {"log_s": (logged[-1] - logged[0]).total_seconds(), "stream_s": came[-1] - came[0]}
 
 
-def bare(count: int, threads: int) -> dict[str, float]:
-    """Sends bare Celery tasks, `count` from some threads, and waits until Redis has counted them all."""
-    from benchmarks.bare_celery import KEY, counter, noop  # noqa: PLC0415 - needs a broker in the environment
+async def submissions(
+    url: str, tokens: list[str], count: int, agent: str, run_input: dict[str, Any]
+) -> dict[str, float]:
+    """Submits `count` runs of each user, one user after the other, over a few connections; waits for no run.
 
-    def send() -> None:
-        for _ in range(count // threads):
-            noop.delay()
-
-    counter.delete(KEY)
-    sending = [Thread(target=send) for _ in range(threads)]
+    Returns:
+        the seconds that it took.
+    """
     began = time.perf_counter()
-    for thread in sending:
-        thread.start()
-    for thread in sending:
-        thread.join()
-    while int(counter.get(KEY) or 0) < count // threads * threads:
-        if time.perf_counter() - began > WAIT_S:
-            raise TimeoutError("the tasks were not done in time")
-        time.sleep(0.005)
+    for token in tokens:
+        user, to_submit = User(url, token, lambda _event, _now: None), iter(range(count))
+
+        async def submit(user: User, to_submit: Iterator[int]) -> None:
+            connection = await user.connect()
+            for _ in to_submit:
+                await user.submit(connection, agent, run_input)
+            connection[1].close()
+
+        async with TaskGroup() as group:
+            for _ in range(min(SUBMITTERS, count)):
+                group.create_task(submit(user, to_submit))
     return {"seconds": time.perf_counter() - began}
 
 
+async def turns(url: str, token: str, turn: str, count: int) -> list[float]:
+    """Adds a parked run, then ends the user's running one so that a parked one starts, again and again.
+
+    Args:
+        url: of the service.
+        token: whose run of `bench_turn` occupies the user's only slot.
+        turn: the file that the runs wait for.
+        count: how often.
+
+    Returns:
+        seconds until each submission was accepted.
+    """
+    started = asyncio.Event()
+
+    def on_event(event: dict[str, Any], _now: float) -> None:
+        if event["type"] == "run_started":
+            started.set()
+
+    seen = []
+    async with TaskGroup() as group:
+        user = User(url, token, on_event)
+        await user.watch(group)
+        connection = await user.connect()
+        for _ in range(count):
+            began = time.perf_counter()
+            await user.submit(connection, "bench_turn", {"turn": turn})
+            seen.append(time.perf_counter() - began)
+            started.clear()
+            await asyncio.to_thread(Path(turn).touch)
+            await started.wait()
+        await user.close()
+    return seen
+
+
+LOADS: dict[str, Callable[..., Any]] = {
+    "runs": runs, "latency": latency, "events": events, "submissions": submissions, "turns": turns,
+}  # fmt: skip
+
+
+def _bare(kind: str, parameters: dict[str, Any]) -> Any:
+    from benchmarks.bare_load import LOADS  # noqa: PLC0415 - needs a broker in the environment
+
+    return LOADS[kind](**parameters)
+
+
 async def _in_time(kind: str, parameters: dict[str, Any]) -> Any:
-    measure: dict[str, Callable[..., Any]] = {"runs": runs, "latency": latency, "events": events}
     async with asyncio.timeout(WAIT_S):
-        return await measure[kind](**parameters)
+        return await LOADS[kind](**parameters)
 
 
 def main() -> None:
     """Measures what the first argument names."""
     kind, parameters = sys.argv[1], json.load(sys.stdin)
-    result = bare(**parameters) if kind == "bare" else asyncio.run(_in_time(kind, parameters))
+    result = asyncio.run(_in_time(kind, parameters)) if kind in LOADS else _bare(kind, parameters)
     print(json.dumps({"result": result, "cpu_s": time.process_time()}))
 
 

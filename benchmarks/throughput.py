@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from benchmarks.fleet import KINDS, ROOT, STOP_S, Lab, child_environment, put_load
+from benchmarks.bare_worker import bare_worker
+from benchmarks.fleet import KINDS, Lab, put_load
 from benchmarks.report import Figure
 
 USERS = 4
@@ -23,7 +20,7 @@ def measure(lab: Lab) -> list[Figure]:
     tokens = lab.tokens(USERS)
     ours, bare = [], []
     cost: dict[str, list[float]] = defaultdict(list)
-    with _bare_worker(lab) as environment:
+    with bare_worker(lab.fleet, lab.SLOTS) as environment:
         _complete(lab, tokens, 100)  # warm
         put_load("bare", environment, count=100, threads=PUBLISHERS)
         for _ in range(rounds):
@@ -54,27 +51,3 @@ def _complete(lab: Lab, tokens: list[str], runs: int) -> tuple[float, dict[str, 
     used = {kind: seconds - before[kind] for kind, seconds in lab.fleet.cpu_s().items()}
     used["load generator"] = done["cpu_s"]
     return runs / done["result"]["seconds"], used
-
-
-@contextmanager
-def _bare_worker(lab: Lab) -> Iterator[dict[str, str]]:
-    """Runs a worker for the bare tasks; yields the environment in which to send them."""
-    broker = lab.fleet.redis_url.rpartition("/")[0] + "/9"
-    environment = child_environment(BENCH_BROKER_URL=broker)
-    pool = ("-P", "threads", "-c", str(lab.SLOTS), "--without-mingle", "--without-gossip", "-l", "WARNING")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "celery", "-A", "benchmarks.bare_celery", "worker", *pool],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=ROOT,
-        env=environment,
-    )
-    try:
-        yield environment
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
