@@ -93,6 +93,7 @@ class Lanes(RuleBasedStateMachine):
 
     services: ClassVar[Services]
     superuser: ClassVar[sa.Connection]
+    steps: ClassVar[int] = 0
 
     @initialize(limits=st.tuples(*[st.integers(1, 3)] * len(USERS)), taken=st.integers(0, 4))
     def start(self, limits: tuple[int, ...], taken: int) -> None:
@@ -246,6 +247,7 @@ class Lanes(RuleBasedStateMachine):
 
     @invariant()
     def limits_hold(self) -> None:
+        type(self).steps += 1
         for user_id in getattr(self, "limits", ()):
             with self.services.database.user_session(user_id) as session:
                 query = (
@@ -320,9 +322,18 @@ class Lanes(RuleBasedStateMachine):
         )
 
 
-def run_lanes(services: Services, superuser: sa.Connection, examples: int, steps: int) -> None:
-    """Lets Hypothesis look for a story that breaks a promise: `examples` stories of at most `steps` steps each."""
-    bound = type("Bound", (Lanes,), {"services": services, "superuser": superuser})
+def run_lanes(services: Services, superuser: sa.Connection, examples: int, steps: int, seed: int | None = None) -> int:
+    """Lets Hypothesis look for a story that breaks a promise: `examples` stories of at most `steps` steps each.
+
+    Args:
+        seed: decides which stories; None: Hypothesis does.
+
+    Returns:
+        how many steps were made.
+    """
+    bound = type("Bound", (Lanes,), {"services": services, "superuser": superuser, "steps": 0})
+    bound._hypothesis_internal_use_seed = seed  # type: ignore[attr-defined]
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     options = hypothesis_settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=checks)
     run_state_machine_as_test(bound, settings=options)
+    return int(bound.steps)  # type: ignore[attr-defined]

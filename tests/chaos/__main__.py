@@ -8,12 +8,13 @@ import secrets
 import sys
 from collections.abc import Callable
 
-from tests.chaos import lanes
+from tests.chaos import lanes, semaphore
 from tests.chaos.part import Options, say
 
 # Each part prints its report and tells whether all was well.
 PARTS: dict[str, Callable[[Options], bool]] = {
     "lanes": lanes.run,
+    "semaphore": semaphore.run,
 }
 
 
