@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import and_, exists, or_, select, tuple_, update
+from sqlalchemy import exists, select, tuple_, update
 
 from shared import runs
 from shared.database import load_sql
@@ -43,7 +43,8 @@ class Lanes:
     def keep_granted(self) -> None:
         """Renews the slots of granted runs that nobody has claimed yet; from the claim on their worker does.
 
-        One that is gone is taken again if the user's limit allows it; else the claim will park the run.
+        One that is gone is taken again if the user's limit allows it; else the claim will park the run. What all users
+        with live runs hold is counted on this occasion.
         """
         if time.monotonic() - self._renewed_at < self._lease_s / 3:
             return
@@ -51,12 +52,16 @@ class Lanes:
         with self._database.system_session() as session:
             for user_id, run_id, attempt in session.execute(select(Run.user_id, Run.id, Run.attempt).where(*GRANTED)):
                 by_user[user_id].append(member(run_id, attempt + 1))
+            users = {*by_user, *session.scalars(select(Run.user_id).where(RUNNING).distinct())}
         try:
-            for user_id, missing in self._services.slots.renew(by_user).items():
-                self._take_again(user_id, missing)
+            missing = list(self._services.slots.renew(by_user).items())
+            for user_id, members in missing[:MAX_USERS]:
+                self._take_again(user_id, members)
+            metrics.SLOTS_HELD.set(self._services.slots.count(users))
         except RedisError as error:
             log.warning("granted slots are not renewed: redis is away", error=str(error))
-        else:
+            return
+        if len(missing) <= MAX_USERS:  # else the next sweep goes on
             self._renewed_at = time.monotonic()
 
     def park_unserved(self) -> int:
@@ -109,15 +114,10 @@ class Lanes:
         """Counts for the metrics what all lanes hold and wait for."""
         with self._database.system_session() as session:
             counts = session.execute(_COUNTS).one()
-            users = session.scalars(select(Run.user_id).where(or_(and_(*GRANTED), RUNNING)).distinct()).all()
         metrics.LANES.labels("granted").set(counts.granted)
         metrics.LANES.labels("parked").set(counts.parked)
         metrics.LANES.labels("running").set(counts.running)
         metrics.OLDEST_GRANTED.set(counts.oldest_granted_s)
-        try:
-            metrics.SLOTS_HELD.set(self._services.slots.count(users))
-        except RedisError as error:
-            log.warning("held slots are not counted: redis is away", error=str(error))
 
     def count_nothing(self) -> None:
         """Forgets the counts of a time when this worker led: the leader alone tells them, the others nought."""

@@ -40,7 +40,7 @@ class Plan:
     nemesis_s: float = 1_200.0
     pace_s: float = 4.0
     stuck_s: float = 60.0
-    slots: int = 3
+    slots: int = 2  # so few that messages wait in the broker
     env: dict[str, str] = field(default_factory=dict)
     prepare: Callable[[Stores], None] = lambda _: None
 

@@ -285,20 +285,33 @@ def test_a_slot_that_nobody_has_a_right_to_is_freed_after_a_sweep(node: Node, le
     assert sorted(node.slots()) == sorted(map(slot, runs[:3]))
 
 
-def test_the_lanes_are_counted(node: Node, leader: Leader, redis_client: redis.Redis) -> None:
+def test_the_lanes_are_counted(node: Node, leader: Leader) -> None:
     for _ in range(5):
         node.submit("echo")
     assert node.services.dispatcher.admit("alice") == 3
     start_run(node.services, node.submit("echo", user_id="bob"))
     node.services.slots.rebuild("bob", ["x:1"])
+    leader.lanes.keep_granted()
     leader.lanes.count()
     counted = {where: metric("lanewise_runs", where=where) for where in ("granted", "parked", "running")}
     assert counted == {"granted": 3, "parked": 2, "running": 1}
     assert metric("lanewise_slots_held") == 4
     assert 0 < metric("lanewise_oldest_granted_seconds") < 60
+
+
+def test_of_very_many_lost_slots_some_are_taken_again_in_each_sweep(
+    node: Node, leader: Leader, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.lanes.MAX_USERS", 2)
+    users = ["alice", "bob", "carol"]
+    for user_id in users:
+        node.submit("echo", user_id=user_id)
+        node.services.dispatcher.admit(user_id)
     redis_client.flushall()
-    leader.lanes.count()
-    assert metric("lanewise_slots_held") == 0
+    leader.lanes.keep_granted()
+    assert sum(len(node.slots(user_id)) for user_id in users) == 2
+    leader.lanes.keep_granted()
+    assert sum(len(node.slots(user_id)) for user_id in users) == 3
 
 
 def test_who_does_not_lead_counts_nothing(node: Node, leader: Leader, rivals: list[Leader]) -> None:
