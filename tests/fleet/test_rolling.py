@@ -20,7 +20,7 @@ from tests.fleet.fleet import READY_S, Fleet, new_user, until
 
 USERS = 4
 RUN_S = 0.3
-AT_LEAST = 15  # runs of each user while processes are restarted
+AT_LEAST = 6  # runs of each user while processes are restarted
 BETWEEN_S = 0.05
 
 

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -186,6 +186,7 @@ def test_text_is_seen_as_it_was_written(text: str) -> None:
         assert seen(f"x {markdown.text(text)} x").text == f"x {plain(text)} x"
 
 
+@example(["", "__0__"])
 @given(st.lists(st.text(max_size=20) | st.sampled_from(HOSTILE), min_size=2, max_size=2))
 def test_no_cell_leaves_its_table(cells: list[str]) -> None:
     page = seen(markdown.table(["a", "b"], [cells]))

@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 MAX_CELL_CHARS = 120
-_MARKUP = re.compile(r"([\\`*\[\]<>#|~$]|(?<!\w)_|_(?!\w)|&(?=[\w#]+;))")
+# An underscore between two letters or digits is no markup, and stays readable in names.
+_MARKUP = re.compile(r"([\\`*\[\]<>#|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=[\w#]+;))")
 _LIST = re.compile(r"^(?=[-+=]|\d+[.)])(\d*)")  # at the beginning of a line
 _LINK = re.compile(r"\b(https?|ftp|mailto|www)([:.])", re.IGNORECASE)
 _CONTROLS = dict.fromkeys((*range(32), *range(127, 160), 8232, 8233), " ")
