@@ -113,17 +113,19 @@ class Lanes:
     def count(self) -> None:
         """Counts for the metrics what all lanes hold and wait for."""
         with self._database.system_session() as session:
-            counts = session.execute(_COUNTS).one()
-        metrics.LANES.labels("granted").set(counts.granted)
-        metrics.LANES.labels("parked").set(counts.parked)
-        metrics.LANES.labels("running").set(counts.running)
-        metrics.OLDEST_GRANTED.set(counts.oldest_granted_s)
+            rows = session.execute(_COUNTS).all()
+        metrics.OLDEST_GRANTED.clear()
+        for row in rows:
+            if row.queue is not None:
+                metrics.OLDEST_GRANTED.labels(row.queue).set(row.oldest_s)
+                continue
+            for where in ("granted", "parked", "running"):
+                metrics.LANES.labels(where).set(getattr(row, where))
 
     def count_nothing(self) -> None:
-        """Forgets the counts of a time when this worker led: the leader alone tells them, the others nought."""
-        for where in ("granted", "parked", "running"):
-            metrics.LANES.labels(where).set(0)
-        metrics.OLDEST_GRANTED.set(0)
+        """Forgets the counts of a time when this worker led: the leader alone tells them."""
+        metrics.LANES.clear()
+        metrics.OLDEST_GRANTED.clear()
         metrics.SLOTS_HELD.set(0)
 
     def _take_again(self, user_id: str, missing: Sequence[str]) -> None:

@@ -16,7 +16,9 @@ REPAIRED = Counter("lanewise_repaired", "What was found wrong and put right, by 
 LANES = Gauge("lanewise_runs", "Runs of all users by where they are; told by the leader", ["where"])
 SLOTS_HELD = Gauge("lanewise_slots_held", "Slots held in Redis by users with live runs; told by the leader")
 OLDEST_GRANTED = Gauge(
-    "lanewise_oldest_granted_seconds", "How long the oldest granted run waits for a worker; told by the leader"
+    "lanewise_oldest_granted_seconds",
+    "How long the oldest granted run waits for a worker; told by the leader",
+    ["queue"],
 )
 EVENTS_WRITTEN = Counter("lanewise_events_written", "Events committed to the log")
 EVENT_BATCHES = Counter("lanewise_event_batches", "Transactions that the events took")
