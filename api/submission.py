@@ -152,7 +152,8 @@ class Submissions:
         if not position:
             return run_view(answer.run, queue_view(0, "fleet_busy", None))
         eta_s = None if answer.run_s is None else round(answer.run_s * position / answer.slots, 1)
-        return run_view(answer.run, queue_view(position, "user_limit", eta_s))
+        reason = "redis_unavailable" if self._runs.redis_away else "user_limit"
+        return run_view(answer.run, queue_view(position, reason, eta_s))
 
     def _earlier(self, user_id: str, key: IdempotencyKey) -> dict[str, Any] | None:
         """Returns the run that the key made before, None if it made none.

@@ -213,7 +213,7 @@ class Lanes(RuleBasedStateMachine):
     def die_while_admitting(self, user_id: str) -> None:
         """Slots are taken, and nothing is granted."""
         found = runs.next_runs(self.services.database.once(user_id), user_id, 3)
-        self.services.dispatcher.take(user_id, found.members, found.slots, idle=found.idle)
+        self.services.dispatcher.take(user_id, found.members, found.slots)
 
     # What time and Redis do
 
@@ -346,6 +346,8 @@ def run_lanes(services: Services, superuser: sa.Connection, examples: int, steps
     bound = type("Bound", (Lanes,), {"services": services, "superuser": superuser, "steps": 0})
     bound._hypothesis_internal_use_seed = seed  # type: ignore[attr-defined]
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    options = hypothesis_settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=checks)
+    options = hypothesis_settings(
+        deadline=None, max_examples=examples, stateful_step_count=steps, suppress_health_check=checks
+    )
     run_state_machine_as_test(bound, settings=options)
     return int(bound.steps)  # type: ignore[attr-defined]

@@ -285,7 +285,7 @@ def test_a_run_that_lost_its_slot_takes_another_or_waits_for_one(
         services.dispatcher.admit("alice")
         (text,) = take_messages(services)
         redis_client.flushall()
-        services.slots.rebuild("alice", ["somebody:1"])
+        services.slots.acquire("alice", ["somebody:1"], 1, lambda: ())
         node.execute(text).join(5)
         assert node.now(first).granted_at is None  # parked again
         services.slots.release("alice", ["somebody:1"])
