@@ -20,6 +20,8 @@ from shared.slots import Slots, member
 
 log = structlog.get_logger(__name__)
 
+MOST_ROUNDS = 3  # of an admission that others overtake
+
 
 class Dispatcher:
     """Grants slots and sends what was granted.
@@ -48,31 +50,43 @@ class Dispatcher:
         self._publish = publish
 
     def admit(self, user_id: str) -> int:
-        """Starts as many of the user's parked runs as there are free slots; returns how many.
+        """Starts as many of the user's parked runs as there are free slots; returns how many, see `start`."""
+        return len(self.start(user_id))
+
+    def start(self, user_id: str) -> list[str]:
+        """Starts as many of the user's parked runs as there are free slots; returns their ids.
 
         With Redis away nothing starts and nothing fails: the runs stay parked and the leader's sweep admits them later.
 
         Raises:
             UnavailableError: Postgres is away.
         """
-        once = self._database.once(user_id)
-        found = runs.next_runs(once, user_id, self._settings.user_concurrent_runs)
+        started: list[str] = []
+        for _ in range(MOST_ROUNDS):
+            found = runs.next_runs(self._database.once(user_id), user_id, self._settings.user_concurrent_runs)
+            held, granted = self._grant(user_id, found)
+            started += granted
+            if len(granted) == held:
+                break  # else a slot was taken for a run that has ended since, or that another one grants: look again
+        if started and found.tell:
+            self._tell_positions(user_id)
+        return started
+
+    def _grant(self, user_id: str, found: runs.NextRuns) -> tuple[int, list[str]]:
+        """Returns how many slots were held, and the runs that were granted and sent."""
         if not found.members:
-            return 0
+            return 0, []
         try:
             holding = self.take(user_id, found.members, found.slots)
         except RedisError as error:
             log.warning("admission waits: redis is away", error=str(error))
-            return 0
-        granted = runs.grant(once, user_id, holding) if holding else []
+            return 0, []
+        granted = runs.grant(self._database.once(user_id), user_id, holding) if holding else []
         for message, queue in granted:
             self.send(message, queue)
         if len(granted) < len(holding):
-            # Somebody else granted a run meanwhile (the slot is rightly that run's), or it has ended.
             self._tidy_up(user_id, holding)
-        if granted and found.tell:
-            self._tell_positions(user_id)
-        return len(granted)
+        return len(holding), [message.context.run_id for message, _ in granted]
 
     def take(self, user_id: str, members: Sequence[str], limit: int) -> list[str]:
         """Takes slots as `Slots.acquire` does, which asks Postgres where Redis is in doubt.
