@@ -167,14 +167,14 @@ class TestCount:
         assert queued(superuser) == 1
 
     def test_submissions_at_once_do_not_pass_the_limit_together(self, services: Services) -> None:
-        submit_run(services)
+        serve(services, an_agent())
         answers: list[Accepted | Refused] = []
 
         def one(_number: int) -> None:
             answers.append(
                 accept(
                     services.database.once("alice"), a_context(), an_agent(), {}, metadata={}, time_limit_s=1,
-                    new_thread=True, quota=4, slots=3,
+                    new_thread=True, quota=3, slots=3,
                 )
             )  # fmt: skip
 
@@ -182,4 +182,4 @@ class TestCount:
         assert sum(isinstance(answer, Accepted) for answer in answers) == 3
         assert {answer.reason for answer in answers if isinstance(answer, Refused)} == {"quota"}
         with services.database.user_session("alice") as session:
-            assert session.scalar(sa.text("SELECT count(*) FROM threads")) == 4  # nothing is left of the refused
+            assert session.scalar(sa.text("SELECT count(*) FROM threads")) == 3  # nothing is left of the refused
