@@ -37,6 +37,20 @@ def let_a_second_pass(superuser: sa.Connection) -> None:
     superuser.execute(sa.text("UPDATE lanewise.user_streams SET positions_at = positions_at - interval '1 s'"))
 
 
+def add_copies(superuser: sa.Connection, run: Run, count: int) -> None:
+    """Adds queued runs that are like this one, each a millisecond younger than the one before."""
+    superuser.execute(
+        sa.text("""
+            INSERT INTO lanewise.runs (user_id, id, thread_id, agent, queue, status, input, metadata, context,
+                correlation_id, max_attempts, time_limit_s, created_at)
+            SELECT user_id, 'copy-' || n, thread_id, agent, queue, 'queued', input, metadata, context,
+                correlation_id, max_attempts, time_limit_s, created_at + n * interval '1 ms'
+            FROM lanewise.runs, generate_series(1, :count) n WHERE id = :id
+        """),
+        {"id": run.id, "count": count},
+    )
+
+
 def queued(superuser: sa.Connection, user_id: str = "alice") -> int:
     query = sa.text("SELECT queued FROM lanewise.user_streams WHERE user_id = :user_id")
     return int(superuser.execute(query, {"user_id": user_id}).scalar_one())
@@ -49,6 +63,19 @@ class TestPlaces:
         grant_run(services, made[0])
         assert [view(services, run)["position"] for run in made] == [0, 1, 2, 3]
         assert [view(services, run)["reason"] for run in made] == ["fleet_busy"] + ["user_limit"] * 3
+
+    def test_a_page_of_places_costs_one_walk_along_the_queue(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        first = submit()
+        add_copies(superuser, first, 1000)
+        with services.database.user_session("alice") as session:
+            page = session.scalars(sa.select(Run).order_by(Run.created_at.desc(), Run.id.desc()).limit(200)).all()
+            read = sa.text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'runs'")
+            before = session.scalar(read)
+            views = queue_views(session, "alice", page, 3)
+            assert [views[run.id]["position"] for run in page] == list(range(1001, 801, -1))
+            assert session.scalar(read) - before < 2000  # 1,001 that are parked, and those of the page a few times
 
     def test_a_run_that_is_not_queued_stands_nowhere(self, services: Services, submit: Submit) -> None:
         run = start_run(services, submit())
@@ -152,15 +179,7 @@ class TestCount:
         self, services: Services, submit: Submit, superuser: sa.Connection
     ) -> None:
         run = submit()
-        superuser.execute(
-            sa.text("""
-                INSERT INTO lanewise.runs (user_id, id, thread_id, agent, queue, status, input, metadata, context,
-                    correlation_id, max_attempts, time_limit_s)
-                SELECT user_id, 'copy-' || n, thread_id, agent, queue, status, input, metadata, context,
-                    correlation_id, max_attempts, time_limit_s
-                FROM lanewise.runs, generate_series(1, 50) n
-            """)
-        )
+        add_copies(superuser, run, 50)
         assert queued(superuser) == 51
         assert view(services, run)["position"] == 1
         superuser.execute(sa.text("DELETE FROM lanewise.runs WHERE id LIKE 'copy-%'"))
