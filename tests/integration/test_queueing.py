@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from lanewise.process import wait_until
 from shared import runs
 from shared.acceptance import Accepted, Refused, accept
 from shared.events import StoredEvent
@@ -153,6 +155,22 @@ class TestTelling:
         made = [submit() for _ in range(5)]
         services.dispatcher.admit("alice")
         assert [stored(services.database, run).position_told for run in made] == [None, None, None, 1, 2]
+
+    def test_who_comes_among_the_first_while_it_waits_is_told_the_next_time(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        """It would have to be locked out of order, after younger ones: a deadlock with whoever locks by id."""
+        made = [submit() for _ in range(11)]
+        waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%tell%'")
+        with ThreadPoolExecutor(1) as pool:
+            with services.database.user_session("alice") as session:
+                assert runs.grant(session, "alice", [made[1].id])
+                answer = pool.submit(told, services)
+                assert wait_until(lambda: superuser.scalar(waiting) == 1, 5)
+            left = [made[0], *made[2:10]]
+            assert answer.result(5) == [(run.id, place) for place, run in enumerate(left, 1)]
+        let_a_second_pass(superuser)
+        assert told(services) == [(made[10].id, 10)]
 
     def test_many_at_once_tell_each_place_once(self, services: Services, submit: Submit) -> None:
         made = [submit() for _ in range(5)]
