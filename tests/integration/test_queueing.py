@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from lanewise.process import wait_until
 from shared import runs
@@ -16,6 +17,7 @@ from shared.models import Run
 from shared.outcomes import Completed, Failed, Lost
 from shared.queueing import queue_views
 from shared.services import Services
+from shared.slots import member
 from tests.services import Submit, a_context, an_agent, grant_run, in_parallel, serve, start_run, submit_run
 from tests.steps import cancel, finish, stored
 
@@ -53,6 +55,12 @@ def add_copies(superuser: sa.Connection, run: Run, count: int) -> None:
     )
 
 
+def rows_read(session: Session, table: str) -> int:
+    """Returns how many rows of the table the transaction has looked at."""
+    query = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = :table"
+    return int(session.execute(sa.text(query), {"table": table}).scalar_one())
+
+
 def queued(superuser: sa.Connection, user_id: str = "alice") -> int:
     query = sa.text("SELECT queued FROM lanewise.user_streams WHERE user_id = :user_id")
     return int(superuser.execute(query, {"user_id": user_id}).scalar_one())
@@ -73,11 +81,23 @@ class TestPlaces:
         add_copies(superuser, first, 1000)
         with services.database.user_session("alice") as session:
             page = session.scalars(sa.select(Run).order_by(Run.created_at.desc(), Run.id.desc()).limit(200)).all()
-            read = sa.text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'runs'")
-            before = session.scalar(read)
+            before = rows_read(session, "runs")
             views = queue_views(session, "alice", page, 3)
             assert [views[run.id]["position"] for run in page] == list(range(1001, 801, -1))
-            assert session.scalar(read) - before < 2000  # 1,001 that are parked, and those of the page a few times
+            assert (
+                rows_read(session, "runs") - before < 2000
+            )  # 1,001 that are parked, and those of the page a few times
+
+    def test_who_serves_is_asked_once_however_many_are_passed_over(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        add_copies(superuser, submit(agent=an_agent("elsewhere"), served=False), 900)
+        superuser.execute(sa.text("UPDATE lanewise.runs SET created_at = created_at - interval '1 h'"))
+        served = submit()
+        with services.database.user_session("alice") as session:
+            before = rows_read(session, "workers")
+            assert runs.next_runs(session, "alice", 3).members == [member(served.id, 1)]
+            assert rows_read(session, "workers") - before < 100
 
     def test_a_run_that_is_not_queued_stands_nowhere(self, services: Services, submit: Submit) -> None:
         run = start_run(services, submit())
@@ -156,12 +176,21 @@ class TestTelling:
         services.dispatcher.admit("alice")
         assert [stored(services.database, run).position_told for run in made] == [None, None, None, 1, 2]
 
+    def test_an_admission_tells_the_last_ones_too(self, services: Services, submit: Submit) -> None:
+        made = [submit() for _ in range(5)]
+        started = [start_run(services, run) for run in made[:3]]
+        finish(services.database, started[0], Completed(1))
+        assert services.dispatcher.admit("alice") == 1
+        assert stored(services.database, made[4]).position_told == 1
+
     def test_who_comes_among_the_first_while_it_waits_is_told_the_next_time(
         self, services: Services, submit: Submit, superuser: sa.Connection
     ) -> None:
         """It would have to be locked out of order, after younger ones: a deadlock with whoever locks by id."""
         made = [submit() for _ in range(11)]
-        waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%tell%'")
+        waiting = sa.text(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%tell%'"
+        )
         with ThreadPoolExecutor(1) as pool:
             with services.database.user_session("alice") as session:
                 assert runs.grant(session, "alice", [made[1].id])
