@@ -95,7 +95,8 @@ def _lock_holders(engine: Engine) -> str:
     query = sa.text("""
         SELECT DISTINCT format('%s (session %s of %s)', c.relname, l.pid, a.usename)
         FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid
-        WHERE c.relnamespace = to_regnamespace(:schema) AND c.relkind = 'r' AND l.granted AND a.datname = current_database()
+        WHERE c.relnamespace = to_regnamespace(:schema) AND c.relkind = 'r' AND l.granted
+            AND a.datname = current_database()
         ORDER BY 1 LIMIT 10
     """)
     with engine.connect() as connection:

@@ -105,7 +105,7 @@ def test_several_migrations_at_once_wait_for_one_another(admin_url: str) -> None
 def test_a_table_that_others_keep_locked_is_waited_for_in_short_steps(
     servers: Servers, database_name: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    urls = [servers.url(database_name, role) for role in (None, SERVICE, RUN)]
+    urls = servers.url(database_name), servers.url(database_name, SERVICE), servers.url(database_name, RUN)
     waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'lanewise.token_keys'::regclass")
     with (
         superuser_engine(urls[0]).connect() as holder,
@@ -114,7 +114,7 @@ def test_a_table_that_others_keep_locked_is_waited_for_in_short_steps(
     ):
 
         def waits() -> bool:
-            return watcher.scalar(waiting) == 1
+            return bool(watcher.scalar(waiting) == 1)
 
         pid = holder.scalar(sa.text("SELECT pg_backend_pid()"))
         holder.exec_driver_sql("BEGIN; LOCK TABLE lanewise.token_keys IN SHARE MODE")

@@ -18,7 +18,7 @@ from shared.outcomes import Completed, Failed, Lost
 from shared.queueing import queue_views
 from shared.services import Services
 from shared.slots import member
-from tests.services import Submit, a_context, an_agent, grant_run, in_parallel, serve, start_run, submit_run
+from tests.services import Submit, a_context, an_agent, grant_run, in_parallel, serve, start_run
 from tests.steps import cancel, finish, stored
 
 View = dict[str, Any]
