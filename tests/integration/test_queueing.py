@@ -193,7 +193,7 @@ class TestTelling:
         )
         with ThreadPoolExecutor(1) as pool:
             with services.database.user_session("alice") as session:
-                assert runs.grant(session, "alice", [made[1].id])
+                assert runs.grant(session, "alice", [member(made[1].id, 1)])
                 answer = pool.submit(told, services)
                 assert wait_until(lambda: superuser.scalar(waiting) == 1, 5)
             left = [made[0], *made[2:10]]
