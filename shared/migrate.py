@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.engine import URL, Connection, make_url
+from psycopg2.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from shared.errors import ConfigurationError
@@ -18,6 +20,9 @@ from shared.signing import derive_key
 OWNER, SERVICE, RUN = "lanewise_owner", "lanewise_service", "lanewise_run"
 LOCK = 0x6C616E65  # one migration at a time; any constant will do
 GRANT_OPTIONS_SINCE = 160_000  # of Postgres; before that, members inherit unless they are made otherwise
+LOCK_TIMEOUT = "2s"  # whoever needs the table meanwhile waits behind a migration that waits for it
+PATIENCE_S = 60.0  # for all tries together
+PAUSE_S = 1.0  # between two tries: those who had to wait go on
 TOKEN_PURPOSE = "database-token"  # noqa: S105 - a purpose, not a password
 
 # Settings of the login roles, kept in the database because a pooler in between drops those of the connection.
@@ -35,6 +40,9 @@ ROLE_SETTINGS = {
 def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[str]) -> None:
     """Creates missing roles, makes or upgrades the schema, stores the token keys. Safe to repeat.
 
+    One transaction. A table that somebody else keeps locked is waited for briefly, for others wait behind; then all is
+    tried again, for about a minute.
+
     Args:
         admin_url: a role that may create roles, and schemas in the database; a superuser is not needed.
         service_url: its user and password become the login of api and worker.
@@ -42,24 +50,57 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
         secrets: the signing secrets, newest first; tokens of each are accepted.
 
     Raises:
-        ConfigurationError: the database cannot be reached, or a right is missing; with Postgres' own message.
+        ConfigurationError: the database cannot be reached, or a right is missing; with Postgres' own message. Or others
+            keep tables locked; with the tables and their sessions.
     """
     engine = sa.create_engine(_driver(admin_url), poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
+    give_up_at = time.monotonic() + PATIENCE_S
     try:
-        with engine.begin() as connection:
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            _create_roles(connection, make_url(service_url), make_url(run_url))
-            connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {OWNER}"))
-            connection.execute(sa.text(f"SET LOCAL ROLE {OWNER}"))
-            connection.execute(sa.text(f"SET LOCAL search_path = {SCHEMA}"))
-            command.upgrade(_config(connection), "head")
-            _store_keys(connection, secrets)
+        while not _try(engine, make_url(service_url), make_url(run_url), secrets):
+            if time.monotonic() > give_up_at:
+                raise ConfigurationError(
+                    f"the database cannot be migrated: for {PATIENCE_S:g} s others have kept tables locked; "
+                    f"now: {_lock_holders(engine)}"
+                )
+            time.sleep(PAUSE_S)
     except (OperationalError, ProgrammingError) as error:
         raise ConfigurationError(
             f"the database cannot be migrated: {str(error.orig).strip()}"
         ) from None  # the statement may hold a password
     finally:
         engine.dispose()
+
+
+def _try(engine: Engine, service: URL, run: URL, secrets: Sequence[str]) -> bool:
+    """Migrates; False: somebody else has a table locked, and nothing is changed."""
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            connection.execute(sa.text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+            _create_roles(connection, service, run)
+            connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {OWNER}"))
+            connection.execute(sa.text(f"SET LOCAL ROLE {OWNER}"))
+            connection.execute(sa.text(f"SET LOCAL search_path = {SCHEMA}"))
+            command.upgrade(_config(connection), "head")
+            _store_keys(connection, secrets)
+    except OperationalError as error:
+        if isinstance(error.orig, (LockNotAvailable, DeadlockDetected)):
+            return False
+        raise
+    return True
+
+
+def _lock_holders(engine: Engine) -> str:
+    """Names the tables that have locks on them, and whose: "runs (session 4711 of lanewise_run)"."""
+    query = sa.text("""
+        SELECT DISTINCT format('%s (session %s of %s)', c.relname, l.pid, a.usename)
+        FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE c.relnamespace = to_regnamespace(:schema) AND c.relkind = 'r' AND l.granted
+            AND a.datname = current_database()
+        ORDER BY 1 LIMIT 10
+    """)
+    with engine.connect() as connection:
+        return ", ".join(connection.scalars(query, {"schema": SCHEMA})) or "none"
 
 
 def head_revision() -> str:

@@ -244,6 +244,7 @@ class AgentState(Base):
 
     __tablename__ = "agent_state"
     __table_args__ = (
+        Index("agent_state_by_run", "user_id", "run_id"),
         ForeignKeyConstraint(
             ["user_id", "thread_id"], [f"{SCHEMA}.threads.user_id", f"{SCHEMA}.threads.id"], ondelete="CASCADE"
         ),
@@ -288,6 +289,7 @@ class IdempotencyKey(Base):
     """Which run an Idempotency-Key made, and from what body."""
 
     __tablename__ = "idempotency_keys"
+    __table_args__ = (Index("idempotency_keys_by_run", "user_id", "run_id"),)
     user_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     fingerprint: Mapped[str]

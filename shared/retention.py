@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Delete, Exists, delete, exists, func, select, tuple_, update
@@ -14,6 +15,8 @@ from shared.database import Database
 from shared.models import AgentState, Base, IdempotencyKey, Run, RunEvent, Thread, UserStream
 
 MAX_RUNS = 500
+MAX_EVENTS = 20_000  # in a transaction, but for a single run that has more
+MOST_S = 2.0  # for the runs of a call: its leader has other things to do
 THREADS_LOOKED_AT = 1000  # in a call; they are gone through in order
 
 
@@ -24,6 +27,15 @@ class Removed:
     runs: int = 0
     events: int = 0
     threads: int = 0
+
+
+@dataclass
+class _Batch:
+    """Runs of one user that go in one transaction."""
+
+    user_id: str
+    events: int = 0
+    run_ids: list[str] = field(default_factory=list)
 
 
 class Retention:
@@ -41,7 +53,7 @@ class Retention:
         self._looked_at = ("", "")  # the thread at which the next call goes on
 
     def remove_old(self, limit: int = MAX_RUNS) -> Removed:
-        """Removes up to `limit` runs, the oldest first, in a short transaction for each of their users.
+        """Removes up to `limit` runs, the oldest first, in short transactions, each of one user; for about two seconds.
 
         With a run go its steps, artifacts, state, idempotency key and events; the user's stream begins later then, and
         a cursor before that is told so. A thread goes with its memory when its last run goes, or if it never had one
@@ -50,17 +62,28 @@ class Retention:
         Raises:
             UnavailableError: Postgres is away.
         """
-        removed = [self._of_user(user_id, run_ids) for user_id, run_ids in self._ended(limit).items()]
+        until = time.monotonic() + MOST_S
+        removed: list[Removed] = []
+        for batch in self._ended(limit):
+            removed.append(self._of_user(batch.user_id, batch.run_ids))
+            if time.monotonic() > until:
+                break
         threads = sum(item.threads for item in removed) + self._empty_threads()
         return Removed(sum(item.runs for item in removed), sum(item.events for item in removed), threads)
 
-    def _ended(self, limit: int) -> dict[str, list[str]]:
-        query = select(Run.user_id, Run.id).where(Run.finished_at < self._past()).order_by(Run.finished_at).limit(limit)
-        found: dict[str, list[str]] = defaultdict(list)
+    def _ended(self, limit: int) -> list[_Batch]:
+        query = select(Run.user_id, Run.id, Run.last_run_seq).where(Run.finished_at < self._past())
+        batches: list[_Batch] = []
+        last: dict[str, _Batch] = {}  # of each user
         with self._database.system_session() as session:
-            for user_id, run_id in session.execute(query):
-                found[user_id].append(run_id)
-        return found
+            for user_id, run_id, events in session.execute(query.order_by(Run.finished_at).limit(limit)):
+                batch = last.get(user_id)
+                if batch is None or batch.events + events > MAX_EVENTS:
+                    batch = last[user_id] = _Batch(user_id)
+                    batches.append(batch)
+                batch.run_ids.append(run_id)
+                batch.events += events
+        return batches
 
     def _of_user(self, user_id: str, run_ids: Sequence[str]) -> Removed:
         # As everywhere: runs in the order of their ids, then the stream.
@@ -118,9 +141,10 @@ def _trim(session: Session, user_id: str, run_ids: Sequence[str]) -> int:
     trimmed = session.scalar(
         stream.values(trimmed=func.greatest(UserStream.trimmed, max(seqs))).returning(UserStream.trimmed)
     )
-    # Deleted threads have left emptied events behind: those before here are as old.
+    # Deleted threads have left emptied events behind: those before here are as old. The rest goes the next time.
     left = exists().where(Run.user_id == RunEvent.user_id, Run.id == RunEvent.run_id)
-    emptied = _delete(RunEvent, RunEvent.user_id == user_id, RunEvent.seq <= trimmed, ~left).returning(RunEvent.seq)
+    some = select(RunEvent.seq).where(RunEvent.user_id == user_id, RunEvent.seq <= trimmed, ~left).limit(MAX_EVENTS)
+    emptied = _delete(RunEvent, RunEvent.user_id == user_id, RunEvent.seq.in_(some)).returning(RunEvent.seq)
     return len(seqs) + len(session.scalars(emptied).all())
 
 

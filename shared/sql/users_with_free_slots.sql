@@ -19,6 +19,8 @@ WHERE coalesce(l.concurrent_runs, :slots) > (
         SELECT FROM runs r
         WHERE r.user_id = w.user_id AND r.status = 'queued' AND r.granted_at IS NULL
             AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
-            AND EXISTS (SELECT FROM workers k WHERE r.agent = ANY (k.agents) AND r.queue = ANY (k.queues))
+            AND coalesce((r.agent, r.queue) IN ( -- made once, as in next_runs
+                SELECT a, q FROM (SELECT DISTINCT k.agents, k.queues FROM workers k) k, unnest(k.agents) a, unnest(k.queues) q
+            ), false)
     )
 ORDER BY random() LIMIT :most

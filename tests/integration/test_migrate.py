@@ -102,6 +102,39 @@ def test_several_migrations_at_once_wait_for_one_another(admin_url: str) -> None
     assert threads(urls[1]) == []
 
 
+def test_a_table_that_others_keep_locked_is_waited_for_in_short_steps(
+    servers: Servers, database_name: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls = servers.url(database_name), servers.url(database_name, SERVICE), servers.url(database_name, RUN)
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'lanewise.token_keys'::regclass")
+    with (
+        superuser_engine(urls[0]).connect() as holder,
+        superuser_engine(urls[0]).connect() as watcher,
+        ThreadPoolExecutor(1) as pool,
+    ):
+
+        def waits() -> bool:
+            return bool(watcher.scalar(waiting) == 1)
+
+        pid = holder.scalar(sa.text("SELECT pg_backend_pid()"))
+        holder.exec_driver_sql("BEGIN; LOCK TABLE lanewise.token_keys IN SHARE MODE")
+        try:
+            migrated = pool.submit(migrate, *urls, SECRETS)
+            assert wait_until(waits, 10)
+            assert wait_until(lambda: not waits(), 5)  # whoever queued behind it goes on
+            assert wait_until(waits, 5)
+            assert not migrated.done()
+            holder.exec_driver_sql("ROLLBACK")
+            assert migrated.result(10) is None
+            holder.exec_driver_sql("BEGIN; LOCK TABLE lanewise.token_keys IN SHARE MODE")
+            monkeypatch.setattr("shared.migrate.PATIENCE_S", 0.0)
+            with pytest.raises(ConfigurationError, match=rf"locked; now: token_keys \(session {pid} of "):
+                migrate(*urls, SECRETS)
+        finally:
+            holder.exec_driver_sql("ROLLBACK")
+    assert services
+
+
 def test_a_missing_right_is_said_in_the_words_of_postgres_without_a_password(servers: Servers) -> None:
     servers.execute("CREATE ROLE nobody_special LOGIN PASSWORD 'password'")
     with servers.new_database("template0") as name:

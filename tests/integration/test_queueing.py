@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
+from lanewise.process import wait_until
 from shared import runs
 from shared.acceptance import Accepted, Refused, accept
 from shared.events import StoredEvent
@@ -14,7 +17,8 @@ from shared.models import Run
 from shared.outcomes import Completed, Failed, Lost
 from shared.queueing import queue_views
 from shared.services import Services
-from tests.services import Submit, a_context, an_agent, grant_run, in_parallel, serve, start_run, submit_run
+from shared.slots import member
+from tests.services import Submit, a_context, an_agent, grant_run, in_parallel, serve, start_run
 from tests.steps import cancel, finish, stored
 
 View = dict[str, Any]
@@ -37,6 +41,26 @@ def let_a_second_pass(superuser: sa.Connection) -> None:
     superuser.execute(sa.text("UPDATE lanewise.user_streams SET positions_at = positions_at - interval '1 s'"))
 
 
+def add_copies(superuser: sa.Connection, run: Run, count: int) -> None:
+    """Adds queued runs that are like this one, each a millisecond younger than the one before."""
+    superuser.execute(
+        sa.text("""
+            INSERT INTO lanewise.runs (user_id, id, thread_id, agent, queue, status, input, metadata, context,
+                correlation_id, max_attempts, time_limit_s, created_at)
+            SELECT user_id, 'copy-' || n, thread_id, agent, queue, 'queued', input, metadata, context,
+                correlation_id, max_attempts, time_limit_s, created_at + n * interval '1 ms'
+            FROM lanewise.runs, generate_series(1, :count) n WHERE id = :id
+        """),
+        {"id": run.id, "count": count},
+    )
+
+
+def rows_read(session: Session, table: str) -> int:
+    """Returns how many rows of the table the transaction has looked at."""
+    query = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = :table"
+    return int(session.execute(sa.text(query), {"table": table}).scalar_one())
+
+
 def queued(superuser: sa.Connection, user_id: str = "alice") -> int:
     query = sa.text("SELECT queued FROM lanewise.user_streams WHERE user_id = :user_id")
     return int(superuser.execute(query, {"user_id": user_id}).scalar_one())
@@ -49,6 +73,31 @@ class TestPlaces:
         grant_run(services, made[0])
         assert [view(services, run)["position"] for run in made] == [0, 1, 2, 3]
         assert [view(services, run)["reason"] for run in made] == ["fleet_busy"] + ["user_limit"] * 3
+
+    def test_a_page_of_places_costs_one_walk_along_the_queue(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        first = submit()
+        add_copies(superuser, first, 1000)
+        with services.database.user_session("alice") as session:
+            page = session.scalars(sa.select(Run).order_by(Run.created_at.desc(), Run.id.desc()).limit(200)).all()
+            before = rows_read(session, "runs")
+            views = queue_views(session, "alice", page, 3)
+            assert [views[run.id]["position"] for run in page] == list(range(1001, 801, -1))
+            assert (
+                rows_read(session, "runs") - before < 2000
+            )  # 1,001 that are parked, and those of the page a few times
+
+    def test_who_serves_is_asked_once_however_many_are_passed_over(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        add_copies(superuser, submit(agent=an_agent("elsewhere"), served=False), 900)
+        superuser.execute(sa.text("UPDATE lanewise.runs SET created_at = created_at - interval '1 h'"))
+        served = submit()
+        with services.database.user_session("alice") as session:
+            before = rows_read(session, "workers")
+            assert runs.next_runs(session, "alice", 3).members == [member(served.id, 1)]
+            assert rows_read(session, "workers") - before < 100
 
     def test_a_run_that_is_not_queued_stands_nowhere(self, services: Services, submit: Submit) -> None:
         run = start_run(services, submit())
@@ -127,6 +176,31 @@ class TestTelling:
         services.dispatcher.admit("alice")
         assert [stored(services.database, run).position_told for run in made] == [None, None, None, 1, 2]
 
+    def test_an_admission_tells_the_last_ones_too(self, services: Services, submit: Submit) -> None:
+        made = [submit() for _ in range(5)]
+        started = [start_run(services, run) for run in made[:3]]
+        finish(services.database, started[0], Completed(1))
+        assert services.dispatcher.admit("alice") == 1
+        assert stored(services.database, made[4]).position_told == 1
+
+    def test_who_comes_among_the_first_while_it_waits_is_told_the_next_time(
+        self, services: Services, submit: Submit, superuser: sa.Connection
+    ) -> None:
+        """It would have to be locked out of order, after younger ones: a deadlock with whoever locks by id."""
+        made = [submit() for _ in range(11)]
+        waiting = sa.text(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%tell%'"
+        )
+        with ThreadPoolExecutor(1) as pool:
+            with services.database.user_session("alice") as session:
+                assert runs.grant(session, "alice", [member(made[1].id, 1)])
+                answer = pool.submit(told, services)
+                assert wait_until(lambda: superuser.scalar(waiting) == 1, 5)
+            left = [made[0], *made[2:10]]
+            assert answer.result(5) == [(run.id, place) for place, run in enumerate(left, 1)]
+        let_a_second_pass(superuser)
+        assert told(services) == [(made[10].id, 10)]
+
     def test_many_at_once_tell_each_place_once(self, services: Services, submit: Submit) -> None:
         made = [submit() for _ in range(5)]
         answers: list[tuple[str, int]] = []
@@ -152,29 +226,21 @@ class TestCount:
         self, services: Services, submit: Submit, superuser: sa.Connection
     ) -> None:
         run = submit()
-        superuser.execute(
-            sa.text("""
-                INSERT INTO lanewise.runs (user_id, id, thread_id, agent, queue, status, input, metadata, context,
-                    correlation_id, max_attempts, time_limit_s)
-                SELECT user_id, 'copy-' || n, thread_id, agent, queue, status, input, metadata, context,
-                    correlation_id, max_attempts, time_limit_s
-                FROM lanewise.runs, generate_series(1, 50) n
-            """)
-        )
+        add_copies(superuser, run, 50)
         assert queued(superuser) == 51
         assert view(services, run)["position"] == 1
         superuser.execute(sa.text("DELETE FROM lanewise.runs WHERE id LIKE 'copy-%'"))
         assert queued(superuser) == 1
 
     def test_submissions_at_once_do_not_pass_the_limit_together(self, services: Services) -> None:
-        submit_run(services)
+        serve(services, an_agent())
         answers: list[Accepted | Refused] = []
 
         def one(_number: int) -> None:
             answers.append(
                 accept(
                     services.database.once("alice"), a_context(), an_agent(), {}, metadata={}, time_limit_s=1,
-                    new_thread=True, quota=4, slots=3,
+                    new_thread=True, quota=3, slots=3,
                 )
             )  # fmt: skip
 
@@ -182,4 +248,4 @@ class TestCount:
         assert sum(isinstance(answer, Accepted) for answer in answers) == 3
         assert {answer.reason for answer in answers if isinstance(answer, Refused)} == {"quota"}
         with services.database.user_session("alice") as session:
-            assert session.scalar(sa.text("SELECT count(*) FROM threads")) == 4  # nothing is left of the refused
+            assert session.scalar(sa.text("SELECT count(*) FROM threads")) == 3  # nothing is left of the refused

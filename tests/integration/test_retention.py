@@ -152,6 +152,28 @@ def test_it_goes_in_steps_the_oldest_first(
     assert retention.remove_old(limit=2).runs == 1
 
 
+def test_a_transaction_is_bounded_by_events_too_and_a_call_by_time(
+    services: Services, database: Database, superuser: sa.Connection, monkeypatch: pytest.MonkeyPatch, submit: Submit
+) -> None:
+    for _ in range(5):
+        end(services, submit("alice"), OLD, superuser)
+    monkeypatch.setattr("shared.retention.MOST_S", -1.0)  # so that each call makes one transaction
+    retention = Retention(database, DAYS)
+    for most, runs_gone in ((3, 1), (8, 2), (11, 2)):
+        monkeypatch.setattr("shared.retention.MAX_EVENTS", most)
+        removed = retention.remove_old()
+        assert (removed.runs, removed.events) == (runs_gone, 4 * runs_gone)
+
+
+@pytest.mark.parametrize("table", ["idempotency_keys", "agent_state"])
+def test_what_goes_with_a_run_is_found_by_an_index(superuser: sa.Connection, table: str) -> None:
+    superuser.execute(sa.text("SET enable_seqscan = off"))
+    rows = Base.metadata.tables[f"lanewise.{table}"]
+    query = sa.delete(rows).where(rows.c.user_id == "a", rows.c.run_id.in_(["b", "c"]))
+    sql = str(query.compile(superuser, compile_kwargs={"literal_binds": True}))
+    assert f"{table}_by_run" in "".join(superuser.exec_driver_sql("EXPLAIN " + sql).scalars())
+
+
 def test_threads_without_a_run_go_when_they_are_as_old(
     services: Services, database: Database, superuser: sa.Connection, monkeypatch: pytest.MonkeyPatch, submit: Submit
 ) -> None:

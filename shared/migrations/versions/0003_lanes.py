@@ -29,6 +29,9 @@ ALTER TABLE user_streams
     -- Events up to this `seq` may have been removed.
     ADD COLUMN trimmed bigint NOT NULL DEFAULT 0;
 CREATE INDEX runs_ended ON runs (finished_at) WHERE finished_at IS NOT NULL;
+-- What goes with a run that is past retention.
+CREATE INDEX idempotency_keys_by_run ON idempotency_keys (user_id, run_id);
+CREATE INDEX agent_state_by_run ON agent_state (user_id, run_id);
 -- What holds a slot, by user.
 CREATE INDEX runs_granted ON runs (user_id) WHERE status = 'queued' AND granted_at IS NOT NULL;
 DROP INDEX runs_running;

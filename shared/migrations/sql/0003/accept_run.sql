@@ -1,5 +1,5 @@
 -- Accepts a submission: the run, parked, with its idempotency key, thread, first event and audit row; or says why not,
--- and then writes nothing.
+-- and then writes nothing, but for an empty stream of a user who had none.
 --
 -- p_run         {user_id, id, thread_id, agent, queue, input, metadata, context, correlation_id, max_attempts, time_limit_s};
 --               slots: how many in progress a user may have who has no limit of their own
@@ -50,9 +50,9 @@ BEGIN
     SELECT l.queued_runs, l.concurrent_runs INTO quota, slots FROM user_limits l WHERE l.user_id = p_user;
     quota := coalesce(quota, p_quota);
     slots := coalesce(slots, (p_run ->> 'slots')::integer);
-    -- Locked, so that two submissions at once cannot pass the limit together.
+    -- Locked, so that two submissions at once cannot pass the limit together; a user's first ones need a row for that.
+    INSERT INTO user_streams (user_id, head) VALUES (p_user, 0) ON CONFLICT DO NOTHING;
     SELECT s.queued, s.run_s INTO queued, run_s FROM user_streams s WHERE s.user_id = p_user FOR NO KEY UPDATE;
-    queued := coalesce(queued, 0);
     IF queued >= quota THEN
         refused := 'quota';
         RETURN NEXT;

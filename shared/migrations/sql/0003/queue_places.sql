@@ -1,4 +1,5 @@
--- Where queued runs stand and what they wait for.
+-- Where queued runs stand and what they wait for. Costs a walk along the parked runs up to the newest that is asked for,
+-- however many are asked for.
 --
 -- p_runs   of the user; null: the first ten that are parked
 -- p_slots  the limit of a user who has none of their own
@@ -12,18 +13,24 @@ SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
     own integer := coalesce((SELECT l.concurrent_runs FROM user_limits l WHERE l.user_id = p_user), p_slots);
     each_s double precision := (SELECT s.run_s FROM user_streams s WHERE s.user_id = p_user);
+    newest_at timestamptz;
+    newest_id text;
 BEGIN
-    RETURN QUERY WITH chosen AS (
-        SELECT r.*, CASE WHEN r.granted_at IS NOT NULL THEN 0 ELSE (
-            SELECT 1 + count(*)::integer FROM runs o
-            WHERE o.user_id = p_user AND o.status = 'queued' AND o.granted_at IS NULL
-                AND (o.created_at, o.id) < (r.created_at, r.id)
-        ) END AS place
-        FROM runs r WHERE p_runs IS NOT NULL AND r.user_id = p_user AND r.id = ANY (p_runs) AND r.status = 'queued'
-        UNION ALL
-        (SELECT r.*, row_number() OVER (ORDER BY r.created_at, r.id)::integer
-        FROM runs r WHERE p_runs IS NULL AND r.user_id = p_user AND r.status = 'queued' AND r.granted_at IS NULL
-        ORDER BY r.created_at, r.id LIMIT 10)
+    IF p_runs IS NULL THEN
+        p_runs := ARRAY(SELECT r.id FROM runs r WHERE r.user_id = p_user AND r.status = 'queued' AND r.granted_at IS NULL
+            ORDER BY r.created_at, r.id LIMIT 10);
+    END IF;
+    -- In variables, for a range of the index that gives the runs in their order.
+    SELECT r.created_at, r.id INTO newest_at, newest_id FROM runs r
+    WHERE r.user_id = p_user AND r.id = ANY (p_runs) AND r.status = 'queued' AND r.granted_at IS NULL
+    ORDER BY r.created_at DESC, r.id DESC LIMIT 1;
+    RETURN QUERY WITH numbered AS MATERIALIZED (
+        SELECT o.id, row_number() OVER (ORDER BY o.created_at, o.id)::integer AS place FROM runs o
+        WHERE o.user_id = p_user AND o.status = 'queued' AND o.granted_at IS NULL
+            AND (o.created_at, o.id) <= (newest_at, newest_id)
+    ), chosen AS (
+        SELECT r.*, coalesce(n.place, 0) AS place FROM runs r LEFT JOIN numbered n ON n.id = r.id
+        WHERE r.user_id = p_user AND r.id = ANY (p_runs) AND r.status = 'queued'
     )
     SELECT c.id, c.place,
         CASE

@@ -10,19 +10,19 @@ CREATE FUNCTION tell_positions(p_user text, p_slots integer) RETURNS TABLE (
 LANGUAGE plpgsql SET search_path = lanewise AS $$
 #variable_conflict use_column
 DECLARE
+    first text[] := ARRAY(SELECT q.id FROM queue_places(p_user, NULL, p_slots) q);
     news jsonb;
 BEGIN
-    -- Locked by id, as everywhere; what the rows then say is what is told.
-    PERFORM FROM runs r
-    WHERE r.user_id = p_user AND r.id IN (SELECT q.id FROM queue_places(p_user, NULL, p_slots) q)
-    ORDER BY r.id FOR NO KEY UPDATE;
+    -- Locked by id, as everywhere; what the rows then say is what is told. Others may be among the first by then: they are
+    -- told the next time, for to lock them now would be out of order.
+    PERFORM FROM runs r WHERE r.user_id = p_user AND r.id = ANY (first) ORDER BY r.id FOR NO KEY UPDATE;
     IF EXISTS (SELECT FROM user_streams s
         WHERE s.user_id = p_user AND s.positions_at > clock_timestamp() - interval '1 second') THEN
         RETURN;
     END IF;
     WITH moved AS (
-        UPDATE runs r SET position_told = q.place FROM queue_places(p_user, NULL, p_slots) q
-        WHERE r.user_id = p_user AND r.id = q.id AND r.status = 'queued' AND r.granted_at IS NULL
+        UPDATE runs r SET position_told = q.place FROM queue_places(p_user, first, p_slots) q
+        WHERE r.user_id = p_user AND r.id = q.id AND q.place <= 10 AND r.status = 'queued' AND r.granted_at IS NULL
             AND r.position_told IS DISTINCT FROM q.place
         RETURNING r.id, r.attempt, r.agent, q.place, q.reason, q.eta_s
     )
