@@ -17,7 +17,7 @@ def announce(session: Session, worker: dict[str, Any], agents: Sequence[dict[str
     """Stores a worker that starts, and the agents it has.
 
     Args:
-        worker: the columns `id, name, queues, slots` of its row.
+        worker: the columns `id, name, queues, slots, lease_s` of its row.
         agents: the columns of `agents`, without `updated_at`.
     """
     for agent in agents:

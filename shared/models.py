@@ -70,6 +70,7 @@ class Worker(Base):
     agents: Mapped[list[str]]
     queues: Mapped[list[str]]
     slots: Mapped[int]
+    lease_s: Mapped[float] = mapped_column(server_default=text("15"))
     draining: Mapped[bool] = mapped_column(server_default=text("false"))
     started_at: Mapped[datetime] = mapped_column(server_default=NOW)
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=NOW)

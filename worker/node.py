@@ -135,6 +135,7 @@ class WorkerNode:
             "name": f"{socket.gethostname()}:{os.getpid()}",
             "queues": self._queues,
             "slots": self._slots,
+            "lease_s": self.services.settings.lease_s,
         }
         with self.services.database.system_session() as session:
             catalogue.announce(session, worker, self.zygote.agents)

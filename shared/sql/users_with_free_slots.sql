@@ -20,7 +20,7 @@ WHERE coalesce(l.concurrent_runs, :slots) > (
         WHERE r.user_id = w.user_id AND r.status = 'queued' AND r.granted_at IS NULL
             AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
             AND coalesce((r.agent, r.queue) IN ( -- made once, as in next_runs
-                SELECT a, q FROM (SELECT DISTINCT k.agents, k.queues FROM workers k) k, unnest(k.agents) a, unnest(k.queues) q
+                SELECT a, q FROM (SELECT DISTINCT k.agents, k.queues FROM serving k) k, unnest(k.agents) a, unnest(k.queues) q
             ), false)
     )
 ORDER BY random() LIMIT :most

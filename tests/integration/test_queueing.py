@@ -123,6 +123,15 @@ class TestPlaces:
         serve(services, an_agent("echo", queue="default"))
         assert view(services, other)["reason"] == "no_worker"
 
+    @pytest.mark.parametrize("change", ["heartbeat_at = now() - interval '16 s'", "draining = true"])
+    def test_a_worker_that_is_silent_or_about_to_end_serves_nothing(
+        self, services: Services, submit: Submit, superuser: sa.Connection, change: str
+    ) -> None:
+        run = submit()
+        superuser.exec_driver_sql(f"UPDATE lanewise.workers SET {change}")  # noqa: S608 - one of the two above
+        assert view(services, run)["reason"] == "no_worker"
+        assert services.dispatcher.admit("alice") == 0
+
     def test_redis_away_is_why_a_parked_run_waits(self, services: Services, submit: Submit) -> None:
         parked, granted = submit(), submit()
         grant_run(services, granted)

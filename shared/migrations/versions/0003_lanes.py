@@ -28,6 +28,11 @@ ALTER TABLE user_streams
     ADD COLUMN positions_at timestamptz,
     -- Events up to this `seq` may have been removed.
     ADD COLUMN trimmed bigint NOT NULL DEFAULT 0;
+-- After so many seconds of silence a worker counts as dead: its own lease.
+ALTER TABLE workers ADD COLUMN lease_s double precision NOT NULL DEFAULT 15;
+-- The workers that take new runs.
+CREATE VIEW serving AS SELECT id, agents, queues FROM workers
+    WHERE NOT draining AND heartbeat_at > clock_timestamp() - make_interval(secs => lease_s);
 CREATE INDEX runs_ended ON runs (finished_at) WHERE finished_at IS NOT NULL;
 -- What goes with a run that is past retention.
 CREATE INDEX idempotency_keys_by_run ON idempotency_keys (user_id, run_id);
@@ -46,6 +51,7 @@ FUNCTIONS = (
 
 GRANTS = """
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA lanewise FROM PUBLIC;
+GRANT SELECT ON serving TO lanewise_service;
 GRANT EXECUTE ON FUNCTION accept_run, next_runs, queue_places, tell_positions TO lanewise_service;
 """
 

@@ -34,7 +34,7 @@ BEGIN
     )
     SELECT c.id, c.place,
         CASE
-            WHEN NOT EXISTS (SELECT FROM workers w WHERE c.agent = ANY (w.agents) AND c.queue = ANY (w.queues))
+            WHEN NOT EXISTS (SELECT FROM serving w WHERE c.agent = ANY (w.agents) AND c.queue = ANY (w.queues))
                 THEN 'no_worker'
             WHEN c.not_before > clock_timestamp() THEN 'retry_backoff'
             WHEN c.attempt > 0 THEN 'recovering'
