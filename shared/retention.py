@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from shared.database import Database
 from shared.models import AgentState, Base, IdempotencyKey, Run, RunEvent, Thread, UserStream
+from shared.repairs import LOCK_TIMEOUT_S, one_by_one
 
 MAX_RUNS = 500
 THREADS_LOOKED_AT = 1000  # in a call; they are gone through in order
@@ -50,7 +51,7 @@ class Retention:
         Raises:
             UnavailableError: Postgres is away.
         """
-        removed = [self._of_user(user_id, run_ids) for user_id, run_ids in self._ended(limit).items()]
+        removed = one_by_one(self._ended(limit).items(), self._of_user)
         threads = sum(item.threads for item in removed) + self._empty_threads()
         return Removed(sum(item.runs for item in removed), sum(item.events for item in removed), threads)
 
@@ -62,9 +63,10 @@ class Retention:
                 found[user_id].append(run_id)
         return found
 
-    def _of_user(self, user_id: str, run_ids: Sequence[str]) -> Removed:
+    def _of_user(self, ended: tuple[str, Sequence[str]]) -> Removed:
+        user_id, run_ids = ended
         # As everywhere: runs in the order of their ids, then the stream.
-        with self._database.user_session(user_id) as session:
+        with self._database.user_session(user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
             query = select(Run.id, Run.thread_id).where(Run.user_id == user_id, Run.id.in_(run_ids)).order_by(Run.id)
             runs = session.execute(query.with_for_update(skip_locked=True)).all()
             if not runs:
@@ -89,11 +91,12 @@ class Retention:
         for user_id, thread_id, old, empty in found:
             if old and empty:
                 by_user[user_id].add(thread_id)
-        count = 0
-        for user_id, threads in by_user.items():
-            with self._database.user_session(user_id) as session:
-                count += _remove_threads(session, user_id, threads)
-        return count
+        return sum(one_by_one(by_user.items(), self._remove_threads))
+
+    def _remove_threads(self, empty: tuple[str, set[str]]) -> int:
+        user_id, threads = empty
+        with self._database.user_session(user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
+            return _remove_threads(session, user_id, threads)
 
     def _past(self) -> ColumnElement[datetime]:
         return func.now() - self._age

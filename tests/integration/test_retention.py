@@ -203,8 +203,7 @@ def test_emptied_events_of_deleted_threads_go_too(
     end(services, kept, OLD, superuser)
     with database.user_session("alice") as session:
         delete_thread(session, "alice", deleted.thread_id)
-    with database.system_session() as session:
-        assert remove_deleted_threads(session) == 1
+    assert remove_deleted_threads(database) == 1
     assert len(log(database, deleted)) == 4
     assert retention.remove_old() == Removed(runs=1, events=8, threads=1)
     assert log(database, deleted) == []
