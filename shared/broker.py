@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from celery import Celery
+from typing import Any
 
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from shared.breaker import Breaker
 from shared.messages import TASK_NAME, RunMessage
 from shared.settings import Settings
 from shared.signing import Signer
 
 
+class _Application(Celery):
+    """Fails to send at once for a while after a sending that hung."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._breaker = Breaker(lambda: OperationalError("the broker hangs: it is asked again in a moment"))
+
+    def send_task(self, *args: Any, **options: Any) -> Any:
+        with self._breaker.guard():
+            return super().send_task(*args, **options)
+
+
 def make_celery(settings: Settings) -> Celery:
     """Returns the Celery application of a process."""
-    app = Celery("lanewise", broker=settings.effective_broker_url, set_as_current=False)
+    app = _Application("lanewise", broker=settings.effective_broker_url, set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
