@@ -13,6 +13,7 @@ from sqlalchemy import delete, update
 
 from shared import catalogue
 from shared.errors import UnavailableError
+from shared.events import Attempt
 from shared.ids import new_id
 from shared.models import Worker
 from shared.services import Services
@@ -139,6 +140,7 @@ class WorkerNode:
         with self.services.database.system_session() as session:
             catalogue.announce(session, worker, self.zygote.agents)
 
-    def _refused(self, run_id: str) -> None:
-        if (run := self.live.get(run_id)) is not None:
+    def _refused(self, attempt: Attempt) -> None:
+        run = self.live.get(attempt.run_id)
+        if run is not None and run.run.attempt == attempt.number:  # not the next one, which may be here already
             run.supersede()
