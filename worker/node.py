@@ -131,6 +131,8 @@ class WorkerNode:
             self._closing.set()  # a store is away: what cannot be written is left to recovery
 
     def _announce(self) -> None:
+        if self._closing.is_set():  # a beat that hung finds the row gone, and nobody would remove it a second time
+            return
         worker = {
             "id": self.id,
             "name": f"{socket.gethostname()}:{os.getpid()}",
