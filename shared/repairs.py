@@ -36,4 +36,4 @@ def one_by_one(items: Iterable[Item], repair: Callable[[Item], Result]) -> list[
 
 
 def _name(repair: Callable[..., object]) -> str:
-    return getattr(repair, "__name__", "")
+    return str(getattr(getattr(repair, "func", repair), "__name__", ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
@@ -149,10 +148,7 @@ class Recovery:
 
     def _length(self, queue: str) -> int | None:
         try:
-            with self._services.celery.connection_or_acquire() as connection:
-                channel: Any = connection.default_channel
-                # Not `passive`: with our key prefix kombu looks for the queue under a wrong name and never finds it.
-                return int(channel.queue_declare(queue).message_count)
+            return self._services.celery.queue_length(queue)
         except (OperationalError, RedisError, OSError) as error:
             log.warning("the length of a queue is not known: the broker is away", queue=queue, error=str(error))
             return None

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 import structlog.testing
+from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from lanewise.embedded import EmbeddedRedis
@@ -247,6 +248,8 @@ class TestHanging:
         with structlog.testing.capture_logs() as logs:
             assert services.dispatcher.admit("alice") == 3
         assert sum("the broker hangs" in entry["error"] for entry in logs) == 2
+        with pytest.raises(OperationalError, match="hangs"):
+            services.celery.queue_length("default")
 
     def test_it_is_asked_again_soon(
         self, open_services: OpenServices, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch

@@ -209,6 +209,17 @@ def test_emptied_events_of_deleted_threads_go_too(
     assert log(database, deleted) == []
 
 
+def test_a_user_whose_rows_are_held_keeps_no_other_from_being_looked_at(
+    services: Services, database: Database, superuser: sa.Connection, retention: Retention, submit: Submit
+) -> None:
+    for user_id in ("alice", "bob", "eve"):
+        end(services, submit(user_id), OLD, superuser)
+    with database.user_session("alice") as holder:
+        holder.execute(sa.text("SELECT FROM user_streams FOR UPDATE"))
+        assert retention.remove_old().runs == 2
+    assert retention.remove_old().runs == 1
+
+
 def test_two_leaders_at_once_remove_everything_once(
     services: Services, database: Database, superuser: sa.Connection, submit: Submit
 ) -> None:
