@@ -11,7 +11,6 @@ from api.ids import known_id
 from shared import runs
 from shared.errors import LanewiseError, NotFoundError
 from shared.models import Run
-from shared.queueing import queue_views
 from shared.redis import RedisError
 from shared.services import Services
 from shared.states import ExecutionState
@@ -34,9 +33,7 @@ def cancel(services: Services, user_id: str, run_id: str) -> tuple[dict[str, Any
             raise NotFoundError("no such run")
         run, stored = answer
         ended = ExecutionState(run.status).is_end
-        view = runs.run_view(
-            run, queue_views(session, user_id, [run], services.settings.user_concurrent_runs).get(run.id)
-        )
+        view = runs.run_view(run)  # what was queued has ended
         session.expunge_all()
     services.publish(stored)
     tell(services, run)

@@ -33,6 +33,11 @@ class RunReader:
         self._slots = services.settings.user_concurrent_runs
         self._hub = hub
 
+    @property
+    def redis_away(self) -> bool:
+        """Whether admission is known to wait for Redis."""
+        return self._hub.redis_away
+
     def view(self, user_id: str, run_id: str) -> dict[str, Any]:
         """Returns a run.
 
@@ -57,5 +62,5 @@ class RunReader:
         parameters = {**_ANY, **only, "user_id": user_id, "limit": limit, "budget": MAX_PAGE_BYTES}
         rows = list(executor.execute(_PAGE, parameters))
         runs = cast("Sequence[Run]", rows)  # the columns that a view needs, under the same names
-        queues = queue_views(executor, user_id, runs, self._slots, redis_away=self._hub.redis_away)
+        queues = queue_views(executor, user_id, runs, self._slots, redis_away=self.redis_away)
         return [run_view(run, queues.get(run.id)) for run in runs], bool(rows) and rows[0].total > len(rows)

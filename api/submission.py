@@ -148,11 +148,13 @@ class Submissions:
         if isinstance(answer, Refused):
             return self._refuse(user_id, answer)
         self._metrics.submissions.labels(way).inc()
-        position = max(0, answer.parked + 1 - self._start(user_id, answer.stored))
-        if not position:
+        started = self._start(user_id, answer.stored)
+        if answer.run.id in started:
             return run_view(answer.run, queue_view(0, "fleet_busy", None))
+        position = max(1, answer.parked + 1 - len(started))
         eta_s = None if answer.run_s is None else round(answer.run_s * position / answer.slots, 1)
-        return run_view(answer.run, queue_view(position, "user_limit", eta_s))
+        reason = "redis_unavailable" if self._runs.redis_away else "user_limit"
+        return run_view(answer.run, queue_view(position, reason, eta_s))
 
     def _earlier(self, user_id: str, key: IdempotencyKey) -> dict[str, Any] | None:
         """Returns the run that the key made before, None if it made none.
@@ -196,16 +198,16 @@ class Submissions:
             case _:
                 raise NotFoundError("no such thread")
 
-    def _start(self, user_id: str, stored: list[StoredEvent]) -> int:
+    def _start(self, user_id: str, stored: list[StoredEvent]) -> list[str]:
         """Publishes and admits; the run is accepted whatever happens here, for the leader's sweep admits it too."""
         self._services.publish(stored)
         try:
-            return self._services.dispatcher.admit(user_id)
+            return self._services.dispatcher.start(user_id)
         except LanewiseError as error:
             log.warning("admission is left to the sweep", error=error.message)
         except Exception:
             log.exception("admission failed and is left to the sweep")
-        return 0
+        return []
 
 
 def _context(

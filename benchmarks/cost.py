@@ -201,7 +201,7 @@ def _take_slots(fleet: Fleet, others: str, count: int) -> None:
     """Puts the slots of the granted runs into Redis; the leader would take them one by one."""
     slots = Slots(connect(fleet.redis_url), Keys("default"), LEASE_S)
     for number in range(1, count + 1):
-        slots.rebuild(f"{others}-{number}", [member(f"granted-{number:06}", 1)])
+        slots.acquire(f"{others}-{number}", [member(f"granted-{number:06}", 1)], 1, tuple)
 
 
 def _check_parked(fleet: Fleet, user: str, count: int) -> None:

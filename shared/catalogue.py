@@ -53,13 +53,14 @@ def running_agents(session: Session, lease_s: float) -> Sequence[Agent]:
 
 def live_workers(session: Session, lease_s: float) -> int:
     """Returns how many workers gave a sign of life within `lease_s` seconds and take new runs."""
-    return session.scalar(select(func.count()).select_from(Worker).where(_alive(lease_s))) or 0
+    return session.scalar(select(func.count()).select_from(Worker).where(alive(lease_s))) or 0
 
 
 def _serves(lease_s: float) -> tuple[ColumnElement[bool], ...]:
-    return (Agent.name == Worker.agents.any_(), Agent.queue == Worker.queues.any_(), _alive(lease_s))
+    return (Agent.name == Worker.agents.any_(), Agent.queue == Worker.queues.any_(), alive(lease_s))
 
 
-def _alive(lease_s: float) -> ColumnElement[bool]:
+def alive(lease_s: float) -> ColumnElement[bool]:
+    """Says of a worker that it gave a sign of life within `lease_s` seconds and takes new runs."""
     fresh = Worker.heartbeat_at > func.clock_timestamp() - timedelta(seconds=lease_s)
     return and_(fresh, Worker.draining.is_(False))

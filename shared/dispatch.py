@@ -10,16 +10,17 @@ from kombu.exceptions import OperationalError
 
 from shared import broker, runs
 from shared.database import Database
+from shared.errors import UnavailableError
 from shared.events import StoredEvent
 from shared.messages import RunMessage
 from shared.redis import RedisError
 from shared.settings import Settings
 from shared.signing import Signer
-from shared.slots import Slots, member, run_of
+from shared.slots import Slots, member
 
 log = structlog.get_logger(__name__)
 
-MOST_REBUILDS = 3  # one is what a wipe takes; another wipe may come meanwhile
+MOST_ROUNDS = 3  # of an admission that others overtake
 
 
 class Dispatcher:
@@ -49,45 +50,52 @@ class Dispatcher:
         self._publish = publish
 
     def admit(self, user_id: str) -> int:
-        """Starts as many of the user's parked runs as there are free slots; returns how many.
+        """Starts as many of the user's parked runs as there are free slots; returns how many, see `start`."""
+        return len(self.start(user_id))
+
+    def start(self, user_id: str) -> list[str]:
+        """Starts as many of the user's parked runs as there are free slots; returns their ids.
 
         With Redis away nothing starts and nothing fails: the runs stay parked and the leader's sweep admits them later.
 
         Raises:
             UnavailableError: Postgres is away.
         """
-        once = self._database.once(user_id)
-        found = runs.next_runs(once, user_id, self._settings.user_concurrent_runs)
+        started: list[str] = []
+        for _ in range(MOST_ROUNDS):
+            found = runs.next_runs(self._database.once(user_id), user_id, self._settings.user_concurrent_runs)
+            held, granted = self._grant(user_id, found)
+            started += granted
+            if len(granted) == held:
+                break  # else a slot was taken for a run that has ended since, or that another one grants: look again
+        if started and found.tell:
+            self._tell_positions(user_id)
+        return started
+
+    def _grant(self, user_id: str, found: runs.NextRuns) -> tuple[int, list[str]]:
+        """Returns how many slots were held, and the runs that were granted and sent."""
         if not found.members:
-            return 0
+            return 0, []
         try:
-            holding = self.take(user_id, found.members, found.slots, idle=found.idle)
-            granted = runs.grant(once, user_id, [run_of(name) for name in holding]) if holding else []
-            if len(granted) < len(holding):
-                # Somebody else granted a run meanwhile (the slot is rightly that run's), or it has ended.
-                self.free_idle(user_id, holding)
+            holding = self.take(user_id, found.members, found.slots)
         except RedisError as error:
             log.warning("admission waits: redis is away", error=str(error))
-            return 0
+            return 0, []
+        granted = runs.grant(self._database.once(user_id), user_id, holding) if holding else []
         for message, queue in granted:
             self.send(message, queue)
-        if granted and found.tell:
-            self._publish(runs.tell_positions(once, user_id, self._settings.user_concurrent_runs))
-        return len(granted)
+        if len(granted) < len(holding):
+            self._tidy_up(user_id, holding)
+        return len(holding), [message.context.run_id for message, _ in granted]
 
-    def take(self, user_id: str, members: Sequence[str], limit: int, *, idle: bool = False) -> list[str]:
-        """Takes slots as `Slots.acquire` does, and first puts back what Redis has lost, from what Postgres knows.
+    def take(self, user_id: str, members: Sequence[str], limit: int) -> list[str]:
+        """Takes slots as `Slots.acquire` does, which asks Postgres where Redis is in doubt.
 
         Raises:
             UnavailableError: Postgres is away.
             redis.RedisError: Redis is, or keeps losing what it is given.
         """
-        for _ in range(MOST_REBUILDS):
-            holding = self._slots.acquire(user_id, members, limit, idle=idle)
-            if holding is not None:
-                return holding
-            self._slots.rebuild(user_id, sorted(runs.holders(self._database.once(user_id), user_id)))
-        raise RedisError("the slots are lost again and again")
+        return self._slots.acquire(user_id, members, limit, lambda: runs.holders(self._database.once(user_id), user_id))
 
     def free_idle(self, user_id: str, members: Iterable[str]) -> list[str]:
         """Frees those of the slots that no live run has a right to; returns them.
@@ -115,6 +123,19 @@ class Dispatcher:
             log.warning("a slot is left to its lease: redis is away", error=str(error))
             return
         self.admit(user_id)
+
+    def _tidy_up(self, user_id: str, members: Sequence[str]) -> None:
+        try:
+            self.free_idle(user_id, members)
+        except (RedisError, UnavailableError) as error:
+            log.warning("slots that nobody needs are left to their lease", error=str(error))
+
+    def _tell_positions(self, user_id: str) -> None:
+        try:
+            once = self._database.once(user_id)
+            self._publish(runs.tell_positions(once, user_id, self._settings.user_concurrent_runs))
+        except UnavailableError as error:  # what was admitted is admitted: the leader tells
+            log.warning("positions are told later", error=error.message)
 
     def send(self, message: RunMessage, queue: str) -> None:
         """Puts a granted run on its queue; if the broker is away the leader will send it again."""

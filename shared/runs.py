@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, DateTime, Row, and_, func, null, select, text, update
+from sqlalchemy import ColumnElement, DateTime, Row, and_, func, inspect, null, select, text, update
 from sqlalchemy.orm import Session
 
 from shared import audit
@@ -23,14 +23,21 @@ from shared.events import TERMINAL, Event, StoredEvent, append, iso, numbered, t
 from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut
-from shared.slots import member
+from shared.slots import member, run_of
 from shared.states import ExecutionState, check_transition
 
 _NEXT = text("SELECT * FROM next_runs(:user_id, :slots)")
 _GRANT = text("""
-    UPDATE runs SET granted_at = clock_timestamp(), sent_at = clock_timestamp(), sends = 1
-    WHERE user_id = :user_id AND id = ANY (:run_ids) AND status = 'queued' AND granted_at IS NULL
-    RETURNING context, attempt, queue, created_at, id
+    WITH locked AS MATERIALIZED ( -- in the order in which all locks are taken
+        SELECT r.id FROM runs r
+        WHERE r.user_id = :user_id AND r.id = ANY (:run_ids) AND r.id || ':' || (r.attempt + 1)::text = ANY (:members)
+            AND r.status = 'queued' AND r.granted_at IS NULL
+            AND (r.not_before IS NULL OR r.not_before <= clock_timestamp())
+        ORDER BY r.id FOR NO KEY UPDATE
+    )
+    UPDATE runs r SET granted_at = clock_timestamp(), sent_at = clock_timestamp(), sends = 1
+    FROM locked l WHERE r.user_id = :user_id AND r.id = l.id
+    RETURNING r.context, r.attempt, r.queue, r.created_at, r.id
 """)
 _HOLDERS = text("""
     SELECT id, attempt FROM runs WHERE user_id = :user_id AND status = 'running'
@@ -52,6 +59,7 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 MAX_HISTORY = 20  # lost attempts that a run remembers; those that do not count are not bounded otherwise
 _TIMES = tuple(column.key for column in Run.__table__.columns if isinstance(column.type, DateTime))
+_COLUMNS = tuple(attribute.key for attribute in inspect(Run).column_attrs)
 _ran_now = Run.ran_s + func.extract("epoch", func.clock_timestamp() - Run.claimed_at)
 
 
@@ -61,13 +69,11 @@ class NextRuns(NamedTuple):
     Args:
         members: the slots that its runs would hold, oldest run first.
         slots: the user's limit.
-        idle: whether no run of the user is granted or running.
         tell: whether others stay parked and may be told their new place.
     """
 
     members: list[str]
     slots: int
-    idle: bool
     tell: bool
 
 
@@ -79,13 +85,19 @@ def next_runs(executor: Executor, user_id: str, slots: int) -> NextRuns:
     """
     rows = list(executor.execute(_NEXT, {"user_id": user_id, "slots": slots}))
     if not rows:
-        return NextRuns([], slots, idle=False, tell=False)
-    return NextRuns([member(row.id, row.attempt) for row in rows], rows[0].slots, rows[0].idle, rows[0].tell)
+        return NextRuns([], slots, tell=False)
+    return NextRuns([member(row.id, row.attempt) for row in rows], rows[0].slots, rows[0].tell)
 
 
-def grant(executor: Executor, user_id: str, run_ids: Sequence[str]) -> list[tuple[RunMessage, str]]:
-    """Marks parked runs as granted; returns the message for each one that this call marked, with its queue."""
-    rows = executor.execute(_GRANT, {"user_id": user_id, "run_ids": list(run_ids)})
+def grant(executor: Executor, user_id: str, members: Sequence[str]) -> list[tuple[RunMessage, str]]:
+    """Marks parked runs as granted; returns the message for each one that this call marked, with its queue.
+
+    Args:
+        members: the slots that are held for them. An attempt that is not the next one any more, or that has to wait, is
+            left out.
+    """
+    wanted = {"user_id": user_id, "run_ids": [run_of(name) for name in members], "members": list(members)}
+    rows = executor.execute(_GRANT, wanted)
     ordered = sorted(rows, key=lambda row: (row.created_at, row.id))
     return [(RunMessage(UserExecutionContext.from_dict(row.context), row.attempt), row.queue) for row in ordered]
 
@@ -179,21 +191,27 @@ def finish(
         elif run.lost_attempts + outcome.counted < run.max_attempts:
             return _requeue(session, run, outcome, actor, pending)
         else:
-            run.lost = [*run.lost, _lost_attempt(run, outcome)]
-            outcome = _last_attempt_lost(run, outcome)
+            history = [*run.lost, _lost_attempt(run, outcome)]
+            return end(session, run, _last_attempt_lost(run, outcome), actor, pending, history)
     return end(session, run, outcome, actor, pending)
 
 
-def end(
-    executor: Executor, run: Run, outcome: Ended, actor: str, pending: Sequence[Event] = ()
+def end(  # noqa: PLR0913, PLR0917 - all that an end is made of
+    executor: Executor,
+    run: Run,
+    outcome: Ended,
+    actor: str,
+    pending: Sequence[Event] = (),
+    history: Sequence[dict[str, Any]] | None = None,
 ) -> list[StoredEvent] | None:
     """Ends an attempt for good; `finish` without the cases that need a session.
 
     Args:
         executor: of the run's user.
+        history: the lost attempts, if they are more than those that the run remembers.
     """
     check_transition(ExecutionState(run.status), outcome.state)
-    error = error_of(run, outcome)
+    error = error_of(run, outcome, run.lost if history is None else history)
     output = outcome.output if isinstance(outcome, Completed) else None
     events = [*pending, _event(run, TERMINAL[outcome.state], {"error": error} if error else {})]
     parameters = {
@@ -231,7 +249,9 @@ def request_cancel(session: Session, user_id: str, run_id: str) -> tuple[Run, li
 def find(session: Session, user_id: str, run_id: str, *, lock: bool = False) -> Run | None:
     """Returns the user's run; with `lock` its row is held until the end of the transaction."""
     query = select(Run).where(Run.user_id == user_id, Run.id == run_id)
-    return session.scalars(query.with_for_update(key_share=True) if lock else query).one_or_none()
+    if lock:  # as it is now, whatever the session has read of it before
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return session.scalars(query).one_or_none()
 
 
 def run_view(run: Run, queue: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -303,11 +323,11 @@ def _lost_attempt(run: Run, lost: Lost) -> dict[str, Any]:
 
 
 def _from_json(values: dict[str, Any]) -> Run:
-    """Returns a run from `to_jsonb` of its row."""
+    """Returns a run from `to_jsonb` of its row, which may have columns of a newer schema than this code's."""
     values["meta"] = values.pop("metadata")
     for name in _TIMES:
         values[name] = datetime.fromisoformat(values[name]) if values[name] else None
-    return Run(**values)
+    return Run(**{name: values[name] for name in _COLUMNS})
 
 
 def _last_attempt_lost(run: Run, lost: Lost) -> Failed:
@@ -315,7 +335,7 @@ def _last_attempt_lost(run: Run, lost: Lost) -> Failed:
     return Failed(lost.type, f"{lost.message}; the run has used {attempts}", retryable=True)
 
 
-def error_of(run: Run, outcome: Ended) -> dict[str, Any] | None:
+def error_of(run: Run, outcome: Ended, history: Sequence[dict[str, Any]] = ()) -> dict[str, Any] | None:
     """Returns an end as the `error` of a run, None if it completed; with `attempts`, if earlier ones were lost."""
     if isinstance(outcome, Failed):
         kind, message, retryable = outcome.type, outcome.message, outcome.retryable
@@ -326,7 +346,7 @@ def error_of(run: Run, outcome: Ended) -> dict[str, Any] | None:
     else:
         return None
     error = {"type": kind, "message": message, "attempt": run.attempt, "retryable": retryable}
-    return error | {"attempts": run.lost} if run.lost and run.attempt > 1 else error
+    return error | {"attempts": list(history)} if history and run.attempt > 1 else error
 
 
 def _is(user_id: str, run_id: str, attempt: int, status: str) -> tuple[ColumnElement[bool], ...]:

@@ -7,13 +7,14 @@ here: to change it is to call with another one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import redis
 
 from shared.redis import Keys, load_script
 
-READY = "ready"  # the member that says that nothing was lost, see acquire.lua
+MOST_TRIES = 4  # one finds the doubt, the next finds it restored, unless there is another wipe or caller
 
 
 def member(run_id: str, attempt: int) -> str:
@@ -43,33 +44,37 @@ class Slots:
         self._renew = load_script(client, "renew")
         self._restore = load_script(client, "restore")
 
-    def acquire(self, user_id: str, members: Sequence[str], limit: int, *, idle: bool = False) -> list[str] | None:
+    def acquire(self, user_id: str, members: Sequence[str], limit: int, live: Callable[[], Iterable[str]]) -> list[str]:
         """Takes slots in the given order, within the limit; a slot that is held already is kept and renewed.
 
+        If Redis lost what was held, or a lease has ended, it is in doubt: then what `live` says is put back first. That
+        is asked after a mark was set, and counts only if the mark is still there: so a wipe in between is noticed.
+
         Args:
-            limit: how many the user may hold; with 0 slots are renewed only.
-            idle: whether Postgres says that no run of the user is granted or running.
+            limit: how many the user may hold.
+            live: tells the members of all granted and running runs of the user, as Postgres has them.
 
         Returns:
-            those that hold a slot now. None: in doubt, because Redis lost what was held or a lease has ended; `rebuild`
-            and ask again.
-        """
-        answer = self._acquire([self._keys.slots(user_id)], [limit, self._lease_s, int(idle), *members])
-        if not answer and members:
-            return None
-        return [name for name, held in zip(members, answer, strict=True) if held]
+            those that hold a slot now.
 
-    def rebuild(self, user_id: str, members: Sequence[str]) -> int:
-        """Puts back all that the user's live runs hold, and frees what else is in doubt; returns how many were missing.
-
-        Args:
-            members: of all granted and running runs of the user, as Postgres has them.
+        Raises:
+            redis.RedisError: Redis is away, or keeps losing what it is given.
         """
-        return int(self._restore([self._keys.slots(user_id)], [self._lease_s, 1, *members]))
+        for _ in range(MOST_TRIES):
+            mark = secrets.token_hex(8)
+            answer = self._acquire([self._keys.slots(user_id)], [limit, self._lease_s, mark, *members])
+            if answer or not members:
+                return [name for name, held in zip(members, answer, strict=True) if held]
+            self._restore([self._keys.slots(user_id)], [self._lease_s, mark, *sorted(live())])
+        raise redis.RedisError("the slots are in doubt again and again")
+
+    def keep(self, user_id: str, name: str) -> bool:
+        """Renews a slot; False if it is not held, or in doubt."""
+        return bool(self._acquire([self._keys.slots(user_id)], [0, self._lease_s, "", name]) == [1])
 
     def restore(self, user_id: str, members: Sequence[str]) -> int:
         """Puts back what some running runs of the user hold; returns how many were missing."""
-        return int(self._restore([self._keys.slots(user_id)], [self._lease_s, 0, *members])) if members else 0
+        return int(self._restore([self._keys.slots(user_id)], [self._lease_s, "", *members])) if members else 0
 
     def renew(self, members: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Renews slots that are held, in one round trip; returns those that are not, by user.
@@ -93,11 +98,11 @@ class Slots:
         """Returns how many slots some users hold together, those in doubt included, in one round trip."""
         with self._client.pipeline(transaction=False) as pipeline:
             for user_id in user_ids:
-                pipeline.zcount(self._keys.slots(user_id), "-inf", "(+inf")  # `ready` has +inf
+                pipeline.zcount(self._keys.slots(user_id), "-inf", "(+inf")  # marks have no end
             return sum(pipeline.execute())
 
     def held(self, user_id: str) -> list[str]:
         """Returns the members that hold a slot, ended leases left out."""
         seconds, micros = self._client.time()
-        members = self._client.zrangebyscore(self._keys.slots(user_id), f"({seconds + micros / 1e6}", "+inf")
-        return [str(name) for name in members if name != READY]
+        members = self._client.zrangebyscore(self._keys.slots(user_id), f"({seconds + micros / 1e6}", "(+inf")
+        return [str(name) for name in members]

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from shared.models import Run, UserLimit, UserStream
 from shared.redis import RedisError
 from shared.services import Services
-from shared.slots import READY, member
+from shared.slots import member
 from shared.states import ExecutionState
 
 MAX_SCANS = 1000  # round trips through the names of a Redis that others may fill, too
@@ -219,6 +219,6 @@ def _read(services: Services, keys: Sequence[str]) -> dict[str, set[str]]:
         seconds, micros = services.redis.time()
         with services.redis.pipeline(transaction=False) as pipeline:
             for key in batch:
-                pipeline.zrangebyscore(key, f"({seconds + micros / 1e6}", "+inf")
-            found |= {key: set(map(str, held)) - {READY} for key, held in zip(batch, pipeline.execute(), strict=True)}
+                pipeline.zrangebyscore(key, f"({seconds + micros / 1e6}", "(+inf")
+            found |= {key: set(map(str, held)) for key, held in zip(batch, pipeline.execute(), strict=True)}
     return found

@@ -28,6 +28,7 @@ from shared.models import Run
 from shared.outcomes import Completed, Outcome
 from shared.services import Services
 from shared.settings import Settings
+from shared.slots import member
 
 ECHO: dict[str, Any] = {
     "name": "echo",
@@ -62,9 +63,9 @@ class FakeWorker:
     def start(self, user_id: str, run_id: str) -> Run:
         """Grants (unless that was done) and claims."""
         with self.services.database.user_session(user_id) as session:
-            granted = runs.grant(session, user_id, [run_id])
             run = runs.find(session, user_id, run_id)
             assert run is not None
+            granted = runs.grant(session, user_id, [member(run_id, run.attempt + 1)])
             message = granted[0][0] if granted else _message(run)
             claimed = runs.claim(session, message, self.id, ["echo"])
         assert claimed is not None

@@ -111,6 +111,7 @@ class Lanes(RuleBasedStateMachine):
         self.limits = dict(zip(USERS, limits, strict=True))
         self.allowed = dict(self.limits)  # what may be live: lowering a limit ends no run
         self.submitted: list[Run] = []
+        self.begun: list[tuple[str, runs.NextRuns]] = []
         self.unsettled: list[tuple[Worker, Run, list[StoredEvent] | None]] = []
         for user_id, limit in self.limits.items():
             self._set_limit(user_id, limit)
@@ -176,6 +177,8 @@ class Lanes(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from([worker for worker in self.workers if worker.live]))
         live = data.draw(st.sampled_from(list(worker.live.values())))
         stored = worker.end(live, outcome)
+        if stored:  # else it was superseded: then it writes nothing
+            assert self._row(live.run).attempt == live.run.attempt
         if settled:
             worker.claims.settle(live.run, stored)
         else:  # later, or never: then its worker died between the two
@@ -210,10 +213,22 @@ class Lanes(RuleBasedStateMachine):
         self.services.dispatcher.admit(user_id)
 
     @rule(user_id=st.sampled_from(USERS))
+    def begin_admission(self, user_id: str) -> None:
+        """Somebody has looked at what may start, and stands still."""
+        self.begun.append((user_id, runs.next_runs(self.services.database.once(user_id), user_id, 3)))
+
+    @precondition(lambda self: self.begun)
+    @rule(data=st.data())
+    def finish_admission(self, data: st.DataObject) -> None:
+        """And goes on, whatever has happened since."""
+        user_id, found = self.begun.pop(data.draw(st.integers(0, len(self.begun) - 1)))
+        self.services.dispatcher._grant(user_id, found)
+
+    @rule(user_id=st.sampled_from(USERS))
     def die_while_admitting(self, user_id: str) -> None:
         """Slots are taken, and nothing is granted."""
         found = runs.next_runs(self.services.database.once(user_id), user_id, 3)
-        self.services.dispatcher.take(user_id, found.members, found.slots, idle=found.idle)
+        self.services.dispatcher.take(user_id, found.members, found.slots)
 
     # What time and Redis do
 
@@ -274,9 +289,10 @@ class Lanes(RuleBasedStateMachine):
             assert wait_until(self._all_ended, PATIENCE_S), self._unended()
             for run in self.submitted:
                 with self.services.database.user_session(run.user_id) as session:
-                    query = sa.text("SELECT count(*) FROM run_events WHERE run_id = :id AND type = ANY (:ends)")
-                    ends = session.scalar(query, {"id": run.id, "ends": [str(kind) for kind in TERMINAL.values()]})
-                assert ends == 1, run.id
+                    query = sa.text("SELECT type FROM run_events WHERE run_id = :id AND type = ANY (:ends)")
+                    kinds = [str(kind) for kind in TERMINAL.values()]
+                    ends = session.scalars(query, {"id": run.id, "ends": kinds}).all()
+                assert ends == [f"run_{self._row(run).status}"], run.id
             for user_id in USERS:
                 self.services.dispatcher.free_idle(user_id, self.services.slots.held(user_id))
                 assert runs.holders(self.services.database.once(user_id), user_id) == set()
@@ -285,6 +301,12 @@ class Lanes(RuleBasedStateMachine):
                 for live in worker.live.values():
                     live.close()
             self.redis.close()
+
+    def _row(self, run: Run) -> Run:
+        with self.services.database.user_session(run.user_id) as session:
+            found = runs.find(session, run.user_id, run.id)
+        assert found is not None
+        return found
 
     def _all_ended(self) -> bool:
         self.end_pauses()
@@ -346,6 +368,8 @@ def run_lanes(services: Services, superuser: sa.Connection, examples: int, steps
     bound = type("Bound", (Lanes,), {"services": services, "superuser": superuser, "steps": 0})
     bound._hypothesis_internal_use_seed = seed  # type: ignore[attr-defined]
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    options = hypothesis_settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=checks)
+    options = hypothesis_settings(
+        deadline=None, max_examples=examples, stateful_step_count=steps, suppress_health_check=checks
+    )
     run_state_machine_as_test(bound, settings=options)
     return int(bound.steps)  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
 from lanewise.process import StartError
@@ -202,8 +203,16 @@ def slot(run: Run, attempt: int = 1) -> str:
 def grant_run(services: Services, run: Run) -> RunMessage:
     """Marks a parked run as granted and returns the message that the broker would carry; takes no slot."""
     with services.database.user_session(run.user_id) as session:
-        ((message, _queue),) = runs.grant(session, run.user_id, [run.id])
+        session.execute(sa.text("UPDATE runs SET not_before = NULL WHERE id = :id"), {"id": run.id})  # no pause
+        ((message, _queue),) = runs.grant(session, run.user_id, [next_slot(session, run)])
     return message
+
+
+def next_slot(session: Session, run: Run) -> str:
+    """Returns the name under which the run's next attempt will hold a slot."""
+    now = runs.find(session, run.user_id, run.id)
+    assert now is not None
+    return slot(run, now.attempt + 1)
 
 
 def start_run(services: Services, run: Run, worker_id: str = "worker-1") -> Run:

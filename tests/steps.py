@@ -12,6 +12,7 @@ from shared.events import Event, StoredEvent
 from shared.messages import RunMessage
 from shared.models import AuditEntry, Run
 from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut
+from tests.services import next_slot
 
 LOST = Lost("sandbox_died", "the sandbox was killed")
 DRAINED = Lost("drained", "the worker was stopped", counted=False)
@@ -52,7 +53,7 @@ def claim(database: Database, message: RunMessage, *agents: str) -> Run | None:
 
 def grant(database: Database, run: Run) -> RunMessage:
     with database.user_session(run.user_id) as session:
-        ((message, _queue),) = runs.grant(session, run.user_id, [run.id])
+        ((message, _queue),) = runs.grant(session, run.user_id, [next_slot(session, run)])
     return message
 
 

@@ -49,10 +49,9 @@ def _configure_logs(**_: Any) -> None:
 
 
 @signals.celeryd_init.connect
-def _begin(instance: Any = None, options: dict[str, Any] | None = None, **_: Any) -> None:
+def _begin(instance: Any = None, **_: Any) -> None:
     instance.quiet = True  # no banner: the log is JSON
-    if options is not None and not options.get("queues"):
-        options["queues"] = list(settings.queues)
+    app.amqp.queues.select(list(settings.queues))  # `-Q` comes after this, and wins
 
 
 @signals.worker_init.connect

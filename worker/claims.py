@@ -43,12 +43,14 @@ class Claims:
                 return None
             once = self._services.database.once(message.context.user_id)
             claimed = runs.claim(once, message, self._worker_id, self._agents())
+            if claimed is None:
+                metrics.STALE_MESSAGES.inc()
+                # It was granted when its slot was looked at, or taken again, and may be over since.
+                self._services.dispatcher.free_idle(message.context.user_id, [_slot(message)])
+                return None
         except (UnavailableError, RedisError) as error:
             # If the claim was committed all the same, the heartbeat finds a run of ours that is not under way.
             log.warning("not claimed: a store is away", error=str(error))
-            return None
-        if claimed is None:
-            metrics.STALE_MESSAGES.inc()
             return None
         run = claimed.run
         self._services.publish(claimed.stored)
@@ -78,9 +80,8 @@ class Claims:
 
     def _hold_slot(self, message: RunMessage) -> bool:
         """Renews the slot that was granted; takes it again if it got lost; parks the run if there is none."""
-        user_id, run_id = message.context.user_id, message.context.run_id
-        slot = member(run_id, message.attempt + 1)
-        if self._services.slots.acquire(user_id, [slot], limit=0):
+        user_id, slot = message.context.user_id, _slot(message)
+        if self._services.slots.keep(user_id, slot):
             return True
         once = self._services.database.once(user_id)
         if slot not in runs.holders(once, user_id):
@@ -94,3 +95,7 @@ class Claims:
         if runs.park(once, message):
             metrics.REPAIRED.labels("granted_without_slot").inc()
         return False
+
+
+def _slot(message: RunMessage) -> str:
+    return member(message.context.run_id, message.attempt + 1)

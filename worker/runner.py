@@ -136,6 +136,8 @@ class Runner:
     def _watch(self, supervisor: Supervisor, live: LiveRun) -> Outcome:
         try:
             return supervisor.run(self._start_frame(live))
+        except UnavailableError as error:  # the steps of earlier attempts cannot be read now
+            return Lost("store_outage", error.message, counted=False)
         except Exception:  # a mistake of ours must end the run with a reason, not leave it to be tried for ever
             log.exception("the supervision of a run failed")
             return Failed("internal", "the worker failed at this run; its operator finds the reason in the log")

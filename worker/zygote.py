@@ -101,6 +101,8 @@ class Zygote:
     def _become_sandbox(self, parent: int, fd: int) -> None:
         try:
             linux.die_with_parent(parent)
+            # What an agent starts and forgets stays below it, and goes when it goes; else we took it for left behind.
+            linux.become_subreaper()
             signal.set_wakeup_fd(-1)
             os.close(self._wake)  # whoever could read from it could hide the deaths of others
             os.close(self._notify)

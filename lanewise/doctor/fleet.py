@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import exists, func, select, text
 
 from lanewise.doctor.findings import Finding, failed, ok, warning
 from lanewise.process import wait_until
-from shared.catalogue import running_agents
+from shared.catalogue import alive, running_agents
 from shared.models import Agent, Run, Worker
 from shared.services import Services
 from shared.states import ExecutionState
@@ -52,9 +52,10 @@ def agents(services: Services) -> Iterator[Finding]:
     with services.database.system_session() as session:
         served = {agent.name for agent in running_agents(session, lease_s)}
         known = set(session.scalars(select(Agent.name)))
+        has = exists().where(Run.agent == Worker.agents.any_(), Run.queue == Worker.queues.any_(), alive(lease_s))
         waiting = session.execute(
             select(Run.agent, Run.queue, func.count())
-            .where(Run.status == ExecutionState.QUEUED, Run.agent.not_in(served))
+            .where(Run.status == ExecutionState.QUEUED, ~has)
             .group_by(Run.agent, Run.queue)
         ).all()
     for agent, queue, count in waiting:

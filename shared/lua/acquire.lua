@@ -1,10 +1,11 @@
 -- Takes or renews slots of one user, in the given order.
 --
--- KEYS[1]  the user's slots: sorted set, member = run:attempt, score = end of the lease (seconds, Redis time), and the
---          member `ready` with an endless lease, which says that nothing is missing: a wipe takes it away
+-- KEYS[1]  the user's slots: sorted set, member = run:attempt, score = end of the lease (seconds, Redis time). Members
+--          without an end are no slots but marks: `ready` says that nothing is missing, and goes with a wipe; `doubt:…`
+--          that somebody is about to restore
 -- ARGV[1]  the user's limit; 0 renews only
 -- ARGV[2]  the lease, seconds
--- ARGV[3]  1 if the user is known to have no live run, so that there is nothing to be missing
+-- ARGV[3]  a mark of the caller's, to restore with if there is doubt; empty: it will not restore
 -- ARGV[4…] members
 -- Answers  one number per member: 1 holds a slot now, 0 does not; or nothing at all: in doubt, restore first
 --
@@ -15,11 +16,13 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local limit, lease = tonumber(ARGV[1]), tonumber(ARGV[2])
 if not redis.call('ZSCORE', KEYS[1], 'ready') or redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then
-  if ARGV[3] ~= '1' then return {} end
-  redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-  redis.call('ZADD', KEYS[1], '+inf', 'ready')
+  if ARGV[3] ~= '' then
+    redis.call('ZADD', KEYS[1], '+inf', 'doubt:' .. ARGV[3])
+    redis.call('PEXPIRE', KEYS[1], math.ceil(lease * 2000))
+  end
+  return {}
 end
-local held = redis.call('ZCARD', KEYS[1]) - 1
+local held = redis.call('ZCOUNT', KEYS[1], '-inf', '(+inf')
 local answer = {}
 for n = 4, #ARGV do
   local known = redis.call('ZSCORE', KEYS[1], ARGV[n])

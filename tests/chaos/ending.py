@@ -52,14 +52,14 @@ def _steps(stores: Stores, statement: str) -> list[Step]:
 
 
 def slots_held(stores: Stores, users: list[str]) -> dict[str, list[str]]:
-    """Returns the members of all users' slots, also those of nobody that we know; `ready` is none."""
+    """Returns the members of all users' slots, also those of nobody that we know; marks without an end are none."""
     prefix = "lw:default:"
     names = {Keys("default").slots(user): user for user in users}
     held: dict[str, list[str]] = {}
     for key in stores.slots.scan_iter(f"{prefix}*", count=1000):
         if re.search(r":slots$", str(key)):
-            members: Any = stores.slots.zrange(key, 0, -1)
-            held[names.get(str(key), str(key))] = [str(member) for member in members if member != "ready"]
+            members: Any = stores.slots.zrangebyscore(key, "-inf", "(+inf")
+            held[names.get(str(key), str(key))] = [str(member) for member in members]
     return {user: members for user, members in held.items() if members}
 
 

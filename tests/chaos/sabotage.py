@@ -45,10 +45,10 @@ def call_outages_errors(module: Any) -> None:
 def ignore_limits(module: Any) -> None:
     right = module.Slots.acquire
 
-    def acquire(slots: Any, user_id: str, members: Any, limit: int, **more: Any) -> Any:
-        return right(slots, user_id, members, limit and limit + 5, **more)
+    def acquire(slots: Any, user_id: str, members: Any, limit: int, live: Any) -> Any:
+        return right(slots, user_id, members, limit + 5, live)
 
-    module.Slots.acquire = acquire
+    put(module.Slots, "acquire", acquire)
 
 
 def keep_slots(module: Any) -> None:
@@ -60,7 +60,8 @@ def keep_slots(module: Any) -> None:
     def release_most(slots: Any, user_id: str, members: Any) -> Any:
         return release(slots, user_id, [name for name in members if sum(name.encode()) % KEPT_SLOTS])
 
-    module.Slots.__init__, module.Slots.release = begin_long, release_most
+    put(module.Slots, "__init__", begin_long)
+    put(module.Slots, "release", release_most)
 
 
 def look_for_no_leaks(module: Any) -> None:

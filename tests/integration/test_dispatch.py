@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+import sqlalchemy as sa
 import structlog.testing
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
@@ -22,7 +23,7 @@ from shared import runs
 from shared.context import UserExecutionContext
 from shared.messages import TASK_NAME, RunMessage
 from shared.models import Run, UserLimit
-from shared.outcomes import Completed
+from shared.outcomes import Completed, Lost
 from shared.services import Services
 from shared.slots import run_of
 from tests.services import (
@@ -281,28 +282,66 @@ class TestWipe:
         assert services.dispatcher.admit("alice") == 0
         assert sorted(services.slots.held("alice")) == sorted(slot(run) for run in made[:3])
 
-    def test_the_first_run_of_an_idle_user_needs_no_rebuilding(
-        self, services: Services, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(services.slots, "rebuild", lambda *_: 1 / 0)
-        submit_many(services, 2)
-        assert services.dispatcher.admit("alice") == 2
-
     def test_a_redis_that_loses_everything_again_and_again_starts_nothing(
         self, services: Services, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made = submit_many(services, 2)
         start_run(services, made[0])
-        rebuild = services.slots.rebuild
+        holders = runs.holders
 
-        def rebuild_in_vain(*args: Any) -> int:
-            answer = rebuild(*args)
+        def holders_and_wipe(*args: Any) -> set[str]:
             redis_client.flushall()
-            return answer
+            return holders(*args)
 
-        monkeypatch.setattr(services.slots, "rebuild", rebuild_in_vain)
+        monkeypatch.setattr(runs, "holders", holders_and_wipe)
         assert services.dispatcher.admit("alice") == 0
         assert stored(services.database, made[1]).granted_at is None
+
+    def test_an_admission_that_stood_still_while_redis_was_wiped_exceeds_no_limit(
+        self, open_services: OpenServices, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        services = open_services(user_concurrent_runs=1)
+        made = submit_many(services, 2)
+        next_runs = runs.next_runs
+
+        def stand_still(*args: Any) -> runs.NextRuns:
+            found = next_runs(*args)  # nothing of the user is live yet
+            monkeypatch.undo()
+            assert services.dispatcher.admit("alice") == 1  # by another process
+            start_claimed(services, made[0])
+            redis_client.flushall()
+            return found
+
+        monkeypatch.setattr(runs, "next_runs", stand_still)
+        services.dispatcher.admit("alice")
+        assert stored(services.database, made[1]).granted_at is None
+
+
+class TestStale:
+    """What an admission has read may be over when it grants."""
+
+    def test_an_attempt_that_is_not_the_next_one_any_more_is_not_granted(self, services: Services) -> None:
+        (run,) = submit_many(services, 1)
+        finish(services.database, start_run(services, run), LOST)
+        once = services.database.once("alice")
+        assert runs.grant(once, "alice", [slot(run, 1)]) == []
+        assert len(runs.grant(once, "alice", [slot(run, 2)])) == 1
+
+    def test_a_run_that_has_to_wait_meanwhile_is_not_granted(self, services: Services) -> None:
+        (run,) = submit_many(services, 1)
+        finish(services.database, start_run(services, run), Lost("retry", "busy", after_s=60))
+        assert runs.grant(services.database.once("alice"), "alice", [slot(run, 2)]) == []
+
+    def test_what_cannot_be_told_does_not_undo_what_was_admitted(
+        self, services: Services, superuser: sa.Connection
+    ) -> None:
+        made = submit_many(services, 7)
+        with superuser.engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
+            other.execute(sa.text("SELECT FROM lanewise.runs WHERE id = :id FOR UPDATE"), {"id": made[5].id})
+            with structlog.testing.capture_logs() as logs:
+                assert services.dispatcher.admit("alice") == 3
+        assert [entry["event"] for entry in logs] == ["positions are told later"]
+        assert sent(services) == tasks(made[:3])
 
 
 class TestNobodyServes:

@@ -21,7 +21,7 @@ from shared.services import Services
 from shared.settings import Settings
 from tests.api_process import ECHO, announce_worker
 from tests.nodes import age_worker
-from tests.services import Servers, Submit, an_agent
+from tests.services import Servers, Submit, an_agent, slot
 
 LEASE_S = 1.0
 Examine = Callable[..., dict[str, list[Finding]]]
@@ -80,7 +80,7 @@ def the(found: dict[str, list[Finding]], check: str, status: str = "failed") -> 
 def test_a_fleet_that_is_well(doctor: Examine, well: Services, submit: Submit) -> None:
     run = submit("alice")
     with well.database.user_session("alice") as session:
-        runs.grant(session, "alice", [run.id])
+        runs.grant(session, "alice", [slot(run)])
     hold(well, "alice", f"{run.id}:1")
     found = doctor()
     assert {finding.status for findings in found.values() for finding in findings} == {"ok"}, found
@@ -99,7 +99,7 @@ def test_a_fleet_that_is_well(doctor: Examine, well: Services, submit: Submit) -
 def test_a_leaked_slot_and_a_missing_one(doctor: Examine, well: Services, submit: Submit) -> None:
     run = submit("alice")
     with well.database.user_session("alice") as session:
-        runs.grant(session, "alice", [run.id])
+        runs.grant(session, "alice", [slot(run)])
     hold(well, "alice", f"{run.id}:0")
     hold(well, "bob", "gone:1")
     began = time.monotonic()
@@ -150,10 +150,18 @@ def test_a_worker_about_to_end_takes_no_runs(doctor: Examine, well: Services, su
 
 
 def test_runs_that_nobody_serves(doctor: Examine, well: Services, submit: Submit) -> None:
-    submit("alice", agent=an_agent("lost", queue="far"))
+    submit("alice", agent=an_agent("lost", queue="far"), served=False)
     finding = the(doctor(), "agents")
     assert "1 queued runs of lost" in finding.detail
     assert "LANEWISE_QUEUES=far" in finding.cure
+    assert well
+
+
+def test_runs_whose_queue_nobody_serves_though_somebody_has_their_agent(
+    doctor: Examine, well: Services, submit: Submit
+) -> None:
+    submit("alice", agent=an_agent("echo", queue="old"), served=False)
+    assert "serves its queue old" in the(doctor(), "agents").detail
     assert well
 
 

@@ -178,6 +178,19 @@ class TestHistory:
         assert error is not None
         assert [lost["attempt"] for lost in error["attempts"]] == [1]
 
+    def test_an_end_that_is_tried_again_tells_each_loss_once(self, services: Services, submit: Submit) -> None:
+        run = start_run(services, submit(agent=an_agent(max_attempts=2)))
+        finish(services.database, run, LOST)
+        again = start_run(services, run)
+        for _ in range(3):
+            with pytest.raises(KeyError), services.database.user_session("alice") as session:
+                runs.finish(session, again, LOST, "worker:w")
+                raise KeyError  # the commit failed
+        finish(services.database, again, LOST)
+        error = stored(services.database, run).error
+        assert error is not None
+        assert [lost["attempt"] for lost in error["attempts"]] == [1, 2]
+
     def test_it_is_bounded(self, services: Services, submit: Submit) -> None:
         run = submit()
         for _ in range(22):
@@ -249,3 +262,16 @@ class TestLost:
         cancel(database, run)
         assert finish(database, run, lost)
         assert stored(database, run).status == "cancelled"
+
+
+def test_a_cancel_that_has_read_the_run_before_it_was_claimed_sees_that_it_runs(
+    database: Database, services: Services, submit: Submit
+) -> None:
+    run = submit()
+    with database.user_session("alice") as session:
+        before = runs.find(session, "alice", run.id)
+        start_run(services, run)
+        assert runs.request_cancel(session, "alice", run.id)
+        assert before is not None
+    now = stored(database, run)
+    assert (now.status, now.cancel_requested_at is not None) == ("running", True)

@@ -73,8 +73,9 @@ class RunLife(RuleBasedStateMachine):
     @rule(target=granted)
     def grant_the_oldest(self) -> MultipleResults[RunMessage]:
         with self.database.user_session(self.user_id) as session:
-            parked = [run_of(name) for name in runs.next_runs(session, self.user_id, 1).members]
-            answer = runs.grant(session, self.user_id, parked)
+            members = runs.next_runs(session, self.user_id, 1).members
+            answer = runs.grant(session, self.user_id, members)
+        parked = [run_of(name) for name in members]
         waiting = [key for key, run in self.expected.items() if run.status == "queued" and not run.granted]
         assert [message.context.run_id for message, _queue in answer] == waiting[:1] == parked
         for message, _queue in answer:

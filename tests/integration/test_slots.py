@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 import redis
@@ -16,13 +16,30 @@ KEYS = Keys("test")
 MakeSlots = Callable[[float], "KnownSlots"]
 
 
-class KnownSlots(Slots):
-    """Slots of users of whom nothing is missing, so that `acquire` is always answered."""
+def nobody() -> Sequence[str]:
+    """Postgres knows of no live run."""
+    return ()
 
-    def acquire(self, user_id: str, members: Sequence[str], limit: int, *, idle: bool = True) -> list[str]:
-        answer = super().acquire(user_id, members, limit, idle=idle)
-        assert answer is not None
-        return answer
+
+class KnownSlots(Slots):
+    """Slots of users of whom Postgres knows nothing, unless a test says so."""
+
+    def acquire(
+        self, user_id: str, members: Sequence[str], limit: int, live: Callable[[], Iterable[str]] = nobody
+    ) -> list[str]:
+        return super().acquire(user_id, members, limit, live)
+
+
+class Live:
+    """What Postgres says of a user's live runs, and how often it was asked."""
+
+    def __init__(self, *members: str) -> None:
+        self.members = members
+        self.asked = 0
+
+    def __call__(self) -> Sequence[str]:
+        self.asked += 1
+        return self.members
 
 
 @pytest.fixture
@@ -88,25 +105,22 @@ class TestEndedLease:
         assert wait_until(lambda: short.held("alice") == [], PATIENCE_S)
         return short
 
-    def test_it_gives_its_slot_to_nobody_before_postgres_was_asked(self, short: KnownSlots) -> None:
-        assert Slots.acquire(short, "alice", ["r2"], 1) is None
-        assert Slots.acquire(short, "alice", ["r1"], 0) is None
-
     def test_it_is_over_if_postgres_does_not_know_its_run(self, short: KnownSlots) -> None:
-        assert short.rebuild("alice", []) == 0
-        assert Slots.acquire(short, "alice", ["r2"], 1) == ["r2"]
-        assert Slots.acquire(short, "alice", ["r1"], 1) == []
-
-    def test_or_has_no_live_run_of_the_user_at_all(self, short: KnownSlots) -> None:
-        assert short.acquire("alice", ["r2"], 1) == ["r2"]
+        live = Live()
+        assert short.acquire("alice", ["r2"], 1, live) == ["r2"]
+        assert live.asked == 1
+        assert short.acquire("alice", ["r1"], 1, live) == []
+        assert live.asked == 1
 
     def test_it_holds_on_if_postgres_knows_its_run(self, short: KnownSlots) -> None:
-        assert short.rebuild("alice", ["r1"]) == 0
-        assert Slots.acquire(short, "alice", ["r2"], 1) == []
+        assert short.acquire("alice", ["r2"], 1, Live("r1")) == []
+        assert short.held("alice") == ["r1"]
 
     def test_whoever_owns_the_run_may_still_renew_it(self, short: KnownSlots) -> None:
+        assert not short.keep("alice", "r1")  # in doubt
         assert short.renew({"alice": ["r1"]}) == {}
-        assert Slots.acquire(short, "alice", ["r2"], 1) == []
+        assert short.keep("alice", "r1")
+        assert short.acquire("alice", ["r2"], 1) == []
 
 
 def test_an_expired_slot_is_not_held_even_before_it_is_removed(make: MakeSlots, redis_client: redis.Redis) -> None:
@@ -141,25 +155,42 @@ class TestWipe:
     def test_nothing_is_given_before_what_runs_is_put_back(self, slots: KnownSlots, redis_client: redis.Redis) -> None:
         slots.acquire("alice", ["r1", "r2"], 2)
         redis_client.flushall()
-        assert Slots.acquire(slots, "alice", ["r3"], 2) is None
         assert slots.restore("alice", ["r1"]) == 1  # a worker's beat: of its own runs alone
-        assert Slots.acquire(slots, "alice", ["r3"], 2) is None
-        assert Slots.acquire(slots, "alice", ["r1"], 0) is None
-        assert slots.rebuild("alice", ["r1", "r2"]) == 1
-        assert Slots.acquire(slots, "alice", ["r3"], 2) == []
-        assert Slots.acquire(slots, "alice", ["r3", "r1"], 3) == ["r3", "r1"]
-
-    def test_of_who_has_no_live_run_nothing_can_be_missing(self, slots: KnownSlots, redis_client: redis.Redis) -> None:
-        redis_client.flushall()
-        assert Slots.acquire(slots, "alice", ["r1"], 1, idle=True) == ["r1"]
-        assert Slots.acquire(slots, "alice", ["r2"], 1) == []
+        assert not slots.keep("alice", "r1")
+        live = Live("r1", "r2")
+        assert slots.acquire("alice", ["r3"], 2, live) == []
+        assert slots.acquire("alice", ["r3", "r1"], 3, live) == ["r3", "r1"]
+        assert live.asked == 1
 
     def test_what_is_put_back_counts_above_the_limit_too(self, slots: KnownSlots) -> None:
-        assert slots.rebuild("alice", ["r1", "r2", "r3"]) == 3
-        assert slots.rebuild("alice", ["r1", "r2", "r3"]) == 0
-        assert slots.acquire("alice", ["r4"], 2) == []
+        assert slots.acquire("alice", ["r4"], 2, Live("r1", "r2", "r3")) == []
         slots.release("alice", ["r1", "r2"])
         assert slots.acquire("alice", ["r4"], 2) == ["r4"]
+
+    def test_a_wipe_while_postgres_is_asked_is_noticed(self, slots: KnownSlots, redis_client: redis.Redis) -> None:
+        slots.acquire("alice", ["r1"], 1)
+        redis_client.flushall()
+        answers = iter([(), ("r1",)])  # a run began between the two, elsewhere; its slot was wiped at once
+
+        def live() -> Sequence[str]:
+            redis_client.flushall()
+            return next(answers, ("r1",))
+
+        with pytest.raises(redis.RedisError):  # it is wiped each time
+            slots.acquire("alice", ["r2"], 1, live)
+        assert slots.held("alice") == []
+
+    def test_who_was_slower_takes_what_the_faster_has_restored(
+        self, slots: KnownSlots, redis_client: redis.Redis
+    ) -> None:
+        redis_client.flushall()
+
+        def live() -> Sequence[str]:  # meanwhile another one restores, takes the only slot, and is stored
+            assert slots.acquire("alice", ["r1"], 1) == ["r1"]
+            return ()
+
+        assert slots.acquire("alice", ["r2"], 1, live) == []
+        assert slots.held("alice") == ["r1"]
 
     def test_putting_back_does_not_shorten_a_lease(self, make: MakeSlots, redis_client: redis.Redis) -> None:
         make(60).acquire("alice", ["r1"], 1)
@@ -168,9 +199,18 @@ class TestWipe:
         assert make(60).restore("alice", []) == 0
 
     def test_other_users_are_not_concerned(self, slots: KnownSlots) -> None:
+        slots.acquire("bob", ["r1"], 1)
         slots.restore("alice", ["r1"])
-        assert Slots.acquire(slots, "bob", ["r2"], 1, idle=True) == ["r2"]
-        assert Slots.acquire(slots, "alice", ["r3"], 5) is None
+        live = Live()
+        assert slots.acquire("bob", ["r2"], 1, live) == []
+        assert live.asked == 0
+
+    def test_marks_count_as_no_slot(self, slots: KnownSlots, redis_client: redis.Redis) -> None:
+        redis_client.flushall()
+        with pytest.raises(ZeroDivisionError):
+            slots.acquire("alice", ["r1"], 1, lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+        assert (slots.held("alice"), slots.count(["alice"])) == ([], 0)
+        assert slots.acquire("alice", ["r1", "r2"], 1) == ["r1"]
 
 
 def test_a_user_who_is_gone_leaves_no_key_behind(make: MakeSlots, redis_client: redis.Redis) -> None:

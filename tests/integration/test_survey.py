@@ -12,7 +12,7 @@ from shared import runs, survey
 from shared.models import Run, UserLimit
 from shared.services import Services
 from shared.survey import Survey, UserSlots
-from tests.services import OpenServices, Submit
+from tests.services import OpenServices, Submit, slot
 
 
 def hold(services: Services, user_id: str, *members: str, lease_s: float = 60) -> None:
@@ -22,7 +22,7 @@ def hold(services: Services, user_id: str, *members: str, lease_s: float = 60) -
 
 def grant(services: Services, run: Run) -> None:
     with services.database.user_session(run.user_id) as session:
-        assert runs.grant(session, run.user_id, [run.id])
+        assert runs.grant(session, run.user_id, [slot(run)])
 
 
 def claim(services: Services, run: Run) -> None:
@@ -48,7 +48,7 @@ def test_every_live_run_is_counted_where_it_stands(services: Services, submit: S
     grant(services, running)
     claim(services, running)
     hold(services, "alice", f"{granted.id}:1", f"{running.id}:1")
-    services.redis.zadd(services.keys.slots("alice"), {"ready": "inf"})
+    services.redis.zadd(services.keys.slots("alice"), {"ready": "inf", "doubt:1": "inf"})
     with services.database.user_session("alice") as session:
         session.add(UserLimit(user_id="alice", concurrent_runs=7))
     found = survey.survey(services)

@@ -352,3 +352,12 @@ def test_a_zygote_that_stands_still_is_replaced_when_a_deadline_comes(
     assert isinstance(outcome, Lost)
     assert not outcome.counted
     assert isinstance(again(begin, own_zygote).outcome(), Completed)
+
+
+def test_the_end_of_another_run_leaves_what_this_one_has_started_and_forgotten(begin: Begin) -> None:
+    attempt = begin("spawn", {"then": "wait"})
+    pids = spawned(attempt)
+    neighbour = begin("echo")
+    assert isinstance(neighbour.outcome(), Completed)
+    neighbour.end()
+    assert [gone(pid) for pid in pids] == [False] * len(pids)

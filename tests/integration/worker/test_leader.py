@@ -88,7 +88,7 @@ def test_the_last_attempt_of_a_dead_worker_fails_the_run_and_frees_its_slot(
     node: Node, leader: Leader, dead: str
 ) -> None:
     run = start_run(node.services, node.submit("echo", max_attempts=1), dead)
-    node.services.slots.rebuild("alice", [slot(run)])
+    node.services.slots.restore("alice", [slot(run)])
     leader.recovery.recover_dead_workers()
     ended = node.now(run)
     assert ended.status == "failed"
@@ -376,7 +376,7 @@ def test_granted_runs_keep_their_slots_until_somebody_claims_them(
 
 def test_a_slot_that_nobody_has_a_right_to_is_freed_after_a_sweep(node: Node, leader: Leader) -> None:
     runs = [node.submit("echo") for _ in range(4)]
-    node.services.slots.acquire("alice", ["gone:1", "gone:2"], 9, idle=True)
+    node.services.slots.acquire("alice", ["gone:1", "gone:2"], 9, lambda: ())
     repaired = metric("lanewise_repaired_total", reason="slot_leaked")
     assert node.services.dispatcher.admit("alice") == 1
     assert leader.lanes.admit_parked() == 0  # it may be of an admission that is under way
@@ -390,7 +390,7 @@ def test_the_lanes_are_counted(node: Node, leader: Leader) -> None:
         node.submit("echo")
     assert node.services.dispatcher.admit("alice") == 3
     start_run(node.services, node.submit("echo", user_id="bob"))
-    node.services.slots.rebuild("bob", ["x:1"])
+    node.services.slots.restore("bob", ["x:1"])
     leader.lanes.keep_granted()
     leader.lanes.count()
     counted = {where: metric("lanewise_runs", where=where) for where in ("granted", "parked", "running")}

@@ -15,14 +15,16 @@ import redis
 import sqlalchemy as sa
 
 from lanewise.process import wait_until
+from shared import records
 from shared.context import UserExecutionContext
+from shared.errors import UnavailableError
 from shared.ids import new_id
 from shared.messages import PURPOSE, RunMessage
 from shared.models import AuditEntry, Run
 from shared.services import Services
 from shared.signing import Signer
 from tests.integration.worker.conftest import Begin
-from tests.nodes import Node, metric, take_messages
+from tests.nodes import PATIENCE_S, Node, metric, take_messages
 from tests.services import SECRETS, OpenServices, an_agent, grant_run, slot, submit_run
 from tests.steps import cancel, row
 from worker.zygote_client import ZygoteClient
@@ -285,7 +287,7 @@ def test_a_run_that_lost_its_slot_takes_another_or_waits_for_one(
         services.dispatcher.admit("alice")
         (text,) = take_messages(services)
         redis_client.flushall()
-        services.slots.rebuild("alice", ["somebody:1"])
+        services.slots.acquire("alice", ["somebody:1"], 1, lambda: ())
         node.execute(text).join(5)
         assert node.now(first).granted_at is None  # parked again
         services.slots.release("alice", ["somebody:1"])
@@ -492,3 +494,26 @@ def test_what_is_claimed_while_all_is_handed_back_is_handed_back_too(node: Node)
     run = node.begin("wait", {"seconds": 30})
     node.join()
     assert (node.now(run).status, node.now(run).lost_attempts) == ("queued", 0)
+
+
+def test_postgres_away_between_claim_and_start_costs_no_attempt(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = node.begin("recover")
+    node.wait_for_text(run)
+    kill_sandbox(node, run)
+    read = records.step_names
+
+    def away(*_: object) -> list[str]:
+        monkeypatch.setattr(records, "step_names", read)
+        raise UnavailableError("the database is away; try again shortly")
+
+    monkeypatch.setattr(records, "step_names", away)
+    node.wait_for_kind(run, "run_recovering")
+
+    def goes_on() -> bool:
+        node.services.dispatcher.admit("alice")
+        node.pump()
+        return node.now(run).attempt == 3
+
+    assert wait_until(goes_on, PATIENCE_S), node.log(run)
+    lost = [event["data"]["reason"] for event in node.log(run) if event["type"] == "run_recovering"]
+    assert (lost, node.now(run).lost_attempts) == (["sandbox_died", "store_outage"], 1)
