@@ -15,12 +15,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from shared.context import check_user_id
-from shared.errors import UnavailableError
+from shared.errors import BusyError, UnavailableError
 
 EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be called so
 # Row locks are held for milliseconds, unless a sandbox holds them on purpose: nobody else is to wait for it.
 LOCK_TIMEOUT_S = 2.0
 _AWAY = "the database is away; try again shortly"
+_BUSY = "others hold what this needs in the database; try again shortly"
 _STATE_USER = sa.text(
     "SELECT set_config('lanewise.user', :user_id, true), set_config('lock_timeout', :lock_timeout, true)"
 )
@@ -104,6 +105,7 @@ class Database:
 
         Raises:
             UnavailableError: Postgres cannot be reached or does not answer in time.
+            BusyError: others hold the rows; it is an `UnavailableError` too.
         """
         stated = _stated(check_user_id(user_id), lock_timeout_s)
         with self._session(_STATE_USER, stated, repeatable=repeatable) as session:
@@ -187,9 +189,17 @@ def _stating_user(statement: str) -> sa.TextClause:
 
 def _outage(error: Exception) -> Exception:
     """Returns the error for the caller: ours if the database is the reason, else as it is."""
-    if is_outage(error):
-        return UnavailableError(_AWAY, retry_after_s=2)
-    return error
+    if not is_outage(error):
+        return error
+    if _is_busy(error):
+        return BusyError(_BUSY, retry_after_s=2)
+    return UnavailableError(_AWAY, retry_after_s=2)
+
+
+def _is_busy(error: Exception) -> bool:
+    """True of an outage that concerns some rows only: a lock time-out, a deadlock, a failed serialization."""
+    state = getattr(error.orig, "pgcode", None) if isinstance(error, DBAPIError) else None
+    return state is not None and (state[:2] == "40" or state == "55P03")
 
 
 def is_outage(error: Exception) -> bool:

@@ -154,6 +154,10 @@ class UnavailableError(LanewiseError):
     code, status, title = "unavailable", 503, "Temporarily unavailable"
 
 
+class BusyError(UnavailableError):
+    """The store is there, but others hold the rows that this needs: a lock time-out, a deadlock."""
+
+
 class IllegalTransitionError(LanewiseError):
     """A run was asked to go from one state to another that the table in `shared.states` does not allow."""
 

@@ -29,6 +29,13 @@ TERMINAL = {
 }
 
 
+class Attempt(NamedTuple):
+    """One attempt of a run: whoever is late with what belongs to it must not touch the next one's."""
+
+    run_id: str
+    number: int
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened in one attempt of a run, not yet numbered.
@@ -45,6 +52,11 @@ class Event:
     agent: str
     data: dict[str, Any] = field(default_factory=dict)
     ordinal: int | None = None
+
+    @property
+    def of(self) -> Attempt:
+        """Whose event it is."""
+        return Attempt(self.run_id, self.attempt)
 
 
 @dataclass(frozen=True)
@@ -68,11 +80,11 @@ class Appended(NamedTuple):
 
     Args:
         stored: those that this call stored. What an earlier call had stored, whose answer was lost, is not among them.
-        refused: ids of runs whose attempt is over: nothing of theirs was stored.
+        refused: attempts that are over: nothing of theirs was stored.
     """
 
     stored: list[StoredEvent]
-    refused: set[str]
+    refused: set[Attempt]
 
 
 def append(executor: Executor, events: Sequence[Event]) -> Appended:
@@ -85,8 +97,8 @@ def append(executor: Executor, events: Sequence[Event]) -> Appended:
     if not events:
         return Appended([], set())
     rows = list(executor.execute(_APPEND, {"events": to_json(events)}))
-    taken = {events[row.n].run_id for row in rows}
-    return Appended(numbered(events, rows), {event.run_id for event in events} - taken)
+    taken = {events[row.n].of for row in rows}
+    return Appended(numbered(events, rows), {event.of for event in events} - taken)
 
 
 def to_json(events: Sequence[Event]) -> str:

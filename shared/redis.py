@@ -4,23 +4,54 @@ from __future__ import annotations
 
 import hashlib
 from importlib.resources import files
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from shared.breaker import Breaker
+
 SOCKET_TIMEOUT_S = 2.0
 
 __all__ = ["Keys", "RedisError", "connect", "load_script"]
 
 
+class _Client(redis.Redis):
+    """Fails at once for a while after a call that hung. Subscriptions go round it: they wait by themselves."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.breaker = Breaker(lambda: redis.ConnectionError("redis hangs: it is asked again in a moment"))
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        with self.breaker.guard():
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:  # noqa: FBT001, FBT002 - the library's
+        pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.breaker = self.breaker
+        return pipeline
+
+
+class _Pipeline(redis.client.Pipeline):
+    """Its commands go out together, as one call of its client's."""
+
+    breaker: Breaker
+
+    def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - the library's
+        with self.breaker.guard():
+            return super().execute(raise_on_error)
+
+
 def connect(url: str) -> redis.Redis:
     """Returns a client whose every call ends within about two seconds, answers as text.
 
-    A call is never repeated by the library: each of ours knows itself what a lost answer means.
+    A call is never repeated by the library: each of ours knows itself what a lost answer means. After one that hung the
+    next ones fail at once for about as long.
     """
-    return redis.Redis.from_url(
+    return _Client.from_url(
         url,
         decode_responses=True,
         socket_timeout=SOCKET_TIMEOUT_S,

@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from sqlalchemy import ColumnElement, Delete, Exists, delete, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from shared.database import Database
 from shared.models import AgentState, Base, IdempotencyKey, Run, RunEvent, Thread, UserStream
+from shared.repairs import LOCK_TIMEOUT_S, one_by_one
 
 MAX_RUNS = 500
 MAX_EVENTS = 20_000  # in a transaction, but for a single run that has more
@@ -22,11 +24,16 @@ THREADS_LOOKED_AT = 1000  # in a call; they are gone through in order
 
 @dataclass(frozen=True)
 class Removed:
-    """How many rows went."""
+    """How many rows went.
+
+    Args:
+        more: whether there may be more to remove at once.
+    """
 
     runs: int = 0
     events: int = 0
     threads: int = 0
+    more: bool = False
 
 
 @dataclass
@@ -63,13 +70,12 @@ class Retention:
             UnavailableError: Postgres is away.
         """
         until = time.monotonic() + MOST_S
-        removed: list[Removed] = []
-        for batch in self._ended(limit):
-            removed.append(self._of_user(batch.user_id, batch.run_ids))
-            if time.monotonic() > until:
-                break
+        batches = self._ended(limit)
+        removed = one_by_one(takewhile(lambda _: time.monotonic() < until, batches), self._of_user)
         threads = sum(item.threads for item in removed) + self._empty_threads()
-        return Removed(sum(item.runs for item in removed), sum(item.events for item in removed), threads)
+        runs = sum(item.runs for item in removed)
+        more = runs == limit or len(removed) < len(batches)
+        return Removed(runs, sum(item.events for item in removed), threads, more=more)
 
     def _ended(self, limit: int) -> list[_Batch]:
         query = select(Run.user_id, Run.id, Run.last_run_seq).where(Run.finished_at < self._past())
@@ -85,9 +91,10 @@ class Retention:
                 batch.events += events
         return batches
 
-    def _of_user(self, user_id: str, run_ids: Sequence[str]) -> Removed:
+    def _of_user(self, batch: _Batch) -> Removed:
+        user_id, run_ids = batch.user_id, batch.run_ids
         # As everywhere: runs in the order of their ids, then the stream.
-        with self._database.user_session(user_id) as session:
+        with self._database.user_session(user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
             query = select(Run.id, Run.thread_id).where(Run.user_id == user_id, Run.id.in_(run_ids)).order_by(Run.id)
             runs = session.execute(query.with_for_update(skip_locked=True)).all()
             if not runs:
@@ -112,11 +119,12 @@ class Retention:
         for user_id, thread_id, old, empty in found:
             if old and empty:
                 by_user[user_id].add(thread_id)
-        count = 0
-        for user_id, threads in by_user.items():
-            with self._database.user_session(user_id) as session:
-                count += _remove_threads(session, user_id, threads)
-        return count
+        return sum(one_by_one(by_user.items(), self._remove_threads))
+
+    def _remove_threads(self, empty: tuple[str, set[str]]) -> int:
+        user_id, threads = empty
+        with self._database.user_session(user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
+            return _remove_threads(session, user_id, threads)
 
     def _past(self) -> ColumnElement[datetime]:
         return func.now() - self._age

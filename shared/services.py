@@ -9,9 +9,8 @@ from typing import Self
 
 import redis
 import structlog
-from celery import Celery
 
-from shared.broker import make_celery
+from shared.broker import Application, make_celery
 from shared.database import Database
 from shared.dispatch import Dispatcher
 from shared.events import StoredEvent, publish
@@ -34,11 +33,11 @@ class Services:
     keys: Keys
     slots: Slots
     signer: Signer
-    celery: Celery
+    celery: Application
     dispatcher: Dispatcher
 
     @classmethod
-    def open(cls, settings: Settings, *, celery: Celery | None = None, pool_size: int = 5) -> Self:
+    def open(cls, settings: Settings, *, celery: Application | None = None, pool_size: int = 5) -> Self:
         """Returns the services; nothing is connected before it is used.
 
         Args:

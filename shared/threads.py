@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from shared import audit, runs
+from shared.database import Database
 from shared.errors import NotFoundError
 from shared.events import StoredEvent
 from shared.models import Run, RunEvent, Thread
+from shared.repairs import LOCK_TIMEOUT_S, one_by_one
 from shared.states import LIVE
+
+# Deleted, and nothing lives in it any more.
+_GONE = (
+    Thread.deleted_at.is_not(None),
+    ~exists().where(Run.user_id == Thread.user_id, Run.thread_id == Thread.id, Run.status.in_(LIVE)),
+)
 
 
 def find_thread(session: Session, user_id: str, thread_id: str) -> Thread | None:
@@ -82,19 +91,29 @@ def deleted_but_live(session: Session, limit: int = 100) -> list[tuple[str, str]
     return [(row.user_id, row.id) for row in session.execute(query.distinct().limit(limit))]
 
 
-def remove_deleted_threads(session: Session, limit: int = 100) -> int:
+def remove_deleted_threads(database: Database, limit: int = 100) -> int:
     """Removes deleted threads without live runs, with all data of their runs; returns how many. For the leader.
 
     The numbers of their events stay, emptied: the user's stream has no gaps, and a client that comes back goes on.
 
     Args:
-        session: a system session.
-        limit: of threads at once.
+        limit: of threads at once; each goes in a transaction of its own.
+
+    Raises:
+        UnavailableError: Postgres is away.
     """
-    live = exists().where(Run.user_id == Thread.user_id, Run.thread_id == Thread.id, Run.status.in_(LIVE))
-    query = select(Thread.user_id, Thread.id).where(Thread.deleted_at.is_not(None), ~live).limit(limit)
-    gone = session.execute(query.with_for_update(skip_locked=True)).all()
-    for user_id, thread_id in gone:
+    with database.system_session() as session:
+        query = select(Thread.user_id, Thread.id).where(*_GONE).limit(limit)
+        gone = [(row.user_id, row.id) for row in session.execute(query)]
+    return sum(one_by_one(gone, partial(_remove_deleted_thread, database)))
+
+
+def _remove_deleted_thread(database: Database, thread: tuple[str, str]) -> bool:
+    user_id, thread_id = thread
+    with database.user_session(user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
+        query = select(Thread.id).where(Thread.user_id == user_id, Thread.id == thread_id, *_GONE)
+        if session.execute(query.with_for_update(skip_locked=True)).first() is None:
+            return False  # another leader has it
         run_ids = select(Run.id).where(Run.user_id == user_id, Run.thread_id == thread_id)
         session.execute(
             update(RunEvent)
@@ -107,4 +126,4 @@ def remove_deleted_threads(session: Session, limit: int = 100) -> int:
             .where(Thread.user_id == user_id, Thread.id == thread_id)
             .execution_options(synchronize_session=False)
         )
-    return len(gone)
+        return True

@@ -14,6 +14,7 @@ from shared.database import load_sql
 from shared.limits import concurrent_runs
 from shared.models import Run, Worker
 from shared.redis import RedisError
+from shared.repairs import one_by_one
 from shared.services import Services
 from shared.slots import member, run_of
 from shared.states import ExecutionState
@@ -91,24 +92,24 @@ class Lanes:
                 _FREE, {"slots": self._services.settings.user_concurrent_runs, "most": MAX_USERS}
             ).all()
         suspects: dict[str, set[str]] = {}
-        started = 0
-        for user_id in users:
+
+        def admit(user_id: str) -> int:
             admitted = self._services.dispatcher.admit(user_id)
             if not admitted and (leaked := self._leaked(user_id)):
                 freed = self._free(user_id, leaked & self._suspects.get(user_id, set()))
                 suspects[user_id] = leaked - freed
                 admitted = self._services.dispatcher.admit(user_id) if freed else 0
-            started += admitted
+            return admitted
+
+        started = one_by_one(users, admit)
         self._suspects = suspects
-        return started
+        return sum(started)
 
     def tell_positions(self) -> None:
         """Tells parked runs that have moved where they stand now, if nothing else has told them since."""
         with self._database.system_session() as session:
             users = session.scalars(_MOVED, {"most": MAX_USERS}).all()
-        for user_id in users:
-            once = self._database.once(user_id)
-            self._services.publish(runs.tell_positions(once, user_id, self._services.settings.user_concurrent_runs))
+        one_by_one(users, self._tell_positions)
 
     def count(self) -> None:
         """Counts for the metrics what all lanes hold and wait for."""
@@ -127,6 +128,10 @@ class Lanes:
         metrics.LANES.clear()
         metrics.OLDEST_GRANTED.clear()
         metrics.SLOTS_HELD.set(0)
+
+    def _tell_positions(self, user_id: str) -> None:
+        once = self._database.once(user_id)
+        self._services.publish(runs.tell_positions(once, user_id, self._services.settings.user_concurrent_runs))
 
     def _take_again(self, user_id: str, missing: Sequence[str]) -> None:
         with self._database.user_session(user_id) as session:

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import func, select
 
 from shared.database import load_sql
-from shared.errors import UnavailableError
+from shared.errors import BusyError, UnavailableError
 from shared.loop import Loop
 from shared.services import Services
 from worker.lanes import Lanes
@@ -51,11 +51,12 @@ class Leader(Loop):
         if late or postgres_up_s < self._lease_s:
             # Postgres was away, or this process stood still: all heartbeats may be old. Everybody gets one lease.
             self._quiet_until = now + (self._lease_s if late else self._lease_s - postgres_up_s)
+        self._ticked_at = now  # a sweep that breaks off is none, but no outage before this tick either
         if leading:
             self._sweep(quiet=now < self._quiet_until)
         else:
             self.lanes.count_nothing()
-        self._ticked_at = time.monotonic()
+        self._ticked_at = time.monotonic()  # a sweep that takes long is no outage
 
     def _sweep(self, *, quiet: bool) -> None:
         lanes, recovery = self.lanes, self.recovery
@@ -66,6 +67,8 @@ class Leader(Loop):
         for repair in repairs if quiet else [recovery.recover_dead_workers, *repairs]:
             try:
                 repair()
+            except BusyError:  # of rows that somebody holds; the other repairs need others
+                log.warning("a repair is left to the next sweep: somebody holds its rows", repair=repair.__name__)
             except UnavailableError:
                 raise
             except Exception:  # one repair that fails for ever must not keep the others from being made

@@ -13,6 +13,7 @@ from sqlalchemy import delete, update
 
 from shared import catalogue
 from shared.errors import UnavailableError
+from shared.events import Attempt
 from shared.ids import new_id
 from shared.models import Worker
 from shared.services import Services
@@ -130,6 +131,8 @@ class WorkerNode:
             self._closing.set()  # a store is away: what cannot be written is left to recovery
 
     def _announce(self) -> None:
+        if self._closing.is_set():  # a beat that hung finds the row gone, and nobody would remove it a second time
+            return
         worker = {
             "id": self.id,
             "name": f"{socket.gethostname()}:{os.getpid()}",
@@ -140,6 +143,7 @@ class WorkerNode:
         with self.services.database.system_session() as session:
             catalogue.announce(session, worker, self.zygote.agents)
 
-    def _refused(self, run_id: str) -> None:
-        if (run := self.live.get(run_id)) is not None:
+    def _refused(self, attempt: Attempt) -> None:
+        run = self.live.get(attempt.run_id)
+        if run is not None and run.run.attempt == attempt.number:  # not the next one, which may be here already
             run.supersede()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
 
 import structlog
 from kombu.exceptions import OperationalError
@@ -18,6 +17,7 @@ from shared.messages import RunMessage
 from shared.models import Run, Worker
 from shared.outcomes import Lost
 from shared.redis import RedisError
+from shared.repairs import LOCK_TIMEOUT_S, one_by_one
 from shared.retention import Retention
 from shared.services import Services
 from shared.states import ExecutionState
@@ -55,9 +55,7 @@ class Recovery:
             lost = _detached(session, query.limit(MAX_REPAIRS))
             if not lost:
                 session.execute(delete(Worker).where(dead))
-        for run in lost:
-            self._lose(run)
-        return len(lost)
+        return len(one_by_one(lost, self._lose))
 
     def send_again(self) -> int:
         """Sends granted runs again whose message was lost; returns how many.
@@ -97,31 +95,33 @@ class Recovery:
         """Cancels what still lives in deleted threads, and removes those in which nothing does."""
         with self._database.system_session() as session:
             users = deleted_but_live(session)
-        for user_id, thread_id in users:
-            with self._database.user_session(user_id) as session:
-                asked, stored = cancel_live_runs(session, user_id, thread_id, MAX_REPAIRS)
-            self._services.publish(stored)
-            for run in asked:
-                if ExecutionState(run.status).is_end and run.granted_at is not None:
-                    self._services.dispatcher.release(user_id, run.id, run.attempt + 1)
-        with self._database.system_session() as session:
-            remove_deleted_threads(session)
+        one_by_one(users, self._cancel_thread)
+        remove_deleted_threads(self._database)
 
     def remove_old(self) -> None:
         """Removes some of what is past retention; goes on in the next sweep if there is more, else in a minute."""
         if time.monotonic() < self._remove_at:
             return
         removed = self._retention.remove_old(MAX_REPAIRS)
-        if removed.runs < MAX_REPAIRS:
+        if not removed.more:
             self._remove_at = time.monotonic() + REMOVE_EVERY_S
         if removed.runs or removed.threads:
             log.info(
                 "removed what is past retention", runs=removed.runs, events=removed.events, threads=removed.threads
             )
 
+    def _cancel_thread(self, thread: tuple[str, str]) -> None:
+        user_id, thread_id = thread
+        with self._database.user_session(user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
+            asked, stored = cancel_live_runs(session, user_id, thread_id, MAX_REPAIRS)
+        self._services.publish(stored)
+        for run in asked:
+            if ExecutionState(run.status).is_end and run.granted_at is not None:
+                self._services.dispatcher.release(user_id, run.id, run.attempt + 1)
+
     def _lose(self, run: Run) -> None:
         outcome = Lost("worker_lost", "the worker gave no sign of life")
-        with self._database.user_session(run.user_id) as session:
+        with self._database.user_session(run.user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
             stored = runs.finish(session, run, outcome, "leader")
         if stored:
             log.warning("a run is recovered from a dead worker", run_id=run.id, worker_id=run.worker_id)
@@ -136,16 +136,19 @@ class Recovery:
         if not queues:
             self._empty_queues = set()
             return set()
-        now_empty = {queue for queue in queues if self._length(queue) == 0}
+        now_empty: set[str] = set()
+        for queue in queues:
+            length = self._length(queue)
+            if length is None:  # to ask for the others would take as long again
+                break
+            if length == 0:
+                now_empty.add(queue)
         both, self._empty_queues = now_empty & self._empty_queues, now_empty
         return both
 
     def _length(self, queue: str) -> int | None:
         try:
-            with self._services.celery.connection_or_acquire() as connection:
-                channel: Any = connection.default_channel
-                # Not `passive`: with our key prefix kombu looks for the queue under a wrong name and never finds it.
-                return int(channel.queue_declare(queue).message_count)
+            return self._services.celery.queue_length(queue)
         except (OperationalError, RedisError, OSError) as error:
             log.warning("the length of a queue is not known: the broker is away", queue=queue, error=str(error))
             return None

@@ -10,7 +10,7 @@ import structlog
 
 from shared import records, runs
 from shared.errors import SignatureError, UnavailableError
-from shared.events import Event, StoredEvent
+from shared.events import Attempt, Event, StoredEvent
 from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Cancelled, Failed, Lost, Outcome, TimedOut
@@ -179,7 +179,8 @@ class Runner:
         stored: list[StoredEvent] | None = None
         give_up = time.monotonic() + RECORD_FOR_S
         pending = self._writer.take(
-            run.id, give_up=lambda: live.superseded or self._is_closing() or time.monotonic() > give_up
+            Attempt(run.id, run.attempt),
+            give_up=lambda: live.superseded or self._is_closing() or time.monotonic() > give_up,
         )
         while not live.superseded:
             try:

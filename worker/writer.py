@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from shared.errors import UnavailableError
-from shared.events import Event, append
+from shared.events import Attempt, Event, StoredEvent, append
 from shared.services import Services
 from worker import metrics
 
@@ -25,14 +25,14 @@ class EventWriter:
 
     Args:
         services: of this process.
-        on_refused: called with the run id of events that were not stored: the attempt was superseded or has ended.
+        on_refused: called with the attempt whose events were not stored: it was superseded or has ended.
     """
 
-    def __init__(self, services: Services, on_refused: Callable[[str], None]) -> None:
+    def __init__(self, services: Services, on_refused: Callable[[Attempt], None]) -> None:
         self._services = services
         self._on_refused = on_refused
         self._queue: deque[Event] = deque()
-        self._queued: Counter[str] = Counter()  # by run
+        self._queued: Counter[Attempt] = Counter()
         self._writing: list[Event] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -56,32 +56,33 @@ class EventWriter:
         Each run has its own bound: one that talks a lot waits for itself, not the others for it.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._queued[event.run_id] < MAX_QUEUED_PER_RUN, timeout_s):
+            if not self._changed.wait_for(lambda: self._queued[event.of] < MAX_QUEUED_PER_RUN, timeout_s):
                 return False
             self._queue.append(event)
-            self._queued[event.run_id] += 1
+            self._queued[event.of] += 1
             self._changed.notify_all()
             return True
 
-    def take(self, run_id: str, give_up: Callable[[], bool]) -> list[Event]:
-        """Takes a run's events that are not being written yet out of the queue, for the transaction that ends the run.
+    def take(self, attempt: Attempt, give_up: Callable[[], bool]) -> list[Event]:
+        """Takes an attempt's events that are not being written yet out of the queue, for the transaction that ends it.
 
         Waits until those being written are stored, or `give_up` says that it has been long enough.
         """
         with self._changed:
-            while any(event.run_id == run_id for event in self._writing) and not give_up():
+            while any(event.of == attempt for event in self._writing) and not give_up():
                 self._changed.wait(RETRY_S)
-            taken = [event for event in self._queue if event.run_id == run_id]
-            del self._queued[run_id]
+            taken = [event for event in self._queue if event.of == attempt]
+            del self._queued[attempt]
             if taken:
-                self._queue = deque(event for event in self._queue if event.run_id != run_id)
+                self._queue = deque(event for event in self._queue if event.of != attempt)
                 self._changed.notify_all()
             return taken
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            stored: list[StoredEvent] = []
             try:
-                self._write(batch)
+                stored = self._write(batch)
             except UnavailableError:
                 log.warning("events wait: the database is away", events=len(batch))
                 if self._wait_to_retry():
@@ -93,13 +94,14 @@ class EventWriter:
             with self._changed:
                 self._writing = []
                 self._changed.notify_all()
+            self._services.publish(stored)  # after: no run's end is to wait for a Redis that hangs
 
     def _next_batch(self) -> list[Event]:
         with self._changed:
             if not self._writing:
                 self._changed.wait_for(lambda: self._queue or self._stopping)
                 self._writing = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
-                self._queued -= Counter(event.run_id for event in self._writing)
+                self._queued -= Counter(event.of for event in self._writing)
                 self._changed.notify_all()
             return self._writing
 
@@ -108,13 +110,13 @@ class EventWriter:
             self._changed.wait_for(lambda: self._stopping, RETRY_S)
             return not self._stopping
 
-    def _write(self, batch: list[Event]) -> None:
+    def _write(self, batch: list[Event]) -> list[StoredEvent]:
         stored, refused = append(self._services.database.once_for_all(), batch)
         metrics.EVENT_BATCHES.inc()
         metrics.EVENTS_WRITTEN.inc(len(stored))
-        self._services.publish(stored)
-        for run_id in refused:
-            self._on_refused(run_id)
+        for attempt in refused:
+            self._on_refused(attempt)
+        return stored
 
     def _write_singly(self, batch: list[Event]) -> None:
         for event in batch:
@@ -127,7 +129,8 @@ class EventWriter:
 
     def _written(self, event: Event) -> bool:
         try:
-            self._write([event])
+            stored = self._write([event])
         except UnavailableError:
             return False
+        self._services.publish(stored)
         return True

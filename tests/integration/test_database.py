@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared.database import Database, is_outage
-from shared.errors import InvalidContextError, UnavailableError
+from shared.errors import BusyError, InvalidContextError, UnavailableError
 from shared.models import Thread
 from shared.settings import Settings
 from tests.services import Servers
@@ -122,3 +122,19 @@ def test_a_connection_that_was_closed_meanwhile_is_an_outage_once_and_then_repla
     with pytest.raises(UnavailableError):
         once.execute(sa.text("SELECT 1"), {})
     assert list(once.execute(sa.text("SELECT 1"), {}))
+
+
+def test_a_lock_that_somebody_holds_is_busy_and_no_connection_is(database: Database, superuser: sa.Connection) -> None:
+    superuser.execute(sa.text("INSERT INTO lanewise.threads (user_id, id, metadata) VALUES ('alice', 't', '{}')"))
+    lock = sa.text("SELECT id FROM threads FOR UPDATE")
+    with database.user_session("alice") as holder:
+        assert list(holder.execute(lock))
+        for held in (database.once("alice", 0.01), None):
+            with pytest.raises(BusyError):
+                if held:
+                    held.execute(lock, {})
+                with database.user_session("alice", lock_timeout_s=0.01) as session:
+                    session.execute(lock)
+    with pytest.raises(UnavailableError) as caught, database.user_session("alice") as session:
+        session.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    assert not isinstance(caught.value, BusyError)

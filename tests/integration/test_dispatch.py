@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from base64 import b64decode
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 import structlog.testing
+from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from lanewise.embedded import EmbeddedRedis
@@ -219,6 +221,54 @@ class TestRedisAway:
         assert logs[0]["run_id"] == run.id
         assert stored(services.database, run).granted_at is not None
         assert services.slots.held("alice") == [slot(run)]
+
+
+class TestHanging:
+    """What takes connections and never answers."""
+
+    @pytest.fixture
+    def port(self) -> Iterator[int]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield server.getsockname()[1]
+
+    def test_redis_is_waited_for_once_and_not_by_every_user(self, open_services: OpenServices, port: int) -> None:
+        services = open_services(redis_url=SecretStr(f"redis://127.0.0.1:{port}/0"))
+        stored_by = open_services()
+        for number in range(6):
+            submit_run(stored_by, f"user-{number}")
+        before = time.monotonic()
+        with structlog.testing.capture_logs():
+            assert [services.dispatcher.admit(f"user-{number}") for number in range(6)] == [0] * 6
+            with pytest.raises(redis.RedisError):
+                services.slots.renew({"alice": ["x:1"]})
+        assert time.monotonic() - before < 3.5  # two calls that waited would have taken four
+
+    def test_the_broker_is_waited_for_once_and_not_by_every_run(self, open_services: OpenServices, port: int) -> None:
+        services = open_services(broker_url=SecretStr(f"redis://127.0.0.1:{port}/1"))
+        submit_many(services, 3)
+        with structlog.testing.capture_logs() as logs:
+            assert services.dispatcher.admit("alice") == 3
+        assert sum("the broker hangs" in entry["error"] for entry in logs) == 2
+        with pytest.raises(OperationalError, match="hangs"):
+            services.celery.queue_length("default")
+
+    def test_it_is_asked_again_soon(
+        self, open_services: OpenServices, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        services = open_services()
+        services.redis.connection_pool.connection_kwargs["socket_timeout"] = 0.6
+        redis_client.client_pause(700)
+        with pytest.raises(redis.TimeoutError):
+            services.redis.ping()
+        assert redis_client.ping()  # it answers again
+        with pytest.raises(redis.ConnectionError, match="hangs"):
+            services.redis.ping()
+        with pytest.raises(redis.ConnectionError, match="hangs"), services.redis.pipeline() as pipeline:
+            pipeline.ping()
+            pipeline.execute()
+        later = time.monotonic() + 2
+        monkeypatch.setattr("shared.breaker.time.monotonic", lambda: later)
+        assert services.redis.ping()
 
 
 class TestWipe:

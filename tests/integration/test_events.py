@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from shared import events, runs
 from shared.database import Database
 from shared.event_types import SANDBOX_TYPES, EventType
-from shared.events import Event, StoredEvent, append
+from shared.events import Attempt, Event, StoredEvent, append
 from shared.models import Run, RunEvent
 from shared.outcomes import Completed, Lost
 from shared.services import Services
@@ -107,7 +107,7 @@ class TestRepeatedBatch:
         store(database, *self.numbered(run, 1))
         with database.system_session() as session:
             assert append(session, self.numbered(run, 1)) == ([], set())
-            assert append(session, [replace(event(run), attempt=7, ordinal=1)]).refused == {run.id}
+            assert append(session, [replace(event(run), attempt=7, ordinal=1)]).refused == {Attempt(run.id, 7)}
 
     def test_the_next_attempt_counts_anew(self, database: Database, services: Services, run: Run) -> None:
         store(database, *self.numbered(run, 1, 2))
@@ -142,7 +142,7 @@ class TestFence:
 
     def test_a_session_of_another_user_stores_nothing(self, database: Database, run: Run) -> None:
         with database.user_session("bob") as session:
-            assert append(session, [event(run)]) == ([], {run.id})
+            assert append(session, [event(run)]) == ([], {Attempt(run.id, 1)})
 
     @pytest.mark.parametrize("then", ["completed", "parked", "granted", "running"])
     def test_an_attempt_that_is_over_stores_nothing(self, services: Services, run: Run, then: str) -> None:

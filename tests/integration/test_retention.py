@@ -225,11 +225,21 @@ def test_emptied_events_of_deleted_threads_go_too(
     end(services, kept, OLD, superuser)
     with database.user_session("alice") as session:
         delete_thread(session, "alice", deleted.thread_id)
-    with database.system_session() as session:
-        assert remove_deleted_threads(session) == 1
+    assert remove_deleted_threads(database) == 1
     assert len(log(database, deleted)) == 4
     assert retention.remove_old() == Removed(runs=1, events=8, threads=1)
     assert log(database, deleted) == []
+
+
+def test_a_user_whose_rows_are_held_keeps_no_other_from_being_looked_at(
+    services: Services, database: Database, superuser: sa.Connection, retention: Retention, submit: Submit
+) -> None:
+    for user_id in ("alice", "bob", "eve"):
+        end(services, submit(user_id), OLD, superuser)
+    with database.user_session("alice") as holder:
+        holder.execute(sa.text("SELECT FROM user_streams FOR UPDATE"))
+        assert retention.remove_old().runs == 2
+    assert retention.remove_old().runs == 1
 
 
 def test_two_leaders_at_once_remove_everything_once(

@@ -68,8 +68,7 @@ def test_what_agents_kept_goes_with_its_thread(alice: UserClient, run: Run, home
     assert alice.delete(f"/v1/threads/{run.thread_id}").status_code == 204
     assert alice.get(f"/v1/runs/{run.id}/artifacts").status_code == 404
     assert alice.get(f"/v1/runs/{run.id}/artifacts/chart.svg").status_code == 404
-    with home.services.database.system_session() as session:
-        remove_deleted_threads(session)
+    remove_deleted_threads(home.services.database)
     with home.services.database.user_session(alice.user_id) as session:
         for model in (RunStep, AgentState, Artifact):
             assert list(session.scalars(sa.select(model))) == []

@@ -73,12 +73,10 @@ def test_a_deleted_thread_is_gone_at_once_and_its_data_when_its_runs_have_ended(
         alice.post("/v1/runs", json={**body, "thread_id": thread}, headers={"Idempotency-Key": "0"}).status_code == 404
     )
 
-    with worker.services.database.system_session() as session:
-        remove_deleted_threads(session)
+    remove_deleted_threads(worker.services.database)
     assert _counts(superuser, alice.user_id, "threads", "runs") == [2, 4]  # one of its runs has not ended
     worker.finish(run, Cancelled())
-    with worker.services.database.system_session() as session:
-        assert remove_deleted_threads(session) >= 1
+    assert remove_deleted_threads(worker.services.database) >= 1
     assert _counts(superuser, alice.user_id, "threads", "runs", "documents") == [1, 1, 1]
     query = sa.text("SELECT seq, data::text FROM lanewise.run_events WHERE user_id = :user ORDER BY seq")
     left = superuser.execute(query, {"user": alice.user_id}).all()

@@ -51,6 +51,15 @@ def test_a_worker_that_was_declared_dead_announces_itself_again(node: Node, supe
     assert worker_row(node) is not None
 
 
+def test_a_beat_that_comes_late_does_not_announce_a_worker_that_has_closed(
+    node: Node, superuser: sa.Connection
+) -> None:
+    node.parts._closing.set()
+    superuser.execute(sa.text("DELETE FROM lanewise.workers"))
+    node.parts.heartbeat.tick()
+    assert worker_row(node) is None
+
+
 def test_a_beat_renews_the_slots_of_running_runs_and_puts_missing_ones_back(
     node: Node, redis_client: redis.Redis
 ) -> None:

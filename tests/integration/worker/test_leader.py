@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
 import pytest
 import redis
 import sqlalchemy as sa
 
+from shared.errors import BusyError, UnavailableError
 from shared.models import Run, Worker
 from shared.outcomes import Lost
 from shared.services import Services
+from shared.threads import delete_thread
 from tests.nodes import Node, age_worker, metric, take_messages
-from tests.services import OpenServices, an_agent, grant_run, in_parallel, slot, start_run, submit_run
+from tests.services import (
+    OpenServices,
+    Servers,
+    an_agent,
+    grant_run,
+    in_parallel,
+    slot,
+    start_run,
+    submit_run,
+    superuser_engine,
+)
 from tests.steps import cancel, finish, row
 from worker.leader import Leader
 
@@ -101,6 +117,90 @@ def test_a_dead_workers_row_goes_when_its_runs_have_gone(node: Node, leader: Lea
     assert dead in worker_ids(node.services)
     assert leader.recovery.recover_dead_workers() == 0
     assert dead not in worker_ids(node.services)
+
+
+# Rows that somebody holds: what a sandbox has open whose node is gone
+
+Hold = Callable[[Run], None]
+
+
+@pytest.fixture
+def hold(servers: Servers, database_name: str) -> Iterator[Hold]:
+    """Keeps a run from being ended or removed until the end of the test."""
+    with ExitStack() as stack:
+
+        def hold(run: Run) -> None:
+            connection = stack.enter_context(superuser_engine(servers.url(database_name)).connect())
+            stack.enter_context(connection.execution_options(isolation_level="READ COMMITTED").begin())
+            connection.execute(sa.text("SELECT FROM lanewise.runs WHERE id = :id FOR KEY SHARE"), {"id": run.id})
+
+        yield hold
+
+
+def test_a_run_that_cannot_be_ended_keeps_no_other_from_its_recovery(
+    node: Node, leader: Leader, dead: str, hold: Hold
+) -> None:
+    lost = [start_run(node.services, node.submit("echo", user_id=user_id), dead) for user_id in ("alice", "bob", "eve")]
+    parked = node.submit("echo", user_id="carol")
+    leader._lease_s = 0
+    hold(lost[0])
+    leader.tick()
+    assert [node.now(run).status for run in lost] == ["running", "queued", "queued"]
+    assert node.now(parked).granted_at is not None
+    leader.tick()
+    assert leader._quiet_until <= time.monotonic()  # a held row is no outage
+
+
+def test_a_thread_that_cannot_be_removed_keeps_no_other_from_it(
+    node: Node, leader: Leader, hold: Hold, superuser: sa.Connection
+) -> None:
+    ended = [node.wait(node.begin("echo", user_id=user_id)) for user_id in ("alice", "bob", "eve")]
+    for run in ended:
+        with node.services.database.user_session(run.user_id) as session:
+            assert delete_thread(session, run.user_id, run.thread_id)
+    node.join()
+    hold(ended[0])
+    leader.recovery.clear_threads()
+    assert list(superuser.scalars(sa.text("SELECT id FROM lanewise.threads"))) == [ended[0].thread_id]
+
+
+def test_a_deleted_run_that_cannot_be_cancelled_keeps_no_other_from_it(
+    node: Node, leader: Leader, hold: Hold, superuser: sa.Connection
+) -> None:
+    live = [node.submit("echo", user_id=user_id) for user_id in ("alice", "bob", "eve")]
+    for run in live:
+        with node.services.database.user_session(run.user_id) as session:
+            assert delete_thread(session, run.user_id, run.thread_id)
+    hold(live[0])
+    leader.recovery.clear_threads()
+    left = superuser.execute(sa.text("SELECT id, status FROM lanewise.runs")).all()
+    assert left == [(live[0].id, "queued")]  # the others are cancelled, and removed with their threads
+
+
+def test_a_repair_that_finds_its_rows_held_keeps_no_other_from_being_made(
+    node: Node, leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held() -> None:
+        raise BusyError("held")
+
+    monkeypatch.setattr(leader.lanes, "keep_granted", held)
+    parked = node.submit("echo", user_id="bob")
+    leader.tick()
+    assert node.now(parked).granted_at is not None
+
+
+def test_a_tick_after_an_abandoned_sweep_is_not_late(
+    node: Node, leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> None:
+        raise UnavailableError("away")
+
+    assert node
+    leader._ticked_at = before = time.monotonic() - 60
+    monkeypatch.setattr(leader.lanes, "keep_granted", away)
+    with pytest.raises(UnavailableError):
+        leader.tick()
+    assert leader._ticked_at > before + 59  # else it were quiet for ever
 
 
 # Two leaders

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from lanewise.process import wait_until
 from shared.event_types import EventType
-from shared.events import Event, read_run, read_stream
+from shared.events import Attempt, Event, StoredEvent, read_run, read_stream
 from shared.models import Run
 from shared.services import Services
 from tests.nodes import Node
-from tests.services import Servers, start_run, submit_run
+from tests.services import OpenServices, Servers, start_run, submit_run
+from tests.steps import LOST, finish
 from worker import writer as writer_module
+from worker.live import LiveRun
 from worker.writer import EventWriter
 
 PATIENCE_S = 10.0
@@ -30,16 +35,20 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture
-def refused() -> list[str]:
+def refused() -> list[Attempt]:
     return []
 
 
 @pytest.fixture
-def writer(services: Services, refused: list[str]) -> Iterator[EventWriter]:
+def writer(services: Services, refused: list[Attempt]) -> Iterator[EventWriter]:
     """A writer that has not been started yet."""
     writer = EventWriter(services, refused.append)
     yield writer
     writer.stop(PATIENCE_S)
+
+
+def attempt(run: Run) -> Attempt:
+    return Attempt(run.id, 1)
 
 
 def event(run: Run, number: int, attempt: int = 1) -> Event:
@@ -119,7 +128,7 @@ def test_a_run_that_talks_too_much_waits_alone(
     assert all(writer.put(event(loud, number), 0) for number in range(10))
     assert not writer.put(event(loud, 10), 0)
     assert writer.put(event(quiet, 0), 0)
-    writer.take(loud.id, lambda: False)
+    writer.take(attempt(loud), lambda: False)
     assert writer.put(event(loud, 10), 0)
 
 
@@ -128,7 +137,7 @@ def test_what_is_taken_for_the_end_of_a_run_is_not_written_twice(services: Servi
     for number in range(5):
         writer.put(event(mine, number), 0)
         writer.put(event(other, number), 0)
-    taken = writer.take(mine.id, lambda: False)
+    taken = writer.take(attempt(mine), lambda: False)
     assert [item.data["text"] for item in taken] == list("01234")
     writer.start()
     writer.stop(PATIENCE_S)
@@ -141,10 +150,10 @@ def test_taking_waits_for_what_is_being_written(services: Services, writer: Even
     entered, release = threading.Event(), threading.Event()
     write = writer._write
 
-    def slowly(batch: list[Event]) -> None:
+    def slowly(batch: list[Event]) -> list[StoredEvent]:
         entered.set()
         assert release.wait(PATIENCE_S)
-        write(batch)
+        return write(batch)
 
     writer._write = slowly  # type: ignore[method-assign]
     writer.start()
@@ -152,7 +161,7 @@ def test_taking_waits_for_what_is_being_written(services: Services, writer: Even
     assert entered.wait(PATIENCE_S)
     writer.put(event(run, 1), 0)
     taken: list[Event] = []
-    taking = threading.Thread(target=lambda: taken.extend(writer.take(run.id, lambda: False)))
+    taking = threading.Thread(target=lambda: taken.extend(writer.take(attempt(run), lambda: False)))
     taking.start()
     taking.join(0.1)
     assert taking.is_alive()
@@ -165,12 +174,12 @@ def test_taking_waits_for_what_is_being_written(services: Services, writer: Even
 def test_taking_gives_up_when_it_is_told_to(services: Services, writer: EventWriter) -> None:
     run = start_run(services, submit_run(services))
     writer._writing = [event(run, 0)]
-    assert writer.take(run.id, lambda: True) == []
+    assert writer.take(attempt(run), lambda: True) == []
     writer._writing = []
 
 
 def test_a_superseded_run_is_reported_and_its_neighbours_in_the_batch_are_written(
-    services: Services, writer: EventWriter, refused: list[str], superuser: sa.Connection
+    services: Services, writer: EventWriter, refused: list[Attempt], superuser: sa.Connection
 ) -> None:
     mine, superseded, ended = (start_run(services, submit_run(services)) for _ in range(3))
     superuser.execute(sa.text("UPDATE lanewise.runs SET attempt = 2 WHERE id = :id"), {"id": superseded.id})
@@ -182,9 +191,50 @@ def test_a_superseded_run_is_reported_and_its_neighbours_in_the_batch_are_writte
             writer.put(event(run, number), 0)
     writer.start()
     writer.stop(PATIENCE_S)
-    assert sorted(refused) == sorted([superseded.id, ended.id])
+    assert sorted(refused) == sorted(map(attempt, [superseded, ended]))
     assert written(services, mine) == [0, 1, 2]
     assert written(services, superseded) == written(services, ended) == []
+
+
+def test_the_late_events_of_an_attempt_touch_nothing_of_the_next_one(node: Node) -> None:
+    earlier = start_run(node.services, node.submit("echo"), node.id)
+    finish(node.services.database, earlier, LOST)
+    now = start_run(node.services, node.now(earlier), node.id)
+    live = LiveRun(now)
+    node.parts.live[now.id] = live
+    try:
+        node.parts.writer.put(event(now, 0, attempt=1), 0)
+        node.parts.writer.put(event(now, 1, attempt=2), 0)
+        assert wait_until(lambda: written(node.services, now) == [1], PATIENCE_S)
+        node.parts.writer.take(attempt(now), lambda: False)  # so that all is reported
+        assert not live.superseded
+        node.parts._refused(Attempt(now.id, 2))
+        assert live.superseded
+    finally:
+        del node.parts.live[now.id]
+        live.close()
+
+
+def test_an_attempt_takes_nothing_of_the_next_one(services: Services, writer: EventWriter) -> None:
+    run = submit_run(services)
+    for number in (1, 2, 1, 2):
+        writer.put(event(run, number, attempt=number), 0)
+    assert [item.attempt for item in writer.take(Attempt(run.id, 1), lambda: False)] == [1, 1]
+    assert [item.attempt for item in writer.take(Attempt(run.id, 2), lambda: False)] == [2, 2]
+
+
+def test_the_end_of_a_run_does_not_wait_for_a_redis_that_hangs(services: Services, open_services: OpenServices) -> None:
+    run = start_run(services, submit_run(services))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = open_services(redis_url=SecretStr(f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
+        writer = EventWriter(hanging, lambda _: None)
+        writer.start()
+        writer.put(event(run, 0), 0)
+        assert wait_until(lambda: written(services, run) == [0], PATIENCE_S)
+        before = time.monotonic()
+        writer.take(attempt(run), lambda: False)
+        assert time.monotonic() - before < 1
+        writer.stop(PATIENCE_S)
 
 
 def test_one_event_that_the_database_refuses_costs_no_other_one(services: Services, writer: EventWriter) -> None:
