@@ -71,7 +71,8 @@ class Retention:
         """
         until = time.monotonic() + MOST_S
         batches = self._ended(limit)
-        removed = one_by_one(takewhile(lambda _: time.monotonic() < until, batches), self._of_user)
+        in_time = takewhile(lambda batch: batch is batches[0] or time.monotonic() < until, batches)
+        removed = one_by_one(in_time, self._of_user)
         threads = sum(item.threads for item in removed) + self._empty_threads()
         runs = sum(item.runs for item in removed)
         more = runs == limit or len(removed) < len(batches)

@@ -243,7 +243,7 @@ def test_who_ends_an_attempt_waits_for_a_step_that_is_being_committed(
         with services.database.user_session("alice") as other:
             other.execute(sa.text("SET LOCAL lock_timeout = '50ms'"))
             other.execute(sa.text("SELECT last_run_seq FROM runs FOR NO KEY UPDATE"))  # as the event log does
-        with pytest.raises(Exception, match="away"), services.database.user_session("alice") as other:
+        with pytest.raises(Exception, match="others hold"), services.database.user_session("alice") as other:
             other.execute(sa.text("SET LOCAL lock_timeout = '50ms'"))
             other.execute(sa.text("SELECT FROM runs FOR UPDATE"))  # as `end_run` and a requeue do
 
