@@ -8,7 +8,7 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from shared import broker, runs
+from shared import broker, lanes
 from shared.database import Database
 from shared.errors import UnavailableError
 from shared.events import StoredEvent
@@ -63,7 +63,7 @@ class Dispatcher:
         """
         started: list[str] = []
         for _ in range(MOST_ROUNDS):
-            found = runs.next_runs(self._database.once(user_id), user_id, self._settings.user_concurrent_runs)
+            found = lanes.next_runs(self._database.once(user_id), user_id, self._settings.user_concurrent_runs)
             held, granted = self._grant(user_id, found)
             started += granted
             if len(granted) == held:
@@ -72,7 +72,7 @@ class Dispatcher:
             self._tell_positions(user_id)
         return started
 
-    def _grant(self, user_id: str, found: runs.NextRuns) -> tuple[int, list[str]]:
+    def _grant(self, user_id: str, found: lanes.NextRuns) -> tuple[int, list[str]]:
         """Returns how many slots were held, and the runs that were granted and sent."""
         if not found.members:
             return 0, []
@@ -81,7 +81,7 @@ class Dispatcher:
         except RedisError as error:
             log.warning("admission waits: redis is away", error=str(error))
             return 0, []
-        granted = runs.grant(self._database.once(user_id), user_id, holding) if holding else []
+        granted = lanes.grant(self._database.once(user_id), user_id, holding) if holding else []
         for message, queue in granted:
             self.send(message, queue)
         if len(granted) < len(holding):
@@ -95,7 +95,9 @@ class Dispatcher:
             UnavailableError: Postgres is away.
             redis.RedisError: Redis is, or keeps losing what it is given.
         """
-        return self._slots.acquire(user_id, members, limit, lambda: runs.holders(self._database.once(user_id), user_id))
+        return self._slots.acquire(
+            user_id, members, limit, lambda: lanes.holders(self._database.once(user_id), user_id)
+        )
 
     def free_idle(self, user_id: str, members: Iterable[str]) -> list[str]:
         """Frees those of the slots that no live run has a right to; returns them.
@@ -104,7 +106,7 @@ class Dispatcher:
             UnavailableError: Postgres is away.
             redis.RedisError: Redis is.
         """
-        idle = sorted(set(members) - runs.holders(self._database.once(user_id), user_id))
+        idle = sorted(set(members) - lanes.holders(self._database.once(user_id), user_id))
         self._slots.release(user_id, idle)
         return idle
 
@@ -133,7 +135,7 @@ class Dispatcher:
     def _tell_positions(self, user_id: str) -> None:
         try:
             once = self._database.once(user_id)
-            self._publish(runs.tell_positions(once, user_id, self._settings.user_concurrent_runs))
+            self._publish(lanes.tell_positions(once, user_id, self._settings.user_concurrent_runs))
         except UnavailableError as error:  # what was admitted is admitted: the leader tells
             log.warning("positions are told later", error=error.message)
 

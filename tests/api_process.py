@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from lanewise.ports import free_port
-from shared import runs
+from shared import lanes, runs
 from shared.catalogue import announce
 from shared.context import UserExecutionContext
 from shared.event_types import EventType
@@ -65,7 +65,7 @@ class FakeWorker:
         with self.services.database.user_session(user_id) as session:
             run = runs.find(session, user_id, run_id)
             assert run is not None
-            granted = runs.grant(session, user_id, [member(run_id, run.attempt + 1)])
+            granted = lanes.grant(session, user_id, [member(run_id, run.attempt + 1)])
             message = granted[0][0] if granted else _message(run)
             claimed = runs.claim(session, message, self.id, ["echo"])
         assert claimed is not None

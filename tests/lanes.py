@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from lanewise.process import wait_until
-from shared import runs
+from shared import lanes, runs
 from shared.events import TERMINAL, StoredEvent
 from shared.ids import new_id
 from shared.messages import RunMessage
@@ -111,7 +111,7 @@ class Lanes(RuleBasedStateMachine):
         self.limits = dict(zip(USERS, limits, strict=True))
         self.allowed = dict(self.limits)  # what may be live: lowering a limit ends no run
         self.submitted: list[Run] = []
-        self.begun: list[tuple[str, runs.NextRuns]] = []
+        self.begun: list[tuple[str, lanes.NextRuns]] = []
         self.unsettled: list[tuple[Worker, Run, list[StoredEvent] | None]] = []
         for user_id, limit in self.limits.items():
             self._set_limit(user_id, limit)
@@ -215,7 +215,7 @@ class Lanes(RuleBasedStateMachine):
     @rule(user_id=st.sampled_from(USERS))
     def begin_admission(self, user_id: str) -> None:
         """Somebody has looked at what may start, and stands still."""
-        self.begun.append((user_id, runs.next_runs(self.services.database.once(user_id), user_id, 3)))
+        self.begun.append((user_id, lanes.next_runs(self.services.database.once(user_id), user_id, 3)))
 
     @precondition(lambda self: self.begun)
     @rule(data=st.data())
@@ -227,7 +227,7 @@ class Lanes(RuleBasedStateMachine):
     @rule(user_id=st.sampled_from(USERS))
     def die_while_admitting(self, user_id: str) -> None:
         """Slots are taken, and nothing is granted."""
-        found = runs.next_runs(self.services.database.once(user_id), user_id, 3)
+        found = lanes.next_runs(self.services.database.once(user_id), user_id, 3)
         self.services.dispatcher.take(user_id, found.members, found.slots)
 
     # What time and Redis do
@@ -261,8 +261,8 @@ class Lanes(RuleBasedStateMachine):
         for _ in range(SWEEPS):
             self._sweep(self.leaders[leader])
         for user_id in USERS:
-            waiting = runs.next_runs(self.services.database.once(user_id), user_id, 3).members
-            held = runs.holders(self.services.database.once(user_id), user_id)
+            waiting = lanes.next_runs(self.services.database.once(user_id), user_id, 3).members
+            held = lanes.holders(self.services.database.once(user_id), user_id)
             assert not waiting or len(held) >= self.limits[user_id], (user_id, waiting, held)
             # Slots of nobody may be there besides, as long as nobody waits for them, until their lease ends.
             assert held <= set(self.services.slots.held(user_id)), user_id
@@ -295,7 +295,7 @@ class Lanes(RuleBasedStateMachine):
                 assert ends == [f"run_{self._row(run).status}"], run.id
             for user_id in USERS:
                 self.services.dispatcher.free_idle(user_id, self.services.slots.held(user_id))
-                assert runs.holders(self.services.database.once(user_id), user_id) == set()
+                assert lanes.holders(self.services.database.once(user_id), user_id) == set()
         finally:
             for worker in self.workers:
                 for live in worker.live.values():

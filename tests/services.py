@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
 from lanewise.process import StartError
-from shared import runs
+from shared import lanes, runs
 from shared.acceptance import Accepted, accept
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError
@@ -204,7 +204,7 @@ def grant_run(services: Services, run: Run) -> RunMessage:
     """Marks a parked run as granted and returns the message that the broker would carry; takes no slot."""
     with services.database.user_session(run.user_id) as session:
         session.execute(sa.text("UPDATE runs SET not_before = NULL WHERE id = :id"), {"id": run.id})  # no pause
-        ((message, _queue),) = runs.grant(session, run.user_id, [next_slot(session, run)])
+        ((message, _queue),) = lanes.grant(session, run.user_id, [next_slot(session, run)])
     return message
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from shared import events, runs
+from shared import events, lanes, runs
 from shared.database import Database
 from shared.events import Event, StoredEvent
 from shared.messages import RunMessage
@@ -53,7 +53,7 @@ def claim(database: Database, message: RunMessage, *agents: str) -> Run | None:
 
 def grant(database: Database, run: Run) -> RunMessage:
     with database.user_session(run.user_id) as session:
-        ((message, _queue),) = runs.grant(session, run.user_id, [next_slot(session, run)])
+        ((message, _queue),) = lanes.grant(session, run.user_id, [next_slot(session, run)])
     return message
 
 

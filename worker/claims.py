@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from shared import runs
+from shared import lanes, runs
 from shared.errors import UnavailableError
 from shared.events import StoredEvent
 from shared.limits import concurrent_runs
@@ -71,7 +71,7 @@ class Claims:
             self._alarm.set(run.user_id, after_s)
         try:
             # If it is not known to be over (an answer was lost, or Postgres is away) the slot may still be ours.
-            if stored or member(run.id, run.attempt) not in runs.holders(
+            if stored or member(run.id, run.attempt) not in lanes.holders(
                 self._services.database.once(run.user_id), run.user_id
             ):
                 self._services.dispatcher.release(run.user_id, run.id, run.attempt)
@@ -84,7 +84,7 @@ class Claims:
         if self._services.slots.keep(user_id, slot):
             return True
         once = self._services.database.once(user_id)
-        if slot not in runs.holders(once, user_id):
+        if slot not in lanes.holders(once, user_id):
             metrics.STALE_MESSAGES.inc()
             return False
         with self._services.database.user_session(user_id) as session:
@@ -92,7 +92,7 @@ class Claims:
         if self._services.dispatcher.take(user_id, [slot], limit):
             metrics.REPAIRED.labels("slot_of_granted_run").inc()
             return True
-        if runs.park(once, message):
+        if lanes.park(once, message):
             metrics.REPAIRED.labels("granted_without_slot").inc()
         return False
 

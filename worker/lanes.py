@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy import exists, select, tuple_, update
 
-from shared import runs
+from shared import lanes
 from shared.database import load_sql
 from shared.limits import concurrent_runs
 from shared.models import Run, Worker
@@ -131,7 +131,7 @@ class Lanes:
 
     def _tell_positions(self, user_id: str) -> None:
         once = self._database.once(user_id)
-        self._services.publish(runs.tell_positions(once, user_id, self._services.settings.user_concurrent_runs))
+        self._services.publish(lanes.tell_positions(once, user_id, self._services.settings.user_concurrent_runs))
 
     def _take_again(self, user_id: str, missing: Sequence[str]) -> None:
         with self._database.user_session(user_id) as session:
@@ -145,7 +145,7 @@ class Lanes:
             held = set(self._services.slots.held(user_id))
         except RedisError:
             return set()
-        return held - runs.holders(self._database.once(user_id), user_id)
+        return held - lanes.holders(self._database.once(user_id), user_id)
 
     def _free(self, user_id: str, leaked: set[str]) -> set[str]:
         try:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from lanewise.embedded import EmbeddedRedis
 from lanewise.ports import free_port
-from shared import runs
+from shared import lanes, runs
 from shared.context import UserExecutionContext
 from shared.messages import TASK_NAME, RunMessage
 from shared.models import Run, UserLimit
@@ -287,13 +287,13 @@ class TestWipe:
     ) -> None:
         made = submit_many(services, 2)
         start_run(services, made[0])
-        holders = runs.holders
+        holders = lanes.holders
 
         def holders_and_wipe(*args: Any) -> set[str]:
             redis_client.flushall()
             return holders(*args)
 
-        monkeypatch.setattr(runs, "holders", holders_and_wipe)
+        monkeypatch.setattr(lanes, "holders", holders_and_wipe)
         assert services.dispatcher.admit("alice") == 0
         assert stored(services.database, made[1]).granted_at is None
 
@@ -302,9 +302,9 @@ class TestWipe:
     ) -> None:
         services = open_services(user_concurrent_runs=1)
         made = submit_many(services, 2)
-        next_runs = runs.next_runs
+        next_runs = lanes.next_runs
 
-        def stand_still(*args: Any) -> runs.NextRuns:
+        def stand_still(*args: Any) -> lanes.NextRuns:
             found = next_runs(*args)  # nothing of the user is live yet
             monkeypatch.undo()
             assert services.dispatcher.admit("alice") == 1  # by another process
@@ -312,7 +312,7 @@ class TestWipe:
             redis_client.flushall()
             return found
 
-        monkeypatch.setattr(runs, "next_runs", stand_still)
+        monkeypatch.setattr(lanes, "next_runs", stand_still)
         services.dispatcher.admit("alice")
         assert stored(services.database, made[1]).granted_at is None
 
@@ -324,13 +324,13 @@ class TestStale:
         (run,) = submit_many(services, 1)
         finish(services.database, start_run(services, run), LOST)
         once = services.database.once("alice")
-        assert runs.grant(once, "alice", [slot(run, 1)]) == []
-        assert len(runs.grant(once, "alice", [slot(run, 2)])) == 1
+        assert lanes.grant(once, "alice", [slot(run, 1)]) == []
+        assert len(lanes.grant(once, "alice", [slot(run, 2)])) == 1
 
     def test_a_run_that_has_to_wait_meanwhile_is_not_granted(self, services: Services) -> None:
         (run,) = submit_many(services, 1)
         finish(services.database, start_run(services, run), Lost("retry", "busy", after_s=60))
-        assert runs.grant(services.database.once("alice"), "alice", [slot(run, 2)]) == []
+        assert lanes.grant(services.database.once("alice"), "alice", [slot(run, 2)]) == []
 
     def test_what_cannot_be_told_does_not_undo_what_was_admitted(
         self, services: Services, superuser: sa.Connection

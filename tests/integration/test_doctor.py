@@ -14,7 +14,7 @@ from lanewise.doctor import local, stores
 from lanewise.doctor.examination import examine
 from lanewise.doctor.findings import Finding
 from lanewise.ports import free_port
-from shared import runs
+from shared import lanes
 from shared.migrate import RUN, SERVICE
 from shared.models import Lease
 from shared.services import Services
@@ -80,7 +80,7 @@ def the(found: dict[str, list[Finding]], check: str, status: str = "failed") -> 
 def test_a_fleet_that_is_well(doctor: Examine, well: Services, submit: Submit) -> None:
     run = submit("alice")
     with well.database.user_session("alice") as session:
-        runs.grant(session, "alice", [slot(run)])
+        lanes.grant(session, "alice", [slot(run)])
     hold(well, "alice", f"{run.id}:1")
     found = doctor()
     assert {finding.status for findings in found.values() for finding in findings} == {"ok"}, found
@@ -99,7 +99,7 @@ def test_a_fleet_that_is_well(doctor: Examine, well: Services, submit: Submit) -
 def test_a_leaked_slot_and_a_missing_one(doctor: Examine, well: Services, submit: Submit) -> None:
     run = submit("alice")
     with well.database.user_session("alice") as session:
-        runs.grant(session, "alice", [slot(run)])
+        lanes.grant(session, "alice", [slot(run)])
     hold(well, "alice", f"{run.id}:0")
     hold(well, "bob", "gone:1")
     began = time.monotonic()

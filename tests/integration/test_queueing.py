@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from lanewise.process import wait_until
-from shared import runs
+from shared import lanes
 from shared.acceptance import Accepted, Refused, accept
 from shared.events import StoredEvent
 from shared.models import Run
@@ -30,7 +30,7 @@ def view(services: Services, run: Run, **options: Any) -> View:
 
 
 def tell(services: Services, user_id: str = "alice") -> list[StoredEvent]:
-    return runs.tell_positions(services.database.once(user_id), user_id, 3)
+    return lanes.tell_positions(services.database.once(user_id), user_id, 3)
 
 
 def told(services: Services, user_id: str = "alice") -> list[tuple[str, int]]:
@@ -96,7 +96,7 @@ class TestPlaces:
         served = submit()
         with services.database.user_session("alice") as session:
             before = rows_read(session, "workers")
-            assert runs.next_runs(session, "alice", 3).members == [member(served.id, 1)]
+            assert lanes.next_runs(session, "alice", 3).members == [member(served.id, 1)]
             assert rows_read(session, "workers") - before < 100
 
     def test_a_run_that_is_not_queued_stands_nowhere(self, services: Services, submit: Submit) -> None:
@@ -202,7 +202,7 @@ class TestTelling:
         )
         with ThreadPoolExecutor(1) as pool:
             with services.database.user_session("alice") as session:
-                assert runs.grant(session, "alice", [member(made[1].id, 1)])
+                assert lanes.grant(session, "alice", [member(made[1].id, 1)])
                 answer = pool.submit(told, services)
                 assert wait_until(lambda: superuser.scalar(waiting) == 1, 5)
             left = [made[0], *made[2:10]]

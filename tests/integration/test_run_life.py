@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from shared import events, runs
+from shared import events, lanes, runs
 from shared.event_types import EventType
 from shared.events import Event, append
 from shared.ids import new_id
@@ -73,8 +73,8 @@ class RunLife(RuleBasedStateMachine):
     @rule(target=granted)
     def grant_the_oldest(self) -> MultipleResults[RunMessage]:
         with self.database.user_session(self.user_id) as session:
-            members = runs.next_runs(session, self.user_id, 1).members
-            answer = runs.grant(session, self.user_id, members)
+            members = lanes.next_runs(session, self.user_id, 1).members
+            answer = lanes.grant(session, self.user_id, members)
         parked = [run_of(name) for name in members]
         waiting = [key for key, run in self.expected.items() if run.status == "queued" and not run.granted]
         assert [message.context.run_id for message, _queue in answer] == waiting[:1] == parked
@@ -87,7 +87,7 @@ class RunLife(RuleBasedStateMachine):
     @rule(message=granted)
     def park(self, message: RunMessage) -> None:
         with self.database.user_session(self.user_id) as session:
-            runs.park(session, message)
+            lanes.park(session, message)
         run = self.expected[message.context.run_id]
         if (run.status, run.attempt) == ("queued", message.attempt):
             run.granted = False

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from shared import events, runs
+from shared import events, lanes, runs
 from shared.acceptance import Refused, accept
 from shared.database import Database
 from shared.messages import RunMessage
@@ -79,26 +79,26 @@ class TestGrant:
         made = [submit("alice").id for _ in range(4)]
         submit("bob")
         with database.user_session("alice") as session:
-            assert runs.next_runs(session, "alice", 3) == ([f"{run_id}:1" for run_id in made[:3]], 3, True)
+            assert lanes.next_runs(session, "alice", 3) == ([f"{run_id}:1" for run_id in made[:3]], 3, True)
 
     def test_a_run_is_granted_once(self, database: Database, submit: Submit) -> None:
         first, second = submit("alice", agent=an_agent(queue="special")), submit("alice")
         with database.user_session("alice") as session:
-            granted = runs.grant(session, "alice", [slot(second), slot(first)])
+            granted = lanes.grant(session, "alice", [slot(second), slot(first)])
             assert [(message.context.run_id, queue) for message, queue in granted] == [
                 (first.id, "special"), (second.id, "default"),
             ]  # fmt: skip
-            assert runs.grant(session, "alice", [slot(first), slot(second)]) == []
-            assert runs.next_runs(session, "alice", 3).members == []
+            assert lanes.grant(session, "alice", [slot(first), slot(second)]) == []
+            assert lanes.next_runs(session, "alice", 3).members == []
         assert stored(database, first).sends == 1
 
     def test_a_parked_run_again_goes_to_its_old_place(self, database: Database, submit: Submit) -> None:
         made = [submit("alice") for _ in range(3)]
         message = grant(database, made[0])
         with database.user_session("alice") as session:
-            assert runs.park(session, message)
-            assert not runs.park(session, message)
-            assert runs.next_runs(session, "alice", 3).members == [slot(run) for run in made]
+            assert lanes.park(session, message)
+            assert not lanes.park(session, message)
+            assert lanes.next_runs(session, "alice", 3).members == [slot(run) for run in made]
         assert claim(database, message) is None
 
     def test_who_has_a_right_to_a_slot(self, database: Database, services: Services, submit: Submit) -> None:
@@ -107,14 +107,14 @@ class TestGrant:
         start_run(services, running)
         finish(database, start_run(services, ended), Completed({}))
         with database.user_session("alice") as session:
-            assert runs.holders(session, "alice") == {slot(granted), slot(running)}
+            assert lanes.holders(session, "alice") == {slot(granted), slot(running)}
         again = start_run(services, parked)
         finish(database, again, LOST)
         with database.user_session("alice") as session:
-            assert runs.holders(session, "alice") == {slot(granted), slot(running)}
+            assert lanes.holders(session, "alice") == {slot(granted), slot(running)}
         grant_run(services, again)
         with database.user_session("alice") as session:
-            assert runs.holders(session, "alice") == {slot(granted), slot(running), slot(again, 2)}
+            assert lanes.holders(session, "alice") == {slot(granted), slot(running), slot(again, 2)}
 
 
 class TestClaim:
@@ -248,7 +248,7 @@ def test_every_statement_of_the_way_works_without_a_session(database: Database, 
     """The runner claims and ends by `Database.once`: one round trip each."""
     run = submit("alice")
     once: Callable[[], Any] = lambda: database.once("alice")  # noqa: E731
-    ((message, _queue),) = runs.grant(once(), "alice", [slot(run)])
+    ((message, _queue),) = lanes.grant(once(), "alice", [slot(run)])
     claimed = runs.claim(once(), message, "w", ["echo"])
     assert claimed is not None
     assert claimed[1][0].run_seq == 2

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from lanewise.ports import free_port
-from shared import runs, survey
+from shared import lanes, runs, survey
 from shared.models import Run, UserLimit
 from shared.services import Services
 from shared.survey import Survey, UserSlots
@@ -22,7 +22,7 @@ def hold(services: Services, user_id: str, *members: str, lease_s: float = 60) -
 
 def grant(services: Services, run: Run) -> None:
     with services.database.user_session(run.user_id) as session:
-        assert runs.grant(session, run.user_id, [slot(run)])
+        assert lanes.grant(session, run.user_id, [slot(run)])
 
 
 def claim(services: Services, run: Run) -> None:
