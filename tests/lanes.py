@@ -222,6 +222,7 @@ class Lanes(RuleBasedStateMachine):
     def finish_admission(self, data: st.DataObject) -> None:
         """And goes on, whatever has happened since."""
         user_id, found = self.begun.pop(data.draw(st.integers(0, len(self.begun) - 1)))
+        self.allowed[user_id] = max(self.allowed[user_id], found.slots)  # it goes by the limit that it has read
         self.services.dispatcher._grant(user_id, found)
 
     @rule(user_id=st.sampled_from(USERS))
