@@ -138,7 +138,7 @@ def test_what_a_run_that_ended_well_leaves_is_found_at_the_next_look(
     assert node.wait(run).status == "completed"
     node.join()
     assert is_busy(superuser, session)
-    assert sessions.end_orphans() == 1
+    assert wait_until(lambda: sessions.end_orphans() == 1, PATIENCE_S)  # a look may miss a socket
     assert wait_until(lambda: not is_there(superuser, session), 1)
     assert metric("lanewise_repaired_total", reason="session_of_dead_sandbox") == before + 1
     assert sessions.end_orphans() == 0
@@ -161,7 +161,7 @@ def test_whoevers_it_was(sessions: Sessions, settings: Settings, superuser: sa.C
         assert is_busy(superuser, session)
         die()
         assert is_busy(superuser, session)
-        assert sessions.end_orphans() == 1
+        assert wait_until(lambda: sessions.end_orphans() == 1, PATIENCE_S)  # a look may miss a socket
         assert wait_until(lambda: not is_there(superuser, session), 1)
 
 
@@ -179,7 +179,7 @@ def test_where_our_own_sessions_have_no_socket_either_nothing_is_ended(
         assert is_busy(superuser, session)
         superuser.execute(sa.text("SELECT pg_terminate_backend(:pid)"), {"pid": own})
         assert wait_until(lambda: not is_there(superuser, own), 1)
-        assert sessions.end_orphans() == 1
+        assert wait_until(lambda: sessions.end_orphans() == 1, PATIENCE_S)  # a look may miss a socket
 
 
 def test_what_cannot_be_ended_is_said_once(sessions: Sessions, superuser: sa.Connection) -> None:
