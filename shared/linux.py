@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Container
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
@@ -55,8 +56,11 @@ def address_space() -> int:
         return 0
 
 
-def connected_addresses() -> set[tuple[str, int]]:
-    """Returns our end, address and port, of every connected TCP socket of this network namespace."""
+def connected_addresses(peer_ports: Container[int]) -> set[tuple[str, int]]:
+    """Returns our end, address and port, of the TCP sockets of this network namespace connected to one of some ports.
+
+    One port here may lead to several peers at once: without the peer's port an address says nothing of a connection.
+    """
     found = set()
     for name in ("tcp", "tcp6"):
         try:
@@ -64,8 +68,8 @@ def connected_addresses() -> set[tuple[str, int]]:
         except OSError:  # no /proc, or no IPv6
             continue
         for line in lines:
-            _, local, _, state, *_ = line.split(maxsplit=4)
-            if state == _ESTABLISHED:
+            _, local, peer, state, *_ = line.split(maxsplit=4)
+            if state == _ESTABLISHED and int(peer.partition(":")[2], 16) in peer_ports:
                 address, port = local.split(":")
                 found.add((_address(address), int(port, 16)))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import structlog
+from sqlalchemy import make_url
 
 from shared import linux, sandbox_sessions
 from shared.loop import Loop
@@ -15,6 +16,7 @@ from worker import metrics
 log = structlog.get_logger(__name__)
 
 BETWEEN_LOOKS_S = 0.05
+_POSTGRES_PORT = 5432  # where the URL names none
 # After a forced end: processes that the sandbox had started, and that hold its socket, die a little later than itself.
 AFTER_FORCED_END_S = (0.0, 0.1, 0.2, 0.4)
 
@@ -23,8 +25,8 @@ class Sessions(Loop):
     """Has Postgres end sessions whose client is gone. By itself it notices that within a second, unless told not to.
 
     A session is judged by what the kernel knows, not by what it says of itself. First Postgres lists the sessions that
-    come from our address, then we read the kernel's table of connected sockets: a session that was there and has no
-    socket has lost its client. What that client was, and whose worker it belonged to, makes no difference.
+    come from our address, then we read the kernel's table of sockets connected to its port: a session that was there
+    and has no socket has lost its client. What that client was, and whose worker's, makes no difference.
 
     If the service's own sessions have no socket either, the address is not ours alone: it is that of a pooler, or
     other machines or containers come from it too (NAT). Then nothing is ended.
@@ -36,6 +38,8 @@ class Sessions(Loop):
         super().__init__(BETWEEN_LOOKS_S)
         self._database = services.database
         self._has_sessions = services.settings.run_database_url is not None
+        urls = (services.settings.database_url, services.settings.run_database_url)
+        self._ports = {make_url(url.get_secret_value()).port or _POSTGRES_PORT for url in urls if url is not None}
         self._every_s = services.settings.lease_s / 3
         self._wake = threading.Event()
         self._wake.set()  # the first look: there may be sessions of a worker that died
@@ -100,7 +104,7 @@ class Sessions(Loop):
         sessions = sandbox_sessions.listed(self._database.once_for_all())
         if all(session.own for session in sessions):
             return set()
-        connected = linux.connected_addresses()  # only now: whoever is listed was connected before
+        connected = linux.connected_addresses(self._ports)  # only now: whoever is listed was connected before
         return {session for session in sessions if (session.address, session.port) not in connected}
 
     def _warn(self, reason: str) -> None:

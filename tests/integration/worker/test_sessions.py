@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -25,6 +27,7 @@ from tests.nodes import PATIENCE_S, Node, metric
 from tests.sandboxes import all_gone
 from worker.sessions import Sessions
 
+IP_LOCAL_PORT_RANGE = 51  # <linux/in.h>; Python does not name it
 SOON_S = 1.0
 GRACE_S = 0.3  # of `quick`
 # Connects, says which session it has, and lets Postgres work on when it is killed.
@@ -165,6 +168,32 @@ def test_whoevers_it_was(sessions: Sessions, settings: Settings, superuser: sa.C
         assert wait_until(lambda: not is_there(superuser, session), 1)
 
 
+def test_a_port_that_leads_elsewhere_by_now_says_nothing(
+    sessions: Sessions, settings: Settings, superuser: sa.Connection
+) -> None:
+    """The kernel lends a dead client's port to connections to other servers while Postgres still holds its end."""
+    with (
+        a_client(settings, superuser, "run_database_url") as (die, session),
+        socket.create_server(("127.0.0.1", 0)) as elsewhere,
+        socket.socket() as other,
+    ):
+        client = sa.text("SELECT client_port FROM pg_stat_activity WHERE pid = :pid")
+        port = superuser.scalar(client, {"pid": session})
+        die()
+        try:
+            other.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("I", port << 16 | port))
+        except OSError:
+            pytest.skip("only Linux 6.3 and newer let a test choose the port")
+        assert wait_until(lambda: connects(other, elsewhere), PATIENCE_S)
+        assert other.getsockname()[1] == port
+        assert wait_until(lambda: sessions.end_orphans() == 1, PATIENCE_S)
+        assert wait_until(lambda: not is_there(superuser, session), 1)
+
+
+def connects(client: socket.socket, server: socket.socket) -> bool:
+    return client.connect_ex(server.getsockname()) == 0
+
+
 def test_where_our_own_sessions_have_no_socket_either_nothing_is_ended(
     sessions: Sessions, settings: Settings, superuser: sa.Connection
 ) -> None:
@@ -213,7 +242,11 @@ def test_only_sessions_of_sandboxes_are_listed(
         logins = "SELECT DISTINCT usename FROM pg_stat_activity WHERE pid = ANY(:pids)"
         own = [each.pid for each in found if each.own]
         assert superuser.scalars(sa.text(logins), {"pids": own}).all() == ["lanewise_service"]
-        assert {(each.address, each.port) for each in found} <= linux.connected_addresses()
+        assert {(each.address, each.port) for each in found} <= linux.connected_addresses(ports_of(settings))
+
+
+def ports_of(settings: Settings) -> set[int]:
+    return {sa.make_url(settings.database_url.get_secret_value()).port or 0}
 
 
 @contextmanager
