@@ -61,7 +61,7 @@ class Stream:
     ) -> None:
         self.connection_id = new_id()
         self._socket = socket
-        self._identity = identity
+        self.identity = identity
         self._executor = executor
         self._tickets = tickets
         self._queue: deque[Delivery] = deque()
@@ -103,7 +103,7 @@ class Stream:
         """
         opening = replay.open(hello.after)
         self._sent = opening.position
-        self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self._identity.expires_at),
+        self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self.identity.expires_at),
                      "ping_s": PING_S, **opening.welcome})  # fmt: skip
         self._catch_up(replay)  # however long that takes, nothing is kept in memory for it
         begin = channel.add(self)
@@ -172,9 +172,9 @@ class Stream:
         if not isinstance(ticket, str):
             raise UnauthorizedError("an auth frame needs a ticket")
         identity = self._tickets.use(ticket)
-        if identity.user_id != self._identity.user_id:
+        if identity.user_id != self.identity.user_id:
             raise UnauthorizedError("the ticket is another user's")
-        self._identity = identity
+        self.identity = identity
         self._wake.set()
         return {"expires_at": iso(identity.expires_at)}
 
@@ -220,7 +220,7 @@ class Stream:
         self._write({"t": "ping", "seq": self._sent})
 
     def _left_s(self) -> float:
-        return (self._identity.expires_at - datetime.now(UTC)).total_seconds()
+        return (self.identity.expires_at - datetime.now(UTC)).total_seconds()
 
     def _say_bye(self) -> None:
         code, reason = self._ending or (CloseCode.NORMAL, "")

@@ -186,7 +186,7 @@ class TestEnds:
 
     def test_a_stream_in_which_nothing_happens_beats(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sse, "HEARTBEAT_S", 0.05)
-        identity = Identity("alice", frozenset(), datetime.now(UTC) + timedelta(seconds=60))
+        identity = Identity("alice", frozenset(), datetime.now(UTC), datetime.now(UTC) + timedelta(seconds=60))
         channel = Channel("alice", "channel")
         channel.place(0)
         ours, theirs = socket.socketpair()
