@@ -22,6 +22,7 @@ import structlog
 from flask import Response, request
 
 from api.gateway.channel import Channel, Delivery
+from api.gateway.gate import Gate
 from api.gateway.protocol import CloseCode
 from api.gateway.replay import PAGE
 from api.gateway.socket import SEND_BUFFER_BYTES, WRITE_DEADLINE_S
@@ -70,15 +71,19 @@ class RunStream:
     """The events of one run for one client: first from the log, then as they come.
 
     Args:
+        gate: how many read the log at once.
         identity: of the token: the stream ends with it.
         run: as it was when the stream was asked for.
         after: the last `run_seq` that the client has.
         sock: the client's; writing to it has a deadline.
     """
 
-    def __init__(self, database: Database, identity: Identity, run: Run, after: int, sock: socket.socket) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what is followed, for whom, from where
+        self, database: Database, gate: Gate, identity: Identity, run: Run, after: int, sock: socket.socket
+    ) -> None:
         self.identity = identity
         self._database = database
+        self._gate = gate
         self._run_id = run.id
         self._committed = run.last_run_seq
         self._sent = after
@@ -132,7 +137,7 @@ class RunStream:
     def _read_log(self) -> Iterator[bytes]:
         more = True
         while more and not self._is_over():
-            with self._database.user_session(self.identity.user_id) as session:
+            with self._gate.enter(), self._database.user_session(self.identity.user_id) as session:
                 views = read_run(session, self.identity.user_id, self._run_id, self._sent, PAGE)
             more = len(views) == PAGE
             for start in range(0, len(views), FRAMES_PER_WRITE):
@@ -207,7 +212,7 @@ def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response
     if after == run.last_run_seq and ExecutionState(run.status).is_end:
         return Response(status=204)
     sock = request.environ["gunicorn.socket"]
-    stream = RunStream(database, identity, run, after, sock)
+    stream = RunStream(database, state.hub.gate, identity, run, after, sock)
     with ExitStack() as stack:
         stack.enter_context(state.manager.register(user_id, stream))
         channel = stack.enter_context(state.hub.channel(user_id))

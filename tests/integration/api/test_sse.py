@@ -16,6 +16,7 @@ import pytest
 
 from api.gateway import sse
 from api.gateway.channel import Channel
+from api.gateway.gate import Gate
 from lanewise.process import wait_until
 from shared.models import Run
 from shared.tokens import Identity
@@ -192,7 +193,7 @@ class TestEnds:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             run = Run(id="0" * 32, last_run_seq=0)
-            stream = sse.RunStream(home.services.database, identity, run, 0, ours).follow(channel)
+            stream = sse.RunStream(home.services.database, Gate(), identity, run, 0, ours).follow(channel)
             assert [next(stream) for _ in range(3)] == [b"retry: 1000\n\n", b":\n\n", b":\n\n"]
 
 
