@@ -108,7 +108,7 @@ class Field {
 
   /** Attributes that every control has. */
   get common() {
-    return { id: this.id, "aria-describedby": `${this.id}-help ${this.id}-error`, "aria-required": this.required };
+    return { id: this.id, "aria-describedby": `${this.id}-help ${this.id}-error`, "aria-required": this.required ? "true" : null };
   }
 
   build(control, ...more) {

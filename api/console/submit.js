@@ -1,6 +1,6 @@
 // A new run: which agent, and its input.
 
-import { fill, foreign, h } from "./dom.js";
+import { fill, foreign, h, newId } from "./dom.js";
 import { Form } from "./form.js";
 import { summary } from "./format.js";
 import { icon } from "./icons.js";
@@ -57,8 +57,9 @@ class Submission {
   }
 
   #choice(agent, checked) {
-    const radio = h("input", { type: "radio", name: "agent", value: agent.name, checked, onchange: () => this.#choose(agent) });
-    return h("label", { class: "choice" }, radio, h("span", {}, foreign(agent.name, { class: "agent" }), h("span", { class: "hint" }, foreign(agent.description))));
+    const help = newId("agent");
+    const radio = h("input", { type: "radio", name: "agent", value: agent.name, checked, "aria-label": agent.name, "aria-describedby": help, onchange: () => this.#choose(agent) });
+    return h("label", { class: "choice" }, radio, h("span", {}, foreign(agent.name, { class: "agent" }), h("span", { class: "hint", id: help }, foreign(agent.description))));
   }
 
   #choose(agent) {
