@@ -77,7 +77,7 @@ class Connection:
 
     def receive(self) -> Any:
         text = self._server.receive(timeout=WAIT_S)
-        assert text is not None, "the client sent nothing"
+        assert text is not None, "the client neither sent anything nor hung up"
         return json.loads(text)
 
     def close(self, code: int, reason: str = "") -> None:
@@ -88,10 +88,10 @@ class Connection:
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def stay(self) -> None:
-        """Keeps the connection until the client closes it."""
+        """Keeps the connection until the client closes it, which it must."""
         with suppress(ConnectionClosed):
-            while self._server.receive(timeout=WAIT_S) is not None:
-                pass
+            while True:
+                self.receive()
 
 
 def says(*frames: Any, then: int | None = None) -> Script:

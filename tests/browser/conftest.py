@@ -13,8 +13,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, sync_playwright
 from playwright.sync_api import Request as PageRequest
 
-from tests.fleet.fleet import ROOT
+from tests.fleet.fleet import ROOT, fleet
 from tests.services import missing
+
+__all__ = ["fleet"]
 
 ARGUMENTS = (
     "--no-sandbox",  # Chromium refuses to run as root with it, and CI is root
