@@ -1,7 +1,7 @@
 // The live connection and what it says of itself.
 
 import { fill, h } from "./dom.js";
-import { duration, ticking } from "./format.js";
+import { ticking } from "./format.js";
 import { EventStream } from "./lanewise.js";
 import { notify } from "./notice.js";
 
@@ -13,13 +13,15 @@ const LOST = {
 
 export class Connection {
   /** Whether the connection is there, in a word; for the head of the page. */
-  pill = h("p", { class: "pill", role: "status", "aria-label": "Connection", "data-state": "connecting" });
+  pill = h("p", { class: "pill", "data-state": "connecting" });
   /** Says more when it is not; hidden when it is. */
   banner = h("div", { class: "banner", hidden: true });
   #api;
   #lane;
   #ended;
   #stream = null;
+  #word = h("span", { role: "status", "aria-label": "Connection" }); // apart from what counts down: nobody wants to be told each second
+  #next = h("span"); // when it is tried again
   #reason = ""; // of the last outage, until the connection is live again
 
   /** @param {(reason: string) => void} ended the token is no longer taken */
@@ -27,6 +29,7 @@ export class Connection {
     this.#api = api;
     this.#lane = lane;
     this.#ended = ended;
+    this.pill.append(h("span", { class: "dot" }), this.#word, this.#next);
   }
 
   open() {
@@ -57,7 +60,8 @@ export class Connection {
     if (state === "live") this.#reason = "";
     this.pill.dataset.state = state;
     const resume = Date.now() + retryInS * 1000;
-    fill(this.pill, h("span", { class: "dot" }), state === "waiting" ? countdown(resume) : WORDS[state]);
+    if (this.#word.textContent !== WORDS[state]) this.#word.textContent = WORDS[state];
+    fill(this.#next, state === "waiting" && ticking(h("span"), () => `back in ${seconds(resume)}`));
     this.banner.hidden = !this.#reason;
     if (this.#reason) fill(this.banner, this.#explain(state, resume));
     return undefined;
@@ -74,11 +78,7 @@ export class Connection {
   }
 }
 
-function countdown(resume) {
-  return ticking(h("span"), () => `Away, back in ${seconds(resume)}`);
-}
-
 function seconds(moment) {
   const left = (moment - Date.now()) / 1000;
-  return left > 1 ? duration(Math.ceil(left)) : "a moment";
+  return left > 1 ? `${Math.ceil(left)} s` : "a moment";
 }

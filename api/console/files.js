@@ -67,9 +67,15 @@ export async function view(api, path, name, size) {
 /**
  * What links and images in a text of an agent may lead to: files of the service, which are fetched with the token, and
  * other sites by http and https. Anything else stays text.
+ *
+ * @param {{id: number, url: string, document: string}[]} citations what `[1]` stands for
  */
-export function targets(api, images) {
+export function targets(api, images, citations = []) {
   return {
+    citation: (number) => {
+      const found = citations.find((item) => item?.id === number && OWN.test(item.url));
+      return found ? h("button", { type: "button", class: "link cite", "aria-label": `Citation ${number}`, onclick: () => open(api, found.url, found.document) }, number) : null;
+    },
     link: (url, label) => {
       if (OWN.test(url)) return h("button", { type: "button", class: "link", onclick: () => open(api, url, label) }, h("bdi", {}, label));
       const parsed = parse(url);

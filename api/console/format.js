@@ -40,6 +40,10 @@ export function summary(input) {
   return line.length > SUMMARY_CHARS ? `${line.slice(0, SUMMARY_CHARS - 1)}…` : line;
 }
 
+function whole(seconds) {
+  return seconds < 60 ? `${seconds} s` : duration(seconds);
+}
+
 /** Seconds between two moments; to now, if the second is null. */
 export function secondsBetween(start, end) {
   return Math.max(0, ((end === null ? Date.now() : Date.parse(end)) - Date.parse(start)) / 1000);
@@ -52,14 +56,14 @@ export function ago(iso) {
 
 /** How long something has gone on, counting. */
 export function elapsed(iso) {
-  return ticking(h("span", { class: "number" }), () => duration(Math.floor(secondsBetween(iso, null))));
+  return ticking(h("span", { class: "number" }), () => whole(Math.floor(secondsBetween(iso, null))));
 }
 
 /** "in about 12 s", counting down to a moment in milliseconds since 1970. */
 export function until(moment) {
   return ticking(h("span", { class: "number" }), () => {
     const seconds = Math.ceil((moment - Date.now()) / 1000);
-    return seconds > 1 ? `in about ${duration(seconds)}` : "any moment";
+    return seconds > 1 ? `in about ${whole(seconds)}` : "any moment";
   });
 }
 

@@ -22,6 +22,7 @@ const ESCAPABLE = /[!-/:-@[-`{-~]/;
  * @param {object} targets
  * @param {(url: string, label: string) => Node | null} targets.link null: the label stays text
  * @param {(url: string, label: string) => Node | null} targets.image likewise
+ * @param {(number: number) => Node | null} targets.citation null: `[1]` stays text
  */
 export function renderMarkdown(text, targets) {
   const lines = text.slice(0, MAX_CHARS).replace(/\r\n?/g, "\n").split("\n");
@@ -179,12 +180,18 @@ class Inline {
     return { node: h(name, {}, depth === null ? inner : new Inline(inner, this.#targets).render(depth + 1)), end: end + mark.length };
   }
 
+  /** `[label](url)`, or `[1]`: a citation. */
   #target(at, make) {
-    const middle = this.#find("](", at + 1);
-    if (middle < 0) return null;
+    const middle = this.#find("]", at + 1);
+    const inner = middle < 0 ? "[" : this.#text.slice(at + 1, middle);
+    if (/(?<!\\)\[/.test(inner)) return null;
+    if (this.#text[middle + 1] !== "(") {
+      const node = /^\d{1,4}$/.test(inner) ? this.#targets.citation(Number(inner)) : null;
+      return node && { node, end: middle + 1 };
+    }
     const end = this.#find(")", middle + 2);
     if (end < 0) return null;
-    const label = unescape(this.#text.slice(at + 1, middle));
+    const label = unescape(inner);
     const node = make(this.#text.slice(middle + 2, end), label) ?? h("span", {}, label);
     return { node, end: end + 1 };
   }

@@ -9,6 +9,7 @@ import { RunRow, waiting } from "./runrow.js";
 const MAX_TRACKS = 12;
 const MAX_QUEUED = 50;
 const MAX_RECENT = 12;
+const ALL_KNOWN = 200; // a snapshot holds so many live runs; of a longer queue only the service knows the length
 
 export function overviewPage({ lane }) {
   const figures = h("p", { class: "figures", role: "status", "aria-label": "Slots and queue" });
@@ -23,11 +24,11 @@ export function overviewPage({ lane }) {
     const running = lane.some((run) => run.status === "running").reverse();
     const queued = lane.some((run) => run.status === "queued").sort(byPlace);
     const ended = lane.some((run) => ENDS.has(run.status));
-    fill(figures, inWords(lane.me, queued.length));
+    const inQueue = queued.length < ALL_KNOWN ? queued.length : Math.max(queued.length, lane.me?.queued ?? 0);
+    fill(figures, inWords(lane.me, inQueue));
     reconcile(tracks, rows.tracks, slots(running, lane.me), (slot) => slot.key, (slot) => (slot.run ? new Track(slot.run) : new FreeTrack()));
     reconcile(queue, rows.queue, queued.slice(0, MAX_QUEUED), (run) => run.id, (run) => new Place(run));
-    const total = lane.me?.queued ?? queued.length;
-    const more = Math.max(total, queued.length) - Math.min(queued.length, MAX_QUEUED);
+    const more = inQueue - Math.min(queued.length, MAX_QUEUED);
     fill(queueNote, queued.length === 0 ? "Nothing waits." : more > 0 && h("a", { href: link(["runs"], { status: "queued" }) }, `${plural(more, "more run")} in the queue`));
     reconcile(recent, rows.recent, ended.slice(0, MAX_RECENT), (run) => run.id, (run) => new RunRow(run));
     fill(recentNote, ended.length === 0
@@ -49,7 +50,7 @@ function inWords(me, queued) {
   if (me === null) return "Reading your lane…";
   const limit = me.limits.concurrent_runs;
   const held = me.slots_held === null ? h("span", {}, "slots cannot be counted right now") : [h("strong", {}, me.slots_held), ` of ${plural(limit, "slot")} in use`];
-  return [held, " · ", h("strong", {}, Math.max(me.queued, queued).toLocaleString("en")), " queued"];
+  return [held, " · ", h("strong", {}, queued.toLocaleString("en")), " queued"];
 }
 
 /** Free slots are shown, too, unless there are very many. */

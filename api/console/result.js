@@ -13,7 +13,7 @@ export function renderResult(api, run, images) {
   const parts = run.error ? [failure(run.error)] : [];
   const output = run.output;
   if (output !== null && typeof output === "object") {
-    if (typeof output.markdown === "string") parts.push(renderMarkdown(output.markdown, targets(api, images)));
+    if (typeof output.markdown === "string") parts.push(renderMarkdown(output.markdown, targets(api, images, Array.isArray(output.citations) ? output.citations : [])));
     else parts.push(answer(output), table(output.query), chart(output.chart, images));
   }
   const shown = parts.filter(Boolean);

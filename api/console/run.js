@@ -4,7 +4,7 @@ import { confirm } from "./dialog.js";
 import { fill, foreign, h } from "./dom.js";
 import { Feed } from "./feed.js";
 import { Images, save, view } from "./files.js";
-import { ago, bytes, duration, secondsBetween, shortId } from "./format.js";
+import { ago, bytes, duration, secondsBetween, shortId, summary } from "./format.js";
 import { icon } from "./icons.js";
 import { ENDS, change } from "./lane.js";
 import { attempt, notify } from "./notice.js";
@@ -30,7 +30,8 @@ class RunPage {
   #timeline = new Timeline(() => this.#forgetEarlier());
   #log = h("div", {}, this.#timeline.element);
   #earlier = h("button", { type: "button", class: "link", hidden: true, onclick: () => this.#showEarlier() }, "Show earlier events");
-  #state = h("div", { class: "run-head-state", role: "status", "aria-label": "State of the run" });
+  #status = h("span", { role: "status", "aria-label": "Status" });
+  #state = h("span", { class: "run-head-state" });
   #bar = h("progress", { max: 1, value: 0, "aria-label": "Progress of the run" });
   #actions = h("div", { class: "actions" });
   #result = h("section", { class: "card result", "aria-label": "Result", hidden: true });
@@ -85,8 +86,8 @@ class RunPage {
     const run = this.#run;
     fill(this.element,
       h("header", { class: "run-head" },
-        h("div", {}, h("p", { class: "crumb" }, h("a", { href: "#/runs" }, "Runs"), " / ", idWithCopy(run.id)), h("h1", {}, foreign(run.agent))),
-        this.#actions, this.#state, this.#bar),
+        h("div", {}, h("p", { class: "crumb" }, h("a", { href: "#/runs" }, "Runs"), " / ", idWithCopy(run.id)), h("h1", {}, foreign(run.agent)), h("p", { class: "lead" }, foreign(summary(run.input)))),
+        this.#actions, h("div", { class: "run-head-state" }, this.#status, this.#state), this.#bar),
       h("div", { class: "columns" },
         h("div", {}, this.#result,
           h("section", { class: "card", "aria-labelledby": "timeline-title" }, h("h2", { id: "timeline-title" }, "Timeline"), this.#earlier, this.#log)),
@@ -118,7 +119,6 @@ class RunPage {
     this.#run = run;
     this.#render();
     this.#showEnd();
-    notify(`${run.agent}: ${STATUS[run.status].toLowerCase()}`);
   }
 
   #render() {
@@ -127,7 +127,8 @@ class RunPage {
     const ended = ENDS.has(run.status);
     const note = run.status === "queued" ? waiting(run.queue && { moment: null, ...run.queue }) : ended ? null : foreign(run.progress.note || "working");
     const place = run.status === "queued" && run.queue?.position > 0 ? `place ${run.queue.position}, ` : null;
-    fill(this.#state, badge(run.status), h("span", { class: "note" }, place, note), runTime(run));
+    if (this.#status.textContent !== STATUS[run.status]) fill(this.#status, badge(run.status));
+    fill(this.#state, h("span", { class: "note" }, place, note), runTime(run));
     this.#bar.hidden = run.status !== "running";
     this.#bar.value = run.progress.fraction;
     this.#renderActions(ended);

@@ -50,6 +50,6 @@ export class RunRow {
     this.#agent.textContent = run.agent;
     this.#title.textContent = run.title;
     fill(this.#state, badge(run.status));
-    fill(this.#times, run.finished_at ? [runTime(run), " "] : null, ago(run.finished_at ?? run.created_at));
+    fill(this.#times, run.finished_at ? [runTime(run), " · "] : null, ago(run.finished_at ?? run.created_at));
   }
 }

@@ -44,7 +44,8 @@ class Submission {
   }
 
   build(chosen) {
-    const choices = h("fieldset", { class: "agents" }, h("legend", {}, "Agent"), this.agents.map((agent) => this.#choice(agent, agent === chosen)));
+    const agents = this.agents.toSorted((one, other) => (other.name === FIRST) - (one.name === FIRST));
+    const choices = h("fieldset", {}, h("legend", {}, "Agent"), h("div", { class: "agents" }, agents.map((agent) => this.#choice(agent, agent === chosen))));
     const threads = this.threads.some((thread) => thread.id === this.threadId) || !this.threadId ? this.threads : [{ id: this.threadId, title: null }, ...this.threads];
     this.thread = h("select", { id: "thread" }, h("option", { value: "" }, "A new thread"),
       threads.map((thread) => h("option", { value: thread.id, selected: thread.id === this.threadId }, thread.title ? summary(thread.title) : thread.id)));

@@ -105,7 +105,6 @@ class Section {
   /** Shows an event; returns the row that it made, if any. */
   apply(event) {
     const { type, data } = event;
-    if (type !== "agent_token") this.#stream = null;
     switch (type) {
       case "agent_started": return null;
       case "agent_thinking": return this.#row("thinking", longText(data.text));
@@ -134,6 +133,7 @@ class Section {
   }
 
   #row(kind, ...content) {
+    this.#stream = null;
     const row = h("li", { class: `step ${kind}` }, content);
     this.#list.append(row);
     return row;
@@ -147,10 +147,9 @@ class Section {
 
   #token(text) {
     if (this.#stream === null) {
-      this.#stream = document.createTextNode("");
-      const row = this.#row("stream");
-      row.append(h("p", { dir: "auto", "aria-label": `Text by ${this.#agent}` }, this.#stream));
-      this.#stream.appendData(text);
+      const node = document.createTextNode(text);
+      const row = this.#row("stream", h("p", { dir: "auto", tabindex: "0", role: "region", "aria-label": `Text by ${this.#agent}` }, node));
+      this.#stream = node;
       return row;
     }
     this.#stream.appendData(text);
