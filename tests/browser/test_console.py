@@ -255,12 +255,12 @@ def test_the_keyboard_is_enough(open_console: OpenConsole, tmp_path: Path) -> No
         if page.get_by_role("radio", name="story", exact=True).is_checked():
             break
         page.keyboard.press("ArrowDown")
-    for label, text in (
-        ("lines optional", "6"),
-        ("title optional", "By keys"),
-        ("gate optional", str(tmp_path / "never")),
+    for role, label, text in (
+        ("textbox", "gate optional", str(tmp_path / "never")),
+        ("spinbutton", "lines optional", "6"),
+        ("textbox", "title optional", "By keys"),
     ):
-        tab_to(page, "spinbutton" if label.startswith("lines") else "textbox", label)
+        tab_to(page, role, label)
         page.keyboard.press("Control+a")
         page.keyboard.type(text)
     page.keyboard.press("Enter")
