@@ -89,7 +89,8 @@ export class Api {
     });
     if (response.ok) return response;
     const problem = await response.json().catch(() => null); // a proxy in between may answer HTML
-    throw new ApiError(response.status, problem?.constructor === Object ? problem : {});
+    const retryAfterS = Number(response.headers.get("Retry-After")) || null; // of another origin only in the body
+    throw new ApiError(response.status, { retry_after_s: retryAfterS, ...(problem?.constructor === Object && problem) });
   }
 
   /**
@@ -228,9 +229,9 @@ export class EventStream {
     while (!this.#closed) {
       this.#tell({ state: "connecting" });
       end = await this.#connect();
+      if (!end.final && !this.#closed) await this.#pause(end);
       await this.#pumping; // who is slow must not be sent yet more
       if (end.final) break;
-      if (!this.#closed) await this.#pause(end);
     }
     this.#closed = true;
     const reason = this.#thrown.length > 0 ? String(this.#thrown[0]) : end.final ? end.reason : "closed";
@@ -285,6 +286,7 @@ export class EventStream {
   }
 
   #receive(connection, frame, length) {
+    if (typeof frame.t !== "string") throw new TypeError("not a frame");
     if (frame.t === "welcome") {
       this.#welcome(connection, frame, length);
     } else if (frame.t === "event") {
