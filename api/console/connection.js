@@ -61,7 +61,7 @@ export class Connection {
     this.pill.dataset.state = state;
     const resume = Date.now() + retryInS * 1000;
     if (this.#word.textContent !== WORDS[state]) this.#word.textContent = WORDS[state];
-    fill(this.#next, state === "waiting" && ticking(h("span"), () => `back in ${seconds(resume)}`));
+    fill(this.#next, state === "waiting" && ticking(h("span"), () => `· back in ${seconds(resume)}`));
     this.banner.hidden = !this.#reason;
     if (this.#reason) fill(this.banner, this.#explain(state, resume));
     return undefined;

@@ -3,6 +3,7 @@
 import { fill, foreign, h, newId } from "./dom.js";
 
 const LINE_CHARS = 200; // a text that may be longer gets several lines
+const DOCUMENT = "document"; // a field of this name takes the name of one of the user's
 const MAX_REFS = 10;
 
 export class Form {
@@ -18,7 +19,9 @@ export class Form {
     const root = resolve(schema, schema);
     if (root.type === "object" && root.properties) {
       const required = new Set(root.required);
-      this.#fields = Object.entries(root.properties).map(([name, property]) => makeField(name, resolve(property, schema), required.has(name), documents, value?.[name]));
+      const rank = ([name]) => (required.has(name) ? 0 : name === DOCUMENT ? 1 : 2); // the service does not keep an author's order
+      const properties = Object.entries(root.properties).toSorted((one, other) => rank(one) - rank(other));
+      this.#fields = properties.map(([name, property]) => makeField(name, resolve(property, schema), required.has(name), documents, value?.[name]));
     } else {
       this.#fields = [new JsonField("", root, true, value)];
     }
@@ -68,7 +71,7 @@ function makeField(name, schema, required, documents, value) {
   if (choices) return new ChoiceField(name, schema, required, value);
   if (type === "boolean") return new BooleanField(name, schema, required, value);
   if (type === "integer" || type === "number") return new NumberField(name, schema, required, value);
-  if (type === "string") return new TextField(name, schema, required, value, name === "document" ? documents : null);
+  if (type === "string") return new TextField(name, schema, required, value, name === DOCUMENT ? documents : null);
   if (type === "array" && schema.items?.type === "string" && !schema.items.enum) {
     const fits = /document/i.test(`${name} ${schema.description ?? ""}`) && documents.length > 0;
     return fits ? new DocumentsField(name, schema, required, documents, value) : new LinesField(name, schema, required, value);
