@@ -20,8 +20,9 @@ import sqlalchemy as sa
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from api.gateway.protocol import MAX_MESSAGE_BYTES, MAX_SOCKETS_PER_USER
+from api.gateway.protocol import MAX_MESSAGE_BYTES, MAX_SOCKETS_PER_USER, PING_S
 from lanewise.embedded import EmbeddedRedis
+from lanewise.process import wait_until
 from tests.api_process import Server, Stream, close_code
 from tests.integration.api.conftest import Fleet, make_fleet
 from tests.services import Servers
@@ -36,6 +37,26 @@ def _metric(server: Server, name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
+@pytest.fixture(scope="module")
+def early(shared_fleet: Fleet) -> Iterator[list[dict[str, Any]]]:
+    """The frames of a client that is there from the first test on and answers pings."""
+    frames: list[dict[str, Any]] = []
+
+    def listen(stream: Stream) -> None:
+        for text in stream.socket:
+            frames.append(json.loads(text))
+            if frames[-1]["t"] == "ping":
+                stream.send(t="pong")
+
+    with shared_fleet.server.stream("early") as stream:
+        listening = threading.Thread(target=listen, args=(stream,))
+        listening.start()
+        shared_fleet.server.submit("early")
+        yield frames
+    listening.join(5)
+
+
+@pytest.mark.usefixtures("early")
 class TestReplay:
     def test_replay_then_live_then_reconnect_shows_each_event_once_in_order(self, fleet: Fleet, user: str) -> None:
         run_id = fleet.server.submit(user)
@@ -469,11 +490,23 @@ class TestWait:
             assert 0.4 <= time.monotonic() - began < 4
 
 
+class TestHeartbeat:
+    def test_a_ping_says_how_far_the_stream_is(self, early: list[dict[str, Any]]) -> None:
+        assert wait_until(lambda: any(frame["t"] == "ping" for frame in early), PING_S + 5)
+        assert [frame["seq"] for frame in early if frame["t"] == "event"] == [1]
+        assert {frame["seq"] for frame in early if frame["t"] == "ping"} == {1}
+
+
 class TestDrain:
     def test_everybody_is_sent_home(self, fleet_apart: Fleet) -> None:
         server = fleet_apart.server
         run_id = server.submit("alice")
-        with server.stream("alice") as stream, server.client("alice") as client:
+        accept = {"Accept": "text/event-stream"}
+        with (
+            server.stream("alice") as stream,
+            server.client("alice") as client,
+            client.stream("GET", f"/v1/runs/{run_id}/events", headers=accept) as events,
+        ):
             stream.until_live()
             answers: list[httpx.Response] = []
             waiting = threading.Thread(
@@ -488,6 +521,7 @@ class TestDrain:
             assert bye["t"] == "bye"
             assert 0 <= bye["retry_ms"] <= 10_000
             assert stream.closed_with() == 1012
+            assert events.read().count(b"data:") == 1
             waiting.join(5)
             assert answers[0].json()["status"] == "queued"
             assert server.process.wait(8) == 0
