@@ -16,6 +16,7 @@ from werkzeug.wrappers import Request, Response
 from api.gateway.protocol import encode
 from tests.scripted import CUT, WAIT_S, Connection, Script, Service, answer, event, problem, says, welcome
 
+BACK_S = 0.5  # more than a first pause: who comes back for more before this is over has not waited for the consumer
 LIVE = {"t": "live", "seq": 0}
 RUNS = [{"id": "r1", "status": "running"}]
 SNAPSHOT = {"runs": RUNS}
@@ -44,7 +45,7 @@ class Scenario:
         afters: the `after` of each hello.
         after: where the client begins.
         crash_at: the consumer fails instead of making this entry of the log (from 0), and is started again.
-        pauses_s: least time between a hello, by its number from 1, and the one before.
+        pauses_s: least and most seconds between a hello, by its number from 1, and the one before.
         states: for clients that tell their states.
     """
 
@@ -54,7 +55,7 @@ class Scenario:
     afters: list[int | None]
     after: int | None = 0
     crash_at: int | None = None
-    pauses_s: dict[int, float] = field(default_factory=dict)
+    pauses_s: dict[int, tuple[float, float]] = field(default_factory=dict)
     states: list[str] | None = None
 
 
@@ -107,7 +108,8 @@ SCENARIOS = [
     *(_final(code) for code in (4400, 4403, 4409, 1009)),
     _again("a-cut-connection", says(welcome(1), event(1), then=CUT)),
     _again("a-cut-in-the-middle-of-a-frame", half_a_frame),
-    _again("silence-for-two-pings", says(welcome(1, ping_s=0.1), event(1))),
+    Scenario("silence-for-two-pings", [says(welcome(1, ping_s=0.1), event(1)), says(welcome(2), event(2))],
+             [1, 2], [0, 1], pauses_s={1: (0.2, 5)}),
     _garbage("no-json", "{not json"),
     _garbage("no-object", "5"),
     _garbage("null", "null"),
@@ -120,7 +122,7 @@ SCENARIOS = [
     Scenario("a-ping-is-answered", [pings], [1], [0]),
     Scenario("bye-says-when-to-come-back",
              [says(welcome(1), event(1), {"t": "bye", "retry_ms": 400}, then=1012), says(welcome(2), event(2))],
-             [1, 2], [0, 1], pauses_s={1: 0.4}),
+             [1, 2], [0, 1], pauses_s={1: (0.4, 5)}),
     Scenario("no-position-gets-a-snapshot",
              [says(welcome(41, snapshot=SNAPSHOT), LIVE, event(42), then=CUT), says(welcome(43), event(43))],
              [snapshot(None, 41), 42, 43], [None, 42], after=None),
@@ -152,7 +154,7 @@ SCENARIOS = [
     Scenario("a-busy-service-says-when",
              [says(welcome(1), event(1), then=CUT), problem(503, "unavailable", "busy", Retry_After="1"),
               says(welcome(2), event(2))],
-             [1, 2], [0, 1], pauses_s={1: 1.0}),
+             [1, 2], [0, 1], pauses_s={1: (1, 5)}),
     Scenario("a-consumer-that-fails-gets-the-event-again",
              [says(welcome(9), event(1), event(2), event(3)), says(welcome(9), event(2), event(3))],
              [1, 2, 3], [0, 1], crash_at=1),
@@ -166,7 +168,8 @@ SCENARIOS = [
 class Flood:
     """More than a client may keep for a consumer that stands still: it must stop taking it, and lose nothing.
 
-    The consumer asks for `/flooded` at its first event, which is answered when the client takes no more.
+    The consumer asks for `/flooded` at its first event, which is answered when the client takes no more; by then it
+    must not have come back for more.
 
     Args:
         blocked_s: a client to which nothing could be written for so long takes no more; it is cut off.
@@ -177,12 +180,15 @@ class Flood:
     count: int = 400
     stopped: threading.Event = field(default_factory=threading.Event)
     stopped_at: int | None = None  # the first event that could not be written
+    back: threading.Event = field(default_factory=threading.Event)  # another connection was made
 
     def __post_init__(self) -> None:
         self.service.connections = [self._pour] * 20
         self.service.on("GET", "/flooded", self._wait)
 
     def _pour(self, connection: Connection) -> None:
+        if self.stopped.is_set():
+            self.back.set()
         connection.send(welcome(self.count))
         connection.limit_writes(self.blocked_s)
         for seq in range(self.service.hellos[-1]["after"] + 1, self.count + 1):
@@ -196,7 +202,8 @@ class Flood:
         connection.stay()
 
     def _wait(self, _: Request) -> Response:
-        return answer({"stopped": self.stopped.wait(WAIT_S)})
+        stopped = self.stopped.wait(WAIT_S)
+        return answer({"stopped": stopped, "back": self.back.wait(BACK_S)})
 
 
 def play(service: Service, scenario: Scenario) -> None:
@@ -223,5 +230,5 @@ def judge(service: Service, scenario: Scenario, log: list[Entry]) -> None:
     assert [hello["after"] for hello in service.hellos] == scenario.afters
     assert {(hello["t"], hello["v"]) for hello in service.hellos} <= {("hello", 1)}
     assert not service.connections, "the client did not come back"
-    for number, pause_s in scenario.pauses_s.items():
-        assert service.hello_times[number] - service.hello_times[number - 1] >= pause_s
+    for number, (least_s, most_s) in scenario.pauses_s.items():
+        assert least_s <= service.hello_times[number] - service.hello_times[number - 1] <= most_s

@@ -191,9 +191,10 @@ class RunPage {
   }
 
   async #showEarlier() {
-    const first = Number(this.#log.firstElementChild.dataset.first ?? this.#timeline.first);
+    const oldest = this.#log.firstElementChild;
+    const first = Number(oldest.dataset.first ?? this.#timeline.first);
     const events = await attempt("The events cannot be read", () => this.#feed.before(first));
-    if (!events?.length) return;
+    if (!events?.length || this.#log.firstElementChild !== oldest) return; // another click was faster
     const block = new Timeline();
     block.apply(events);
     block.element.dataset.first = block.first;

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
-from werkzeug.wrappers import Response
+from playwright.sync_api import Page
 
-from tests.conformance import SCENARIOS, Flood, Scenario, give_tickets, judge, play
-from tests.fleet.fleet import ROOT
-from tests.scripted import Service, serving
+from tests.conformance import SCENARIOS, Flood, Scenario, judge, play
+from tests.scripted import Service
 
-BLANK = '<!doctype html><title>conformance</title><link rel="icon" href="data:,">'
 # Consumes as the documentation says, until the log is as long as it must be, or the stream has closed.
 CONSUME = """
 async ({ after, wanted, crashAt, flooded }) => {
@@ -23,6 +19,7 @@ async ({ after, wanted, crashAt, flooded }) => {
   const log = [], states = [];
   let position = null;
   const storage = { get: () => position, set: (seq) => { position = seq; } };
+  const standStill = async () => { flooded = await (await fetch("/flooded")).json(); };
   const follow = async () => {
     let enough;
     const done = new Promise((resolve) => { enough = resolve; });
@@ -34,7 +31,7 @@ async ({ after, wanted, crashAt, flooded }) => {
       api, after, storage,
       onEvent: (event) => {
         note(event.seq);
-        return flooded && event.seq === 1 ? fetch("/flooded") : undefined;
+        return flooded && event.seq === 1 ? standStill() : undefined;
       },
       onSnapshot: (snapshot) => note([snapshot.reason, snapshot.head, snapshot.runs]),
       onState: (state) => {
@@ -55,41 +52,24 @@ async ({ after, wanted, crashAt, flooded }) => {
   const first = await Promise.race([bound, follow().catch((error) => error)]);
   if (crashes !== first instanceof Error) throw first ?? new Error("the consumer's error was lost");
   if (crashes) await Promise.race([bound, follow()]);
-  return { log, states };
+  return { log, states, flooded };
 }
 """
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with serving() as running:
-        script = (ROOT / "api" / "console" / "lanewise.js").read_text()
-        running.on("GET", "/", Response(BLANK, content_type="text/html"))
-        running.on("GET", "/lanewise.js", Response(script, content_type="text/javascript"))
-        give_tickets(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    """One for all: a page of another origin begins anew anyway."""
-    with browser.new_context() as context:
-        yield context.new_page()
-
-
-def consume(page: Page, service: Service, **options: Any) -> tuple[list[Any], list[Any]]:
-    """Returns the log and the states of the client on the page."""
+def consume(page: Page, service: Service, **options: Any) -> dict[str, Any]:
+    """Returns the log and the states of the client on the page, and what the service said of a flood."""
     page.goto(service.url)
-    done = page.evaluate(CONSUME, {"after": 0, "wanted": 1, "crashAt": None, "flooded": False, **options})
-    return done["log"], done["states"]
+    wanted = {"after": 0, "wanted": 1, "crashAt": None, "flooded": None, **options}
+    return dict(page.evaluate(CONSUME, wanted))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_the_module_passes(page: Page, service: Service, scenario: Scenario) -> None:
     play(service, scenario)
-    log, states = consume(page, service, after=scenario.after, wanted=len(scenario.log), crashAt=scenario.crash_at)
-    judge(service, scenario, log)
-    names = [name for name, _ in groupby(state["state"] for state in states)]
+    done = consume(page, service, after=scenario.after, wanted=len(scenario.log), crashAt=scenario.crash_at)
+    judge(service, scenario, done["log"])
+    names = [name for name, _ in groupby(state["state"] for state in done["states"])]
     assert names[-1] == "closed"
     assert scenario.states in (None, names)
     tickets = [hello["ticket"] for hello in service.hellos]
@@ -99,9 +79,10 @@ def test_the_module_passes(page: Page, service: Service, scenario: Scenario) -> 
 
 def test_a_slow_consumer_is_not_sent_more_than_it_can_take(page: Page, service: Service) -> None:
     flood = Flood(service, blocked_s=10)
-    log, states = consume(page, service, wanted=flood.count, flooded=True)
-    assert log == list(range(1, flood.count + 1))
+    done = consume(page, service, wanted=flood.count, flooded=True)
+    assert done["flooded"] == {"stopped": True, "back": False}
+    assert done["log"] == list(range(1, flood.count + 1))
     assert flood.stopped_at is not None, "all was taken, for a consumer that stood still"
-    waiting = [state["reason"] for state in states if state["state"] == "waiting"]
+    waiting = [state["reason"] for state in done["states"] if state["state"] == "waiting"]
     assert waiting
     assert set(waiting) == {"events come faster than they are handled"}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -69,15 +70,13 @@ def test_a_reload_in_the_middle_leaves_no_gap(open_console: OpenConsole, tmp_pat
     console.await_status("Completed")
     stored = console.stored(run_id)
     assert len(stored) == 600
-    shown = console.told()
+    steps = console.page.locator(".timeline .step")
     earlier = console.page.get_by_role("button", name="Show earlier events")
     while earlier.is_visible():
-        before = len(shown)
-        earlier.click()
-        console.page.wait_for_function(
-            "(count) => document.querySelectorAll('.timeline .step').length > count", arg=before
-        )
-        shown = console.told()
+        count = steps.count()
+        earlier.dblclick()
+        expect(steps.nth(count)).to_be_attached()
+    shown = console.told()
     assert "".join(text for _, text in shown) == "".join(text for _, text in stored)
     console.open()
     expect(console.page.get_by_role("list", name="Recent runs").get_by_text("Completed")).to_be_visible()
@@ -114,7 +113,8 @@ def test_a_run_is_cancelled(open_console: OpenConsole, tmp_path: Path) -> None:
 
 
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
-    consoles = [open_console(name)[0] for name in ("alice", "bob")]
+    opened = [open_console(name) for name in ("alice", "bob")]
+    consoles = [console for console, _ in opened]
     titles = ["a secret of alice", "a secret of bob"]
     runs = [
         console.start("story", lines=4, title=title, gate=tmp_path / "gate")
@@ -135,6 +135,8 @@ def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path
             assert others_run not in seen
         console.open("runs", others_run)
         expect(console.page.get_by_text("There is no such run.")).to_be_visible()
+    for _, watch in opened:
+        watch.expect("404")  # so the browser says, too
 
 
 def settle(page: Page) -> None:
@@ -186,7 +188,8 @@ TEXTS = {
 def submit_canaries(fleet: Fleet, user: str, gate: Path) -> list[Run]:
     """Writes a canary into everything that a user can write, and has agents do the same."""
     http = fleet.http(user)
-    fleet.client(user).put_document(DOCUMENT, canary("document-text"))
+    markdown = {"Content-Type": "text/markdown"}
+    http.put(f"/v1/documents/{quote(DOCUMENT)}", content=canary("document-text"), headers=markdown).raise_for_status()
     thread = http.post(
         "/v1/threads", json={"title": canary("thread"), "metadata": {"k": canary("thread-metadata")}}
     ).json()
@@ -255,12 +258,12 @@ def test_the_keyboard_is_enough(open_console: OpenConsole, tmp_path: Path) -> No
         if page.get_by_role("radio", name="story", exact=True).is_checked():
             break
         page.keyboard.press("ArrowDown")
-    for label, text in (
-        ("lines optional", "6"),
-        ("title optional", "By keys"),
-        ("gate optional", str(tmp_path / "never")),
+    for role, label, text in (
+        ("textbox", "gate optional", str(tmp_path / "never")),
+        ("spinbutton", "lines optional", "6"),
+        ("textbox", "title optional", "By keys"),
     ):
-        tab_to(page, "spinbutton" if label.startswith("lines") else "textbox", label)
+        tab_to(page, role, label)
         page.keyboard.press("Control+a")
         page.keyboard.type(text)
     page.keyboard.press("Enter")

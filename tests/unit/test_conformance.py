@@ -88,6 +88,6 @@ def test_a_slow_consumer_is_not_sent_more_than_it_can_take(service: Service, cli
         while len(seen) < flood.count:
             seen.append(next(stream)["seq"])
             if len(seen) == 1:
-                assert httpx.get(f"{service.url}/flooded", timeout=20).json() == {"stopped": True}
+                assert httpx.get(f"{service.url}/flooded", timeout=20).json() == {"stopped": True, "back": False}
     assert flood.stopped_at is not None, "all was taken, for a consumer that stood still"
     assert seen == list(range(1, flood.count + 1))
