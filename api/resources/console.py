@@ -71,7 +71,8 @@ def _answer(name: str) -> Response:
         headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"},
     )
     response.set_etag(found.etag)
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response
 
 
 @cache
