@@ -1,6 +1,7 @@
 // A run's events in their order, from the log first and then live: none twice, none left out.
 
 const PAGE = 200;
+const RETRY_MS = 2_000;
 const FIRST_LOOK = 400; // so many of the newest events are read to begin with
 
 export class Feed {
@@ -31,11 +32,11 @@ export class Feed {
       this.#last = event.run_seq;
       this.#apply([event]);
     } else {
-      this.catchUp(event.run_seq);
+      this.catchUp(event.run_seq).catch(() => {}); // the token is refused, or the run is gone: others say so
     }
   }
 
-  /** Reads all that the log has, at least up to `wanted`. @throws {ApiError} */
+  /** Reads all that the log has, at least up to `wanted`; waits while the service is away. @throws {ApiError} */
   async catchUp(wanted = 0) {
     this.#wanted = Math.max(this.#wanted, wanted);
     if (this.#reading) return;
@@ -43,7 +44,7 @@ export class Feed {
     try {
       let more = true;
       while (more || this.#last < this.#wanted) {
-        const { items, next_cursor: next } = await this.#read(this.#last, PAGE);
+        const { items, next_cursor: next } = await this.#readPatiently();
         if (this.#closed.signal.aborted) return;
         if (items.length > 0) {
           this.#last = items.at(-1).run_seq;
@@ -66,6 +67,17 @@ export class Feed {
 
   close() {
     this.#closed.abort();
+  }
+
+  async #readPatiently() {
+    for (;;) {
+      try {
+        return await this.#read(this.#last, PAGE);
+      } catch (error) {
+        if (this.#closed.signal.aborted || (error.status > 0 && error.status < 500 && error.status !== 429)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      }
+    }
   }
 
   #read(after, limit) {

@@ -7,8 +7,9 @@ const ABSOLUTE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeS
 const UNITS = [["day", 86_400], ["hour", 3_600], ["minute", 60]];
 const SUMMARY_CHARS = 160;
 
-/** @param {number} seconds */
-export function duration(seconds) {
+/** @param {number} value seconds */
+export function duration(value) {
+  const seconds = Number(value);
   if (seconds < 1) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 60) return `${Math.floor(seconds)} s`;

@@ -17,11 +17,12 @@ export class Lane extends EventTarget {
   #telling = null;
   #refreshing = null;
   #again;
+  #whole = false;
 
   constructor(api) {
     super();
     this.#api = api;
-    this.#again = setInterval(() => document.visibilityState === "visible" && this.refresh(), LOOK_AGAIN_MS);
+    this.#again = setInterval(() => document.visibilityState === "visible" && this.refresh(true), LOOK_AGAIN_MS);
   }
 
   close() {
@@ -59,15 +60,17 @@ export class Lane extends EventTarget {
     this.dispatchEvent(new CustomEvent("event", { detail: event }));
   }
 
-  /** Has limits, slots and the newest runs read again, soon. */
-  refresh() {
+  /** Has limits and slots read again, soon; the newest runs, too, if one is known by its events only or `whole`. */
+  refresh(whole = false) {
+    this.#whole ||= whole;
     this.#refreshing ??= setTimeout(async () => {
       try {
-        const [me, { items }] = await Promise.all([
-          this.#api.request("GET", "/v1/me"), this.#api.request("GET", "/v1/runs?limit=50"),
-        ]);
-        this.me = me;
-        for (const run of items) this.put(run);
+        this.me = await this.#api.request("GET", "/v1/me");
+        if (this.#whole || this.some((run) => run.title === null).length > 0) {
+          this.#whole = false;
+          const { items } = await this.#api.request("GET", "/v1/runs?limit=50");
+          for (const run of items) this.put(run);
+        }
         this.#changed();
       } catch {
         // The connection says that the service is away; the next refresh is soon.
@@ -115,7 +118,7 @@ function progress(run, { agent, data }) {
 
 function stub(event) {
   return {
-    id: event.run_id, agent: event.agent, status: "queued", thread_id: event.thread_id, title: "", attempt: event.attempt,
+    id: event.run_id, agent: event.agent, status: "queued", thread_id: event.thread_id, title: null, attempt: event.attempt,
     last_run_seq: 0, progress: { fraction: 0, note: "" }, queue: null, error: null, created_at: event.at,
     started_at: null, finished_at: null,
   };

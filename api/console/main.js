@@ -36,7 +36,7 @@ function enter() {
   const lane = new Lane(session.api);
   const connection = new Connection(session.api, lane, (reason) => session.end(reason));
   const main = h("main", { id: "main", tabindex: "-1" });
-  app = { api: session.api, lane, connection, main };
+  app = { api: session.api, lane, connection, main, again: () => showPage() };
   fill(document.body, skipLink(main), header(app), connection.banner, main, notices());
   connection.open();
   showPage();
@@ -75,6 +75,7 @@ function header({ lane, connection }) {
 function showPage(moved = false) {
   if (app === null) return;
   page?.close?.();
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   const { parts, query } = currentRoute();
   const make = parts[0] === "runs" && parts[1] ? runPage : PAGES[parts[0] ?? ""] ?? lost;
   page = make(app, parts.slice(1), query);

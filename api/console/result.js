@@ -10,15 +10,22 @@ const MAX_JSON_CHARS = 200_000;
 
 /** @param {Images} images of the page */
 export function renderResult(api, run, images) {
-  const parts = run.error ? [failure(run.error)] : [];
   const output = run.output;
-  if (output !== null && typeof output === "object") {
-    if (typeof output.markdown === "string") parts.push(renderMarkdown(output.markdown, targets(api, images, Array.isArray(output.citations) ? output.citations : [])));
-    else parts.push(answer(output), table(output.query), chart(output.chart, images));
+  let shown = run.error ? [failure(run.error)] : [];
+  try {
+    if (output !== null && typeof output === "object") shown = [...shown, ...known(api, output, images)].filter(Boolean);
+  } catch (error) {
+    console.warn("the output is not what it looks like", error); // and is shown as JSON
   }
-  const shown = parts.filter(Boolean);
   if (output !== null) shown.push(raw("Output as JSON", output, shown.length === 0));
   return shown;
+}
+
+/** Returns what our own agents' outputs are shown as; others may look the same. */
+function known(api, output, images) {
+  if (typeof output.markdown !== "string") return [answer(output), table(output.query), chart(output.chart, images)];
+  const citations = Array.isArray(output.citations) ? output.citations : [];
+  return [renderMarkdown(output.markdown, targets(api, images, citations))];
 }
 
 /** Returns JSON that can be unfolded. */

@@ -38,7 +38,8 @@ class RunPage {
   #artifacts = h("section", { class: "card", "aria-label": "Artifacts", hidden: true });
   #facts = h("dl", { class: "facts" });
   #live = (event) => event.detail.run_id === this.#id && this.#heard(event.detail);
-  #reset = () => this.#reload();
+  #reset = ({ detail }) => (detail.reason === null ? this.#reload() : this.#app.again());
+  #closed = false;
 
   constructor(app, id) {
     this.#app = app;
@@ -48,6 +49,7 @@ class RunPage {
   }
 
   close() {
+    this.#closed = true;
     this.#app.lane.removeEventListener("event", this.#live);
     this.#app.lane.removeEventListener("reset", this.#reset);
     this.#feed?.close();
@@ -66,18 +68,19 @@ class RunPage {
     this.#feed = new Feed(this.#app.api, this.#run, (events) => this.#apply(events));
     this.#render();
     if (ENDS.has(this.#run.status)) this.#showEnd();
+    else this.#showArtifacts();
     await attempt("The events cannot be read", () => this.#feed.catchUp());
     this.#earlier.hidden = (this.#timeline.first ?? 1) <= 1;
     this.element.removeAttribute("aria-busy");
   }
 
-  /** After a snapshot: events may be gone, so that the run is looked at afresh. */
+  /** After the first snapshot: what has happened between the look at the run and the snapshot is not told again. */
   async #reload() {
     if (this.#feed === null) return;
     const run = await attempt("The run cannot be read", () => this.#app.api.run(this.#id));
     if (run === undefined) return;
     this.#run = run;
-    this.#feed.catchUp(0).catch(() => {});
+    this.#feed.catchUp().catch(() => {});
     this.#render();
     if (ENDS.has(run.status)) this.#showEnd();
   }
@@ -107,8 +110,8 @@ class RunPage {
         this.#run.last_run_seq = event.run_seq;
         change(this.#run, event);
         if (ENDS.has(this.#run.status)) this.#ended();
+        if (event.type === "agent_artifact") this.#showArtifacts();
       }
-      if (event.type === "agent_artifact") this.#showArtifacts();
     }
     this.#render();
   }
@@ -124,6 +127,7 @@ class RunPage {
   #render() {
     const run = this.#run;
     this.title = `${run.agent}, ${STATUS[run.status].toLowerCase()}`;
+    if (!this.#closed) document.title = `${this.title} · Lanewise`;
     const ended = ENDS.has(run.status);
     const note = run.status === "queued" ? waiting(run.queue && { moment: null, ...run.queue }) : ended ? null : foreign(run.progress.note || "working");
     const place = run.status === "queued" && run.queue?.position > 0 ? `place ${run.queue.position}, ` : null;

@@ -26,8 +26,12 @@ export class Timeline {
   apply(events) {
     for (const event of events) {
       this.first ??= event.run_seq;
-      if (event.type.startsWith("run_")) this.#ofRun(event);
-      else this.#ofAgent(event);
+      try {
+        if (event.type.startsWith("run_")) this.#ofRun(event);
+        else this.#ofAgent(event);
+      } catch { // data of a form that no agent of ours would send
+        this.#moment(event.run_seq, event.at, "", `${event.type}, which cannot be shown`);
+      }
     }
     if (this.#rows.length > MAX_ROWS) this.#trim();
   }
@@ -108,7 +112,7 @@ class Section {
     switch (type) {
       case "agent_started": return null;
       case "agent_thinking": return this.#row("thinking", longText(data.text));
-      case "agent_token": return this.#token(data.text);
+      case "agent_token": return this.#token(String(data.text ?? ""));
       case "agent_progress": return this.#progress(data);
       case "agent_artifact": return this.#row("artifact", icon("file"), foreign(data.name), h("span", { class: "hint" }, bytes(data.size)));
       case "agent_completed": return this.end("completed", data.duration_s);

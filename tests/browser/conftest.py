@@ -12,11 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, expect, sync_playwright
 from playwright.sync_api import Request as PageRequest
+from werkzeug.wrappers import Response
 
-from tests.fleet.fleet import ROOT, fleet
+from tests.conformance import give_tickets
+from tests.fleet.fleet import ROOT, fleet, user
+from tests.scripted import Service, serving
 from tests.services import missing
 
-__all__ = ["fleet"]
+__all__ = ["fleet", "user"]
 
 ARGUMENTS = (
     "--no-sandbox",  # Chromium refuses to run as root with it, and CI is root
@@ -31,6 +34,9 @@ ARTIFACTS = ROOT / "artifacts" / "browser"
 TIMEOUT_MS = 15_000.0
 
 
+BLANK = '<!doctype html><title>client</title><link rel="icon" href="data:,">'
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium. Not for the session: Playwright's event loop runs in the main thread until it is left."""
@@ -39,6 +45,24 @@ def browser() -> Iterator[Browser]:
         missing("no chromium on the PATH (Debian: apt-get install chromium)")
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path, args=ARGUMENTS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Iterator[Page]:
+    """One for all tests of a module: a page of another origin begins anew anyway."""
+    with browser.new_context() as context:
+        yield context.new_page()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    """A scripted service with an empty page, the JavaScript client and tickets."""
+    with serving() as running:
+        script = (ROOT / "api" / "console" / "lanewise.js").read_text()
+        running.on("GET", "/", Response(BLANK, content_type="text/html"))
+        running.on("GET", "/lanewise.js", Response(script, content_type="text/javascript"))
+        give_tickets(running)
         yield running
 
 

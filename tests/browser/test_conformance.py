@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
-from werkzeug.wrappers import Response
+from playwright.sync_api import Page
 
-from tests.conformance import SCENARIOS, Flood, Scenario, give_tickets, judge, play
-from tests.fleet.fleet import ROOT
-from tests.scripted import Service, serving
+from tests.conformance import SCENARIOS, Flood, Scenario, judge, play
+from tests.scripted import Service
 
-BLANK = '<!doctype html><title>conformance</title><link rel="icon" href="data:,">'
 # Consumes as the documentation says, until the log is as long as it must be, or the stream has closed.
 CONSUME = """
 async ({ after, wanted, crashAt, flooded }) => {
@@ -59,23 +55,6 @@ async ({ after, wanted, crashAt, flooded }) => {
   return { log, states, flooded };
 }
 """
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with serving() as running:
-        script = (ROOT / "api" / "console" / "lanewise.js").read_text()
-        running.on("GET", "/", Response(BLANK, content_type="text/html"))
-        running.on("GET", "/lanewise.js", Response(script, content_type="text/javascript"))
-        give_tickets(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    """One for all: a page of another origin begins anew anyway."""
-    with browser.new_context() as context:
-        yield context.new_page()
 
 
 def consume(page: Page, service: Service, **options: Any) -> dict[str, Any]:

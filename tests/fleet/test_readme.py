@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.fleet import ROOT, Fleet, new_user
+from tests.services import missing
 
 BLOCK = re.compile(r"^<!-- run -->\s*^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 README = (ROOT / "README.md").read_text()
@@ -20,7 +22,7 @@ BOUND_S = 60
 
 def test_no_block_is_passed_over() -> None:
     assert len(BLOCKS) == README.count("<!-- run -->") > 0
-    assert {language for language, _ in BLOCKS} == {"console", "python"}
+    assert {language for language, _ in BLOCKS} == {"console", "python", "js"}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,11 @@ def lines(language: str, block: str) -> list[tuple[str, ...]]:
     """Returns what to execute: each `$ ` line of a console, or a whole script."""
     if language == "python":
         return [(sys.executable, "-W", "error", "-c", block)]
+    if language == "js":
+        node = shutil.which("node")
+        if node is None:
+            missing("no node on the PATH (Debian: apt-get install nodejs)")
+        return [(node, "--input-type=module", "--eval", block)]
     typed = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert typed, f"no line begins with `$ `: {block}"
     return [("bash", "-euo", "pipefail", "-c", line) for line in typed]
@@ -49,3 +56,4 @@ def test_a_block_runs(shell: dict[str, str], tmp_path: Path, language: str, bloc
         )
         assert done.returncode == 0, f"{argv[-1]}\n{done.stdout}{done.stderr}"
         assert done.stdout.strip(), f"{argv[-1]}\nprinted nothing"
+        assert language != "js" or done.stdout.splitlines()[-1] == "run_completed"

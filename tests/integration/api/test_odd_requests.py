@@ -85,7 +85,7 @@ def test_paths_and_methods(fleet: Fleet, user: str, method: str, path: str, stat
 
 def test_every_answer_has_the_security_headers(fleet: Fleet, user: str) -> None:
     with fleet.server.client(user) as client:
-        answers = [client.get(path) for path in ("/", "/docs", "/docs/page.js", "/v1/me", "/nope", "/openapi.json")]
+        answers = [client.get(path) for path in ("/", "/docs", "/console/main.js", "/v1/me", "/nope", "/openapi.json")]
     for answer in answers:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert len(answer.headers["X-Correlation-ID"]) == 32
@@ -99,7 +99,7 @@ def test_every_answer_has_the_security_headers(fleet: Fleet, user: str) -> None:
 
 
 def test_pages_ask_nobody_else(fleet: Fleet) -> None:
-    for path in ("/", "/docs", "/docs/page.js", "/docs/page.css"):
+    for path in ("/docs", "/docs/page.js", "/docs/page.css"):
         text = httpx.get(fleet.server.url + path).text
         assert "//cdn" not in text
         assert "https://" not in text
