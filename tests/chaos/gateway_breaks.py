@@ -12,7 +12,7 @@ from tests.chaos.sabotage import sabotaged
 from tests.chaos.story import Plot, Teller
 
 QUIET: dict[str, Any] = {"users": 2, "size": Size(cuts=0), "faults": 0, "silences": (), "trims": False, "talks": False}
-LATE = frozenset({"late", "lost"})
+LATE = frozenset({"late", "lost", "enough"})
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,10 @@ def sabotaged(module: str, name: str) -> Iterator[dict[str, str]]:
         name: of some of them; nothing is broken if there are none.
     """
     with tempfile.TemporaryDirectory(prefix="lanewise-break-") as folder:
-        text = f"from tests.chaos.sabotage import install\nfrom {module} import PATCHES\ninstall(PATCHES.get({name!r}, {{}}))\n"
-        Path(folder, "sitecustomize.py").write_text(text)
+        lines = (
+            "from tests.chaos.sabotage import install",
+            f"from {module} import PATCHES",
+            f"install(PATCHES.get({name!r}, {{}}))",
+        )
+        Path(folder, "sitecustomize.py").write_text("\n".join(lines))
         yield {"PYTHONPATH": folder}

@@ -97,8 +97,8 @@ def rage(gateways: Gateways, plan: StormPlan, tell: Callable[[Fault], None] = la
     people = [gateways.person(f"storm-{plan.seed}-{number}", chance) for number in range(plan.users)]
     names = [person.name for person in people]
     size = Size(PROCESSES, plan.sockets // PROCESSES, plan.cuts, plan.over_s, readers=0)
+    _submit(gateways, plan, people)  # first: the thousand that come keep the gateways busy
     with Audience(gateways, people, size, f"storm {plan.seed}") as audience:
-        _submit(gateways, plan, people)
         for number, kind in zip(range(1, plan.faults + 1), schedule(plan.seed, KINDS), strict=False):
             time.sleep(max(0.0, began + number * plan.over_s / (plan.faults + 1) - time.monotonic()))
             storm.faults.append(make_fault(gateways, plan.seed, number, kind))
