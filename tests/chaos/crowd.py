@@ -1,7 +1,7 @@
 """A client process: many plain clients of the protocol, each of which cuts its own connections.
 
-The first line of stdin is a `Crowd` as JSON. Then it answers one line to each of these: `live` (how many followers have
-caught up once), `cursors` (each user's lowest), `finish` (writes the records to the file and ends).
+The first line of stdin is a `Crowd` as JSON. Then it answers one line to each of these: `cursors` (each user's lowest,
+-1 as long as one has cuts to make), `finish` (writes the records to the file and ends).
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ CANARY = re.compile(rb"lwcanary[0-9a-f]{32}")
 OPEN_S = 10.0
 SILENCE_S = 60.0  # two pings
 PAUSE_S = (0.05, 0.6)  # between two attempts, on top of what the service asks for
+MIDDLE = 40  # a cut in the middle of a replay comes after so many events at most
+MORE = 0.05  # how probable such a cut is for each that is still to come, besides those that are due
+FROM_HEAD = 0.1  # of the followers want no more than what happens from then on
 AWAY_S = 4.0  # at most, so that there is something to be replayed
 RESET = struct.pack("ii", 1, 0)
 
@@ -82,7 +85,8 @@ class Follower:
         self._token = token
         self._chance = random.Random(f"{crowd.seed} {user} {number}")
         self._over_s = crowd.over_s
-        self._cut_times = sorted(self._chance.uniform(0, crowd.over_s) for _ in range(crowd.cuts))
+        self._left = crowd.cuts  # cuts still to make
+        self._owed = 0  # of these, cuts that there was no connection for
         self._socket: ClientConnection | None = None
         self._why = ""  # what cuts the present connection, if we do
         self._replaying = False
@@ -94,13 +98,17 @@ class Follower:
         self.live = False
         self.watch = Watch(user, str(number))
 
+    @property
+    def cursor(self) -> int:
+        """The last number accepted; -1 before it has caught up once and made all its cuts."""
+        return self.watch.last if self.live and self._left <= 0 else -1
+
     async def run(self) -> None:
         """Follows until `end`."""
-        for at in self._cut_times:
-            asyncio.get_running_loop().call_later(at, self._cut, self._chance.choice(("abort", "reset")))
-        # Some come late; some of them want no more than what happens from then on.
+        for _ in range(self._left):
+            asyncio.get_running_loop().call_later(self._chance.uniform(0, self._over_s), self._due)
         await asyncio.sleep(self._chance.choice((0, 0, 0, self._chance.uniform(0, self._over_s / 4))))
-        self._from_head = self._chance.random() < 0.2
+        self._from_head = self._chance.random() < FROM_HEAD
         while not self._over:
             with contextlib.suppress(OSError, WebSocketException, TimeoutError):
                 await self._connect()
@@ -114,17 +122,20 @@ class Follower:
         if self._socket is not None:
             self._socket.transport.abort()
 
+    def _due(self) -> None:
+        """It is time for a cut: now, or as soon as there is a connection again, in the middle of its replay."""
+        self._owed += 1
+        self._cut(self._chance.choice(("abort", "reset")))
+
     def _cut(self, why: str) -> None:
-        """Cuts the connection: now, or the next one in the middle of its replay."""
         if self._socket is None or self._socket.transport.is_closing():
-            self._to_cut = self._chance.randint(1, 40)
             return
         self._why = why
+        self._owed = max(0, self._owed - 1)
+        self._left -= 1
         if why == "reset":
             self._socket.transport.get_extra_info("socket").setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, RESET)
         self._socket.transport.abort()
-        if self._chance.random() < 0.3:
-            self._to_cut = self._chance.randint(1, 40)
 
     async def _connect(self) -> None:
         url = self._chance.choice(self._urls)
@@ -135,6 +146,8 @@ class Follower:
         ) as socket:  # fmt: skip
             self.watch.moves += bool(self._url) and url != self._url
             self._url, self._socket, self._replaying = url, socket, True
+            middle = self._owed or self._chance.random() < MORE * self._left
+            self._to_cut = self._chance.randint(1, MIDDLE) if middle else 0
             try:
                 after = self.watch.last if self.watch.start is not None else None if self._from_head else 0
                 await socket.send(json.dumps({"t": "hello", "v": 1, "after": after}))
@@ -158,7 +171,6 @@ class Follower:
         elif frame.kind == "live":
             self._replaying, self.live = False, True
             if self._to_cut:  # the replay was shorter
-                self._to_cut = 0
                 self._cut("abort")
         elif frame.kind == "ping" and self._socket is not None:
             await self._socket.send('{"t":"pong"}')
@@ -187,10 +199,7 @@ async def main() -> None:
     followers = [Follower(crowd, user, token, number) for user, token in crowd.users for number in range(crowd.sockets)]
     tasks = [asyncio.create_task(follower.run()) for follower in followers]
     while (order := (await reader.readline()).strip()) not in (b"", b"finish"):
-        if order == b"live":
-            _say(sum(follower.live for follower in followers))
-        else:
-            _say(_cursors(followers))
+        _say(_cursors(followers))
         if failed := next((task for task in tasks if task.done()), None):
             failed.result()
     for follower in followers:
@@ -210,7 +219,7 @@ def _cursors(followers: list[Follower]) -> dict[str, int]:
     lowest: dict[str, int] = {}
     for follower in followers:
         user = follower.watch.user
-        lowest[user] = min(lowest.get(user, sys.maxsize), follower.watch.last if follower.live else -1)
+        lowest[user] = min(lowest.get(user, sys.maxsize), follower.cursor)
     return lowest
 
 

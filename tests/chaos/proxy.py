@@ -39,6 +39,8 @@ class Link:
     def reset(self) -> None:
         """Ends it as a crash would: both ends get a reset, and what was on its way is lost."""
         for writer in (self.client, self.server):
+            if writer.is_closing():
+                continue
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.cut()
 

@@ -40,12 +40,14 @@ class StormPlan:
         pause_s: after each burst.
         over_s: the time within which clients cut and faults are made.
         faults: that are made meanwhile.
+        least_committed: so many events there must be.
+        least_delivered: so many must have come to all sockets together.
     """
 
     seed: int
     users: int = 50
     sockets: int = 20
-    cuts: int = 11
+    cuts: int = 10
     least_cuts: int = 10
     runs: int = 4
     events: int = 270
@@ -53,16 +55,8 @@ class StormPlan:
     pause_s: float = 0.7
     over_s: float = 165.0
     faults: int = 20
-
-    @property
-    def committed(self) -> int:
-        """So many events there must be."""
-        return self.users * self.runs * self.events
-
-    @property
-    def delivered(self) -> int:
-        """So many events must have come to sockets; those that come late may want only what follows."""
-        return int(0.92 * self.sockets * self.committed)
+    least_committed: int = 50_000
+    least_delivered: int = 1_000_000
 
 
 @dataclass
@@ -85,7 +79,7 @@ class Storm:
 def run(options: Options) -> bool:
     """Makes one storm and reports."""
     plan = StormPlan(options.seed)
-    say(f"storm: seed {plan.seed}, {plan.users} users with {plan.sockets} sockets each, {plan.committed} events")
+    say(f"storm: seed {plan.seed}, {plan.users} users with {plan.sockets} sockets each")
     with Gateways.start(workers=WORKERS, slots=SLOTS, env={"LANEWISE_USER_CONCURRENT_RUNS": "1"}) as gateways:
         storm = rage(gateways, plan, lambda fault: say(describe(fault)))
     return report(storm)
@@ -130,8 +124,8 @@ def _judge(storm: Storm, logs: dict[str, Log], people: list[Person]) -> None:
     proven = Counter(fault.kind for fault in storm.faults if fault.proven)
     sockets = len(storm.watches)
     least = {
-        f"{storm.committed} events committed": storm.committed >= plan.committed,
-        f"{storm.delivered} events delivered": storm.delivered >= plan.delivered,
+        f"{storm.committed} events committed": storm.committed >= plan.least_committed,
+        f"{storm.delivered} events delivered": storm.delivered >= plan.least_delivered,
         f"{sockets} sockets": sockets == plan.users * plan.sockets,
         f"faults proven: {dict(proven)}": set(proven) == set(KINDS),
         "cuts within a replay": sum(watch.in_replay for watch in storm.watches) >= sockets // 2,
