@@ -51,7 +51,11 @@ def missing(reason: object) -> NoReturn:
 
 @contextmanager
 def server_folder() -> Iterator[Path]:
-    """Yields an empty folder for servers, in memory where there is room: a database is cloned five times as fast."""
+    """Yields an empty folder for servers, in memory where there is room.
+
+    A database is cloned there five times as fast, and a fleet that starts waits for no disk: what a machine that loses
+    its power keeps is no test's matter.
+    """
     in_memory = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**30
     with tempfile.TemporaryDirectory(prefix="lanewise-test-", dir=_MEMORY if in_memory else None) as name:
         yield Path(name)

@@ -90,7 +90,8 @@ def test_the_path_of_a_stranger(tmp_path: Path, installed: Path) -> None:
         *events, there = [json.loads(line) for line in watched]
         assert (there["status"], there["output"]) == ("completed", wanted)
         assert [event["run_seq"] for event in events] == list(range(1, len(events) + 1))
-        assert [event["type"] for event in events] == [
+        # Whether a sweep comes before the admission, and tells the run where it stands, is chance.
+        assert [event["type"] for event in events if event["type"] != "run_position"] == [
             "run_queued", "run_started", "agent_started", "agent_thinking", "tool_executing", "tool_completed",
             "agent_progress", "agent_completed", "run_completed",
         ]  # fmt: skip
