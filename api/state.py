@@ -23,7 +23,7 @@ from shared.tokens import TokenVerifier
 
 EXTENSION = "lanewise"
 POOL_SIZE = 10
-SPARE_FILES = 500  # for requests, stores and whatever else is open
+SPARE_FILES = 5500  # for requests (see `gunicorn_conf`), stores and whatever else is open
 
 log = structlog.get_logger(__name__)
 
@@ -86,11 +86,11 @@ class Api:
 
 def _places(settings: Settings) -> int:
     """Returns how many clients may follow: as the settings say, if the operating system lets us open so many files."""
-    files = linux.raise_file_limit()
-    if files >= settings.gateway_sockets + SPARE_FILES:
-        return settings.gateway_sockets
-    places = max(1, files - SPARE_FILES)
-    log.warning("the limit of open files allows fewer sockets", files=files, sockets=places)
+    wanted = settings.gateway_sockets + SPARE_FILES
+    files = linux.raise_file_limit(wanted)
+    places = min(settings.gateway_sockets, max(files - SPARE_FILES, files // 2))
+    if places < settings.gateway_sockets:
+        log.warning("the limit of open files allows fewer sockets", files=files, wanted=wanted, sockets=places)
     return places
 
 

@@ -50,13 +50,16 @@ def children() -> list[int]:
         return []
 
 
-def raise_file_limit() -> int:
-    """Lets this process open as many files, sockets among them, as it may without further rights; returns how many."""
+def raise_file_limit(wanted: int) -> int:
+    """Lets this process open so many files, sockets among them, or as many as it may; returns how many it may then."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS refuses its own "unlimited"
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):  # above what the kernel gives to any process
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+        soft = possible
+    return soft
 
 
 def address_space() -> int:
