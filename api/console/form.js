@@ -146,7 +146,7 @@ class Field {
 class TextField extends Field {
   constructor(name, schema, required, value, documents) {
     super(name, schema, required);
-    const example = typeof schema.examples?.[0] === "string" ? schema.examples[0] : null;
+    const example = typeof schema.examples?.[0] === "string" ? `e.g. ${schema.examples[0]}` : null;
     const long = !documents && (schema.maxLength ?? Infinity) > LINE_CHARS;
     const list = documents && h("datalist", { id: `${this.id}-list` }, documents.map((item) => h("option", { value: item.name })));
     const attributes = { ...this.common, placeholder: example, maxlength: schema.maxLength, spellcheck: "false", autocomplete: "off", dir: "auto" };
@@ -237,7 +237,7 @@ class JsonField extends Field {
   constructor(name, schema, required, value) {
     super(name, schema, required);
     const example = schema.examples?.[0] ?? skeleton(schema);
-    this.build(h("textarea", { ...this.common, class: "code", rows: 4, spellcheck: "false", placeholder: example === undefined ? "JSON" : JSON.stringify(example) }));
+    this.build(h("textarea", { ...this.common, class: "code", rows: 4, spellcheck: "false", placeholder: example === undefined ? "JSON" : `e.g. ${JSON.stringify(example)}` }));
     const first = this.initial(value);
     this.control.value = first === null ? "" : JSON.stringify(first, null, 2);
   }
