@@ -43,11 +43,13 @@ GATEWAY_BREAKS: dict[str, GatewayBreak] = {
     "wrong-channel": GatewayBreak("foreign", besides=LATE | {"changed"}),
     "overflow-dropped": GatewayBreak("lost", ("flood",)),
     "replay-one-early": GatewayBreak("lost", ("cut",), LATE | {"order"}),
+    "memory-one-short": GatewayBreak("lost", ("cut",), LATE | {"order"}),
     "other-content": GatewayBreak("changed"),
     "all-trimmed": GatewayBreak("told", ("cut",)),
     "none-trimmed": GatewayBreak("lost", besides=LATE | {"order", "told"}, plot={"trims": True}),
     "not-published": GatewayBreak(None, ("unpublished", "gap", "flood")),
     "sweep-only-when-woken": GatewayBreak(None, ("published", "subscriptions killed")),
+    "no-memory": GatewayBreak(None, ("cut",)),
     "slow-catch-up": GatewayBreak(None, plot=BUSY),
 }
 

@@ -40,8 +40,14 @@ def take_no_reconnect_for_a_gap(module: Any) -> None:
     put(module.Hub, "_gap", lambda _hub: None)
 
 
+def remember_nothing(module: Any) -> None:
+    """Every replay is read from the log."""
+    put(module.Replay, "recall", lambda *_: None)
+
+
 def catch_up_slowly(module: Any) -> None:
     """A listener is offered for a while what its replay will have as well."""
+    remember_nothing(module)
     right = module.Stream._catch_up
 
     def catch_up(stream: Any, replay: Any, at_least: int = 0) -> None:
@@ -93,6 +99,8 @@ def drop_silently(module: Any) -> None:
 
 
 def stop_one_early(module: Any) -> None:
+    remember_nothing(module)
+
     def catch_up(stream: Any, replay: Any, at_least: int = 0) -> None:
         del at_least
         while views := replay.read(stream._sent):
@@ -110,6 +118,11 @@ def call_none_trimmed(module: Any) -> None:
     put(module.Replay, "_obstacle", lambda *_: None)
 
 
+def forget_the_newest(module: Any) -> None:
+    right = module.Ring.newest
+    put(module.Ring, "newest", lambda ring, count: right(ring, count)[:-1])
+
+
 PATCHES: dict[str, dict[str, Patch]] = {
     "served-unsubscribed": {
         "api.gateway.hub": place_before_the_subscription,
@@ -123,10 +136,12 @@ PATCHES: dict[str, dict[str, Patch]] = {
     "wrong-channel": {"api.gateway.hub": tell_everybody},
     "overflow-dropped": {"api.gateway.stream": drop_silently},
     "replay-one-early": {"api.gateway.stream": stop_one_early},
+    "memory-one-short": {"api.gateway.ring": forget_the_newest},
     "other-content": {"shared.events": renumber},
     "all-trimmed": {"api.gateway.replay": call_all_trimmed},
     "none-trimmed": {"api.gateway.replay": call_none_trimmed},
     "not-published": {},
     "sweep-only-when-woken": {"api.gateway.hub": sweep_only_when_woken},
+    "no-memory": {"api.gateway.stream": remember_nothing},
     "slow-catch-up": {"api.gateway.stream": catch_up_slowly},
 }

@@ -133,5 +133,7 @@ class Teller:
         seen = sum(len(watch.seqs) for watch in story.watches)
         if seen < story.committed:
             story.violations.append(("enough", f"{seen} of {story.committed} events were seen"))
+        if "flood" in story.silences and not any(watch.cuts["closed 4408"] for watch in story.watches):
+            story.violations.append(("enough", "the flood was too slow for nobody"))
         if self._plot.trims and not any(watch.told for watch in audiences[1].watches):
             story.violations.append(("told", "nobody was told that the log is trimmed"))
