@@ -29,6 +29,7 @@ import shared.records
 import worker.agentthreads
 import worker.calls
 import worker.core
+import worker.held
 import worker.mcp.sessions
 import worker.state
 import worker.supervise
@@ -63,6 +64,7 @@ LIMITS: dict[str, float] = {
     ),
     "output of a run": worker.core.MAX_OUTPUT_BYTES,
     "data of an event": shared.event_types.MAX_DATA_BYTES,
+    "text of tokens that become one event": worker.held.MAX_JOINED_BYTES,
     "frame between a worker and a sandbox": shared.frames.MAX_FRAME_BYTES,
     "time in which a sandbox reads nothing of what it is sent": worker.supervise.READS_NOTHING_S,
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
