@@ -9,8 +9,11 @@ from hypothesis import settings as hypothesis_settings
 
 # What starts fleets comes last: the one that its tests share goes on until all is over, and takes its part of the
 # machine. Of these the long files come first, so that no process works on one alone while the others have nothing.
-FOLDERS = ("tests/unit/", "tests/integration/", "tests/fleet/")
-LONG = ("chaos", "rolling", "up", "author_path", "demo", "kills", "cancel", "celery_worker", "isolation")
+FOLDERS = ("tests/unit/", "tests/integration/")
+LONG = (
+    "chaos", "chaos_stream", "rolling", "up", "author_path", "console", "demo", "kills", "cancel", "celery_worker",
+    "isolation",
+)  # fmt: skip
 
 
 def pytest_configure() -> None:
@@ -25,6 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> tuple[int, int]:
         folder = next((n for n, name in enumerate(FOLDERS) if item.nodeid.startswith(name)), len(FOLDERS))
         name = item.path.stem.removeprefix("test_")
-        return folder, LONG.index(name) if name in LONG and item.nodeid.startswith(FOLDERS[-1]) else len(LONG)
+        return folder, LONG.index(name) if folder == len(FOLDERS) and name in LONG else len(LONG)
 
     items.sort(key=place)
