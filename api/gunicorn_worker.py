@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from socket import socket
 from types import FrameType
+from typing import Any
 
 import gevent  # type: ignore[import-untyped]
 from gunicorn import util
@@ -34,6 +36,15 @@ class Worker(GeventWorker):  # type: ignore[misc] # published without types
                 yield
             finally:
                 del self._idle[greenlet]
+
+    def handle_request(self, listener_name: Any, req: Any, sock: socket, addr: Any) -> None:
+        """Gunicorn's, for connections that a write deadline or we ourselves have cut: the client counts as gone."""
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except OSError as error:
+            raise BrokenPipeError(errno.EPIPE, str(error)) from error  # gunicorn takes a time-out for a failure of ours
+        finally:
+            sock.settimeout(None)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: gunicorn takes no new connections from here on."""

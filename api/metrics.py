@@ -32,6 +32,9 @@ class Metrics:
             "lanewise_events_delivered", "Event frames queued to sockets", registry=registry
         )
         self.events_replayed = Counter("lanewise_events_replayed", "Event frames read from the log", registry=registry)
+        self.replays = Counter(
+            "lanewise_replays", "Clients caught up, by where from: memory or log", ("source",), registry=registry
+        )
         self.repairs = Counter("lanewise_gaps_repaired", "Times that events were missing", registry=registry)
         self.events_repaired = Counter("lanewise_events_repaired", "Events read for that", registry=registry)
         self.subscription_changes = Counter(

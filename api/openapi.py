@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from werkzeug.routing import Rule
 
 from api import models
-from api.operations import Operation
+from api.operations import Content, Operation
 from api.problems import CONTENT_TYPE
 from shared.errors import (
     BadRequestError,
@@ -90,7 +90,10 @@ def _answers(operation: Operation) -> dict[str, Any]:
         if operation.located:
             found[str(status)]["headers"] = {"Location": _LOCATION}
         if answer is not None:
-            found[str(status)]["content"] = _content(answer)
+            contents = answer if isinstance(answer, tuple) else (answer,)
+            found[str(status)]["content"] = {
+                kind: schema for content in contents for kind, schema in _content(content).items()
+            }
     return found
 
 
@@ -112,7 +115,7 @@ def _errors(operation: Operation) -> dict[str, Any]:
     return found
 
 
-def _content(answer: type[BaseModel] | str) -> dict[str, Any]:
+def _content(answer: Content) -> dict[str, Any]:
     if isinstance(answer, str):
         return {answer: _TEXT if answer.startswith("text/") else {"schema": {}}}
     return {"application/json": {"schema": {"$ref": _REF.format(model=answer.__name__)}}}
@@ -146,15 +149,9 @@ def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _headers(operation: Operation) -> list[dict[str, Any]]:
-    pattern = {
-        "type": "string",
-        "minLength": 1,
-        "maxLength": 255,
-        "pattern": r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$",
-    }
     return [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": pattern}
-        for name, text in operation.request_headers.items()
+        {"name": name, "in": "header", "required": False, "description": header.description, "schema": header.schema}
+        for name, header in operation.request_headers.items()
     ]
 
 
@@ -162,8 +159,9 @@ def _schemas(operations: list[Operation]) -> dict[str, Any]:
     wanted: dict[type[BaseModel], JsonSchemaMode] = {models.Problem: "serialization", models.Event: "serialization"}
     for operation in operations:
         for answer in operation.answers.values():
-            if isinstance(answer, type):
-                wanted[answer] = "serialization"
+            for content in answer if isinstance(answer, tuple) else (answer,):
+                if isinstance(content, type):
+                    wanted[content] = "serialization"
         if isinstance(operation.body, type):
             wanted[operation.body] = "validation"
     _, schema = models_json_schema(list(wanted.items()), ref_template=_REF)

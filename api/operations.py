@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
@@ -23,7 +23,15 @@ MAX_ERRORS = 20
 
 M = TypeVar("M", bound=BaseModel)
 View = Callable[..., Response]
-Answer = type[BaseModel] | str | None  # a model: JSON; a string: that media type; None: no body
+Content = type[BaseModel] | str  # a model: JSON; a string: that media type
+Answer = Content | tuple[Content, ...] | None  # several: as the client prefers; None: no body
+
+
+class Header(NamedTuple):
+    """A header that a request may have."""
+
+    description: str
+    schema: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Operation:
     query: type[BaseModel] | None
     body: type[BaseModel] | str | None
     body_required: bool
-    request_headers: Mapping[str, str]
+    request_headers: Mapping[str, Header]
     located: bool
     errors: tuple[type[LanewiseError], ...]
 
@@ -73,7 +81,7 @@ def operation(  # noqa: PLR0913 - one declaration, all of it named
     query: type[BaseModel] | None = None,
     body: type[BaseModel] | str | None = None,
     body_required: bool = True,
-    request_headers: Mapping[str, str] | None = None,
+    request_headers: Mapping[str, Header] | None = None,
     located: bool = False,
     errors: tuple[type[LanewiseError], ...] = (),
 ) -> Callable[[View], Operation]:
@@ -86,7 +94,7 @@ def operation(  # noqa: PLR0913 - one declaration, all of it named
         query: the view gets it as `query`; unknown and repeated names are refused.
         body: a model: the view gets it as `body`; a media type: the view reads it itself.
         body_required: whether an empty body is refused; else it means the model's defaults.
-        request_headers: further headers by name, with a description each.
+        request_headers: further headers, by name.
         located: whether its answers have a `Location`.
         errors: what it may answer besides what follows from the rest.
     """

@@ -13,6 +13,7 @@ from api.gateway.manager import ConnectionManager
 from api.gateway.tickets import Tickets
 from api.metrics import Metrics
 from api.reading import RunReader
+from api.revocations import Revocations
 from api.submission import Submissions
 from shared.services import Services
 from shared.settings import Settings
@@ -32,6 +33,7 @@ class Api:
     catalogue: AgentCatalogue
     runs: RunReader
     submissions: Submissions
+    revocations: Revocations
     tickets: Tickets
     hub: Hub
     manager: ConnectionManager
@@ -44,6 +46,8 @@ class Api:
         catalogue = AgentCatalogue(services.database, settings.lease_s)
         hub = Hub(services, metrics)
         runs = RunReader(services, hub)
+        manager = ConnectionManager(metrics)
+        revocations = Revocations(services.database, manager.revoke)
         return cls(
             services=services,
             metrics=metrics,
@@ -51,9 +55,10 @@ class Api:
             catalogue=catalogue,
             runs=runs,
             submissions=Submissions(services, catalogue, runs, metrics),
-            tickets=Tickets(services),
+            revocations=revocations,
+            tickets=Tickets(services, revocations),
             hub=hub,
-            manager=ConnectionManager(metrics),
+            manager=manager,
         )
 
     @property
@@ -70,6 +75,7 @@ class Api:
         """Stops what runs in the background and closes every connection."""
         self.drain()
         self.hub.stop()
+        self.revocations.stop()
         self.services.close()
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -65,9 +67,17 @@ class Connection:
         for frame in frames:
             self._server.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
 
+    def send_raw(self, data: bytes) -> None:
+        """Sends bytes of frames; what `limit_writes` was given bounds it."""
+        self._socket.sendall(data)
+
+    def limit_writes(self, timeout_s: int) -> None:
+        """Has `send_raw` raise an OSError after so long without progress."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", timeout_s, 0))
+
     def receive(self) -> Any:
         text = self._server.receive(timeout=WAIT_S)
-        assert text is not None, "the client sent nothing"
+        assert text is not None, "the client neither sent anything nor hung up"
         return json.loads(text)
 
     def close(self, code: int, reason: str = "") -> None:
@@ -78,10 +88,10 @@ class Connection:
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def stay(self) -> None:
-        """Keeps the connection until the client closes it."""
+        """Keeps the connection until the client closes it, which it must."""
         with suppress(ConnectionClosed):
-            while self._server.receive(timeout=WAIT_S) is not None:
-                pass
+            while True:
+                self.receive()
 
 
 def says(*frames: Any, then: int | None = None) -> Script:
@@ -108,6 +118,7 @@ class Service:
     connections: list[Script | Response] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     hellos: list[Any] = field(default_factory=list)
+    hello_times: list[float] = field(default_factory=list)  # monotonic, seconds
     failures: list[BaseException] = field(default_factory=list)
 
     def on(self, method: str, path: str, *answers: Answer) -> None:
@@ -138,6 +149,7 @@ class Service:
         connection = Connection(environ)
         try:
             self.hellos.append(connection.receive())
+            self.hello_times.append(time.monotonic())
             script(connection)
             connection.close(1000)
         except ConnectionClosed:

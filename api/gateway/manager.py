@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Protocol
 
 from api.gateway.protocol import MAX_SOCKETS_PER_USER, CloseCode
 from api.metrics import Metrics
+from api.revocations import REVOKED
+from shared.tokens import Identity
 
 
 class Connection(Protocol):
-    """An open WebSocket."""
+    """A client that follows: an open WebSocket or SSE stream."""
+
+    identity: Identity
 
     def end(self, code: CloseCode, reason: str) -> None:
         """Has it closed; returns at once."""
@@ -53,6 +58,14 @@ class ConnectionManager:
                 own.pop(connection, None)
                 if not own and self._by_user.get(user_id) is own:
                     del self._by_user[user_id]
+
+    def revoke(self, user_id: str, revoked_at: datetime) -> None:
+        """Ends what the user opened with tokens that were issued up to then."""
+        with self._lock:
+            connections = list(self._by_user.get(user_id, ()))
+        for connection in connections:
+            if connection.identity.issued_at <= revoked_at:
+                connection.end(CloseCode.UNAUTHORIZED, REVOKED)
 
     def drain(self) -> None:
         """Sends every connection home; new ones follow at once."""

@@ -58,8 +58,9 @@ def _serve(state: Api, socket: StreamSocket) -> None:
     services = state.services
     executor = ConnectionExecutor(services, state.submissions, identity)
     connection = Stream(socket, identity, executor, state.tickets)
+    replay = Replay(services.database, identity.user_id, state.runs, state.hub.gate, state.metrics)
     with state.manager.register(identity.user_id, connection), state.hub.channel(identity.user_id) as channel:
-        connection.run(channel, Replay(services.database, identity.user_id, state.runs), hello)
+        connection.run(channel, replay, hello)
 
 
 def _check_origin(state: Api) -> None:

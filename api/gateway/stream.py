@@ -28,7 +28,7 @@ from api.gateway.protocol import (
     parse_frame,
     parse_ref,
 )
-from api.gateway.replay import PAGE, Replay
+from api.gateway.replay import PAGE, Opening, Replay
 from api.gateway.socket import StreamSocket
 from api.gateway.tickets import Tickets
 from api.problems import as_lanewise_error, problem_of
@@ -61,7 +61,7 @@ class Stream:
     ) -> None:
         self.connection_id = new_id()
         self._socket = socket
-        self._identity = identity
+        self.identity = identity
         self._executor = executor
         self._tickets = tickets
         self._queue: deque[Delivery] = deque()
@@ -101,19 +101,25 @@ class Stream:
             StreamClosedError: how it ends, if we end it.
             OSError: the other side is gone.
         """
-        opening = replay.open(hello.after)
-        self._sent = opening.position
-        self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self._identity.expires_at),
-                     "ping_s": PING_S, **opening.welcome})  # fmt: skip
-        self._catch_up(replay)  # however long that takes, nothing is kept in memory for it
-        begin = channel.add(self)
         try:
-            self._catch_up(replay, at_least=begin)
+            frames = None if hello.after is None else replay.recall(channel, self, hello.after)
+            if hello.after is None or frames is None:
+                self._begin(replay.open(hello.after))
+                self._catch_up(replay)  # however long that takes, nothing is kept in memory for it
+                self._catch_up(replay, at_least=channel.add(self))
+            else:
+                self._begin(Opening.recovered(hello.after, hello.after + len(frames)))
+                self._write_frames(frames)
             if self._ending is None:
                 self._write({"t": "live", "seq": self._sent})
             self._serve()
         finally:
             channel.remove(self)
+
+    def _begin(self, opening: Opening) -> None:
+        self._sent = opening.position
+        self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self.identity.expires_at),
+                     "ping_s": PING_S, **opening.welcome})  # fmt: skip
 
     def _catch_up(self, replay: Replay, at_least: int = 0) -> None:
         """Writes the log out from the last event written to its end, which is not before `at_least`."""
@@ -122,14 +128,17 @@ class Stream:
             if views and views[-1]["seq"] != self._sent + len(views):
                 self.lose()  # trimmed meanwhile
                 return
-            for start in range(0, len(views), FRAMES_PER_WRITE):
-                self._socket.write(b"".join(map(encode, views[start : start + FRAMES_PER_WRITE])))
-            if views:
-                self._sent = views[-1]["seq"]
+            self._write_frames([encode(view) for view in views])
             if len(views) < PAGE and self._sent >= at_least:
                 return
             if not views:  # it ends before what was delivered: trimmed meanwhile, or Postgres is back at a backup
                 self.lose()
+
+    def _write_frames(self, frames: list[bytes]) -> None:
+        """Writes the next events."""
+        for start in range(0, len(frames), FRAMES_PER_WRITE):
+            self._socket.write(b"".join(frames[start : start + FRAMES_PER_WRITE]))
+        self._sent += len(frames)
 
     def _serve(self) -> None:
         writer = threading.Thread(target=self._write_on, name="lanewise-socket", daemon=True)
@@ -172,9 +181,9 @@ class Stream:
         if not isinstance(ticket, str):
             raise UnauthorizedError("an auth frame needs a ticket")
         identity = self._tickets.use(ticket)
-        if identity.user_id != self._identity.user_id:
+        if identity.user_id != self.identity.user_id:
             raise UnauthorizedError("the ticket is another user's")
-        self._identity = identity
+        self.identity = identity
         self._wake.set()
         return {"expires_at": iso(identity.expires_at)}
 
@@ -220,7 +229,7 @@ class Stream:
         self._write({"t": "ping", "seq": self._sent})
 
     def _left_s(self) -> float:
-        return (self._identity.expires_at - datetime.now(UTC)).total_seconds()
+        return (self.identity.expires_at - datetime.now(UTC)).total_seconds()
 
     def _say_bye(self) -> None:
         code, reason = self._ending or (CloseCode.NORMAL, "")

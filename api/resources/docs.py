@@ -1,4 +1,4 @@
-"""`/openapi.json`, the page that shows it, and the front page."""
+"""`/openapi.json` and the page that shows it."""
 
 from __future__ import annotations
 
@@ -41,17 +41,10 @@ def script() -> Response:
 
 
 @bp.get("/docs/page.css")
-@operation("Get the style of our pages", {200: "text/css"}, scope=None)
+@operation("Get the style of the documentation", {200: "text/css"}, scope=None)
 def style() -> Response:
-    """For the front page, too."""
+    """Our own, too."""
     return _file("page.css")
-
-
-@bp.get("/")
-@operation("See what this is", {200: "text/html"}, scope=None)
-def front() -> Response:
-    """Where a person lands first."""
-    return _file("front.html")
 
 
 @cache

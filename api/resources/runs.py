@@ -5,10 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response, g, request
 
 from api.cancellation import cancel
+from api.gateway import sse
 from api.idempotency import make_key, read_header
 from api.ids import known_id
 from api.models import Events, EventsQuery, Run, Runs, RunsQuery, RunSubmission, WaitQuery
-from api.operations import json_response, operation
+from api.operations import Header, json_response, operation
 from api.pages import make_cursor, page, read_id_cursor, read_number_cursor
 from api.state import api
 from api.waiting import wait_for_end
@@ -19,6 +20,13 @@ from shared.tokens import Identity
 
 KEY = "1 to 255 printable ASCII characters, bare or as a string in double quotes (RFC 8941): the same key and "
 KEPT = ", for as long as that run is kept"
+KEY_SCHEMA = {
+    "type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$",
+}  # fmt: skip
+LAST_EVENT_ID = Header(
+    "as `after`; a browser's EventSource sends it by itself", {"type": "string", "pattern": "^[0-9]{1,9}$"}
+)
+FORMS = ("application/json", sse.CONTENT_TYPE)  # the first one for who has no preference
 
 bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
 
@@ -29,7 +37,7 @@ bp = Blueprint("runs", __name__, url_prefix="/v1/runs")
     {202: Run},
     body=RunSubmission,
     located=True,
-    request_headers={"Idempotency-Key": f"{KEY}body are the same run{KEPT}"},
+    request_headers={"Idempotency-Key": Header(f"{KEY}body are the same run{KEPT}", KEY_SCHEMA)},
     errors=(NotFoundError, ConflictError, TooLargeError, QuotaError),
 )
 def submit(identity: Identity, body: RunSubmission) -> Response:
@@ -45,7 +53,7 @@ def submit(identity: Identity, body: RunSubmission) -> Response:
     "Retry a run",
     {202: Run},
     located=True,
-    request_headers={"Idempotency-Key": f"{KEY}run are the same retry{KEPT}"},
+    request_headers={"Idempotency-Key": Header(f"{KEY}run are the same retry{KEPT}", KEY_SCHEMA)},
     errors=(InvalidError, NotFoundError, ConflictError, QuotaError),
 )
 def retry(identity: Identity, run_id: str) -> Response:
@@ -100,13 +108,27 @@ def cancel_run(identity: Identity, run_id: str) -> Response:
 
 
 @bp.get("/<run_id>/events")
-@operation("List the events of a run", {200: Events}, query=EventsQuery, errors=(NotFoundError,))
+@operation(
+    "List or follow the events of a run",
+    {200: (Events, sse.CONTENT_TYPE), 204: None},
+    query=EventsQuery,
+    request_headers={"Last-Event-ID": LAST_EVENT_ID},
+    errors=(NotFoundError, QuotaError),
+)
 def list_events(identity: Identity, run_id: str, query: EventsQuery) -> Response:
-    """In their order. `next_cursor` is the last `run_seq`, while there is more."""
-    user_id = identity.user_id
-    after = max(query.after, read_number_cursor(query.cursor))
+    """In their order. `next_cursor` is the last `run_seq`, while there is more.
+
+    With `Accept: text/event-stream` they come as server-sent events, `id` being the `run_seq`, up to the run's last
+    one, and `limit` has no meaning; 204 if the run has ended and the client has had all of it.
+    """
+    user_id, run_id = identity.user_id, known_id(run_id, "run")
+    after = max(
+        query.after, read_number_cursor(query.cursor), sse.read_last_event_id(request.headers.get("Last-Event-ID"))
+    )
+    if request.method == "GET" and request.accept_mimetypes.best_match(FORMS, FORMS[0]) == sse.CONTENT_TYPE:
+        return sse.respond(api(), identity, run_id, after)
     with api().services.database.user_session(user_id) as session:
-        find_run(session, user_id, known_id(run_id, "run"))
+        find_run(session, user_id, run_id)
         found = read_run(session, user_id, run_id, after, query.limit + 1)
     items, more = page(found, query.limit)
     return json_response({"items": items, "next_cursor": str(items[-1]["run_seq"]) if more else None})

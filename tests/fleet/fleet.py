@@ -32,7 +32,7 @@ from shared.tokens import make_token
 from tests.services import missing, superuser_engine
 
 ROOT = Path(__file__).parents[2]
-AGENTS = "tests.fleet.agents_acceptance,tests.agents_endless"
+AGENTS = "tests.fleet.agents_acceptance,tests.agents_endless,tests.browser.agents"
 # Short, so that what a lease, a sweep or a grace decides is decided soon.
 QUICK = {
     "LANEWISE_LEASE_S": "3",

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from lanewise import ApiError, Client, GapError, StreamClosedError, UnreachableError, retry
+from lanewise import ApiError, Client, StreamClosedError, UnreachableError, retry
 from lanewise import stream as stream_module
 from tests.scripted import CUT, WAIT_S, Connection, Service, answer, event, problem, says, serving, welcome
 
@@ -42,30 +42,6 @@ def test_replay_and_live_events_come_in_order_with_the_token_in_a_header(service
     assert seqs(client, 3) == [1, 2, 3]
     assert service.hellos == [{"t": "hello", "v": 1, "after": 0}]
     assert "a-token" not in service.requests[0].url
-
-
-def test_what_came_before_is_dropped(service: Service, client: Client) -> None:
-    service.connections = [says(welcome(9), event(6), event(6), event(5), event(7), event(6), event(8))]
-    assert seqs(client, 3, after=5) == [6, 7, 8]
-
-
-def test_a_gap_is_never_handed_out_but_asked_for_again(service: Service, client: Client) -> None:
-    service.connections = [
-        says(welcome(9), event(1), event(3)),
-        says(welcome(9), event(2), event(3)),
-    ]
-    assert seqs(client, 3) == [1, 2, 3]
-    assert [hello["after"] for hello in service.hellos] == [0, 1]
-
-
-@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4401, 4408, 4410, 4428, 4429])
-def test_other_close_codes_mean_come_back_with_the_cursor(service: Service, client: Client, code: int) -> None:
-    service.connections = [
-        says(welcome(1), event(1), then=code),
-        says(welcome(2), event(2)),
-    ]
-    assert seqs(client, 2) == [1, 2]
-    assert [hello["after"] for hello in service.hellos] == [0, 1]
 
 
 @pytest.mark.parametrize("code", [4400, 4403, 4409, 1009])
@@ -103,22 +79,6 @@ def test_the_problem_sent_before_the_close_is_what_the_error_says(service: Servi
         next(stream)
 
 
-def test_a_cut_connection_and_a_broken_frame_are_healed(
-    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(retry, "FIRST_S", 0.01)
-    service.connections = [
-        says(welcome(1), event(1), then=CUT),
-        says(welcome(1), "{not json"),
-        says(welcome(1), {"no": "t"}),
-        says(welcome(1), {"t": "event", "seq": "2"}),
-        says({"t": "welcome"}),
-        says(welcome(2), {"t": "from-the-future"}, event(2)),
-    ]
-    assert seqs(client, 2) == [1, 2]
-    assert [hello["after"] for hello in service.hellos] == [0, 1, 1, 1, 1, 1]
-
-
 def test_without_a_cursor_there_is_a_snapshot_and_then_what_follows_its_head(service: Service, client: Client) -> None:
     runs = {"runs": [{"id": "r1"}]}
     service.connections = [
@@ -132,42 +92,6 @@ def test_without_a_cursor_there_is_a_snapshot_and_then_what_follows_its_head(ser
     assert [hello["after"] for hello in service.hellos] == [None, 42]
 
 
-@pytest.mark.parametrize("reason", ["trimmed", "ahead"])
-def test_what_cannot_be_replayed_is_told_and_the_stream_goes_on(service: Service, client: Client, reason: str) -> None:
-    frame = welcome(70, recovered=False, reason=reason, snapshot={"runs": []})
-    service.connections = [
-        says(frame, {"t": "live", "seq": 70}, event(71), then=1012),
-        says(welcome(72), event(72)),
-    ]
-    with client.stream(7) as stream:
-        with pytest.raises(GapError) as caught:
-            next(stream)
-        assert (caught.value.reason, caught.value.head, caught.value.snapshot) == (reason, 70, {"runs": []})
-        assert [item["seq"] for item in islice(stream, 2)] == [71, 72]
-    assert [hello["after"] for hello in service.hellos] == [7, 71]
-
-
-def test_pings_are_answered(service: Service, client: Client) -> None:
-    def script(connection: Connection) -> None:
-        connection.send(welcome(0), LIVE, {"t": "ping", "seq": 0})
-        assert connection.receive() == {"t": "pong"}
-        connection.send(event(1))
-        connection.stay()
-
-    service.connections = [script]
-    assert seqs(client, 1) == [1]
-
-
-def test_a_half_open_connection_is_given_up_after_two_pings(service: Service, client: Client) -> None:
-    service.connections = [
-        says(welcome(1, ping_s=0.1), event(1)),
-        says(welcome(2), event(2)),
-    ]
-    started = time.monotonic()
-    assert seqs(client, 2) == [1, 2]
-    assert 0.2 <= time.monotonic() - started < 3
-
-
 def test_a_service_that_accepts_and_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -178,31 +102,11 @@ def test_a_service_that_accepts_and_says_nothing_is_given_up() -> None:
             assert time.monotonic() - started < 3
 
 
-def test_bye_says_when_to_come_back(service: Service, client: Client) -> None:
-    service.connections = [
-        says(welcome(0), {"t": "bye", "retry_ms": 400}, then=1012),
-        says(welcome(1), event(1)),
-    ]
-    started = time.monotonic()
-    assert seqs(client, 1) == [1]
-    assert 0.4 <= time.monotonic() - started < 3
-
-
 def test_a_refused_token_is_an_error_at_once(service: Service, client: Client) -> None:
     service.connections = [problem(401, "unauthorized", "the token has expired")]
     with client.stream(0) as stream, pytest.raises(ApiError, match="the token has expired") as caught:
         next(stream)
     assert (caught.value.status, caught.value.code) == (401, "unauthorized")
-
-
-def test_a_busy_service_is_asked_again_when_it_says(service: Service, client: Client) -> None:
-    service.connections = [
-        problem(503, "unavailable", "starting", Retry_After="0.3"),
-        says(welcome(1), event(1)),
-    ]
-    started = time.monotonic()
-    assert seqs(client, 1) == [1]
-    assert 0.3 <= time.monotonic() - started < 3
 
 
 def test_a_service_that_welcomes_and_hangs_up_is_not_asked_for_ever(

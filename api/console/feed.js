@@ -1,0 +1,74 @@
+// A run's events in their order, from the log first and then live: none twice, none left out.
+
+const PAGE = 200;
+const FIRST_LOOK = 400; // so many of the newest events are read to begin with
+
+export class Feed {
+  #api;
+  #run;
+  #apply;
+  #last; // `run_seq` of the last event applied
+  #wanted = 0; // the highest one that was heard of while reading
+  #reading = false;
+  #closed = new AbortController();
+
+  /**
+   * @param {object} run as REST tells it
+   * @param {(events: object[]) => void} apply gets them in order
+   */
+  constructor(api, run, apply) {
+    this.#api = api;
+    this.#run = run.id;
+    this.#apply = apply;
+    this.#last = Math.max(0, run.last_run_seq - FIRST_LOOK);
+    this.first = this.#last + 1;
+  }
+
+  /** Takes a live event of the run. What is missing before it is read from the log. */
+  live(event) {
+    if (event.run_seq <= this.#last) return;
+    if (event.run_seq === this.#last + 1 && !this.#reading) {
+      this.#last = event.run_seq;
+      this.#apply([event]);
+    } else {
+      this.catchUp(event.run_seq);
+    }
+  }
+
+  /** Reads all that the log has, at least up to `wanted`. @throws {ApiError} */
+  async catchUp(wanted = 0) {
+    this.#wanted = Math.max(this.#wanted, wanted);
+    if (this.#reading) return;
+    this.#reading = true;
+    try {
+      let more = true;
+      while (more || this.#last < this.#wanted) {
+        const { items, next_cursor: next } = await this.#read(this.#last, PAGE);
+        if (this.#closed.signal.aborted) return;
+        if (items.length > 0) {
+          this.#last = items.at(-1).run_seq;
+          this.#apply(items);
+        }
+        more = next !== null;
+        if (items.length === 0 && !more) break;
+      }
+    } finally {
+      this.#reading = false;
+    }
+  }
+
+  /** Returns the page of events before `first`. @throws {ApiError} */
+  async before(first) {
+    const after = Math.max(0, first - 1 - PAGE);
+    const { items } = await this.#read(after, Math.min(PAGE, first - 1 - after));
+    return items;
+  }
+
+  close() {
+    this.#closed.abort();
+  }
+
+  #read(after, limit) {
+    return this.#api.request("GET", `/v1/runs/${this.#run}/events?after=${after}&limit=${limit}`, { signal: this.#closed.signal });
+  }
+}

@@ -1,0 +1,236 @@
+"""Server-sent events: one run, followed to its end over plain HTTP, by `curl -N` or a browser's EventSource.
+
+A stream that ends before the run does (a slow reader, a token that expires, a drain, events lost) is taken up again by
+its client with `Last-Event-ID`: so no end but the run's own needs a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import structlog
+from flask import Response, request
+
+from api.gateway.channel import Channel, Delivery
+from api.gateway.gate import Gate
+from api.gateway.protocol import CloseCode
+from api.gateway.replay import PAGE
+from api.gateway.socket import SEND_BUFFER_BYTES, WRITE_DEADLINE_S
+from api.gateway.stream import FRAMES_PER_WRITE, MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
+from api.state import Api
+from shared.database import Database
+from shared.errors import BadRequestError, LanewiseError
+from shared.events import TERMINAL, read_run
+from shared.models import Run
+from shared.states import ExecutionState
+from shared.threads import find_run
+from shared.tokens import Identity
+
+CONTENT_TYPE = "text/event-stream"
+HEADERS = {"X-Accel-Buffering": "no"}  # nginx would hold the events back
+HEARTBEAT_S = 15.0
+LOOK_S = 2.0  # until a client that went away without a word is noticed
+RETRY_MS = 1000
+_OPENING = f"retry: {RETRY_MS}\n\n".encode()
+_HEARTBEAT = b":\n\n"
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_ENDS = frozenset(TERMINAL.values())
+
+log = structlog.get_logger(__name__)
+
+
+class Message(NamedTuple):
+    """An event as it is written out.
+
+    Args:
+        last: whether the run ends with it.
+    """
+
+    run_seq: int
+    last: bool
+    text: bytes
+
+    @classmethod
+    def of(cls, view: dict[str, Any]) -> Message:
+        """Returns the message of an event's public form."""
+        body = json.dumps(view, separators=(",", ":"))  # ASCII without line ends: one `data` line
+        return cls(view["run_seq"], view["type"] in _ENDS, f"id: {view['run_seq']}\ndata: {body}\n\n".encode())
+
+
+class RunStream:
+    """The events of one run for one client: first from the log, then as they come.
+
+    Args:
+        gate: how many read the log at once.
+        identity: of the token: the stream ends with it.
+        run: as it was when the stream was asked for.
+        after: the last `run_seq` that the client has.
+        sock: the client's; writing to it has a deadline.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - what is followed, for whom, from where
+        self, database: Database, gate: Gate, identity: Identity, run: Run, after: int, sock: socket.socket
+    ) -> None:
+        self.identity = identity
+        self._database = database
+        self._gate = gate
+        self._run_id = run.id
+        self._committed = run.last_run_seq
+        self._sent = after
+        self._sock = sock
+        self._queue: deque[Message] = deque()
+        self._queued_bytes = 0
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._over = False
+
+    def offer(self, deliveries: Sequence[Delivery]) -> None:
+        """Takes the next events; see `channel.Listener`."""
+        messages = [Message.of(item.view) for item in deliveries if item.view["run_id"] == self._run_id]
+        with self._lock:
+            self._queue.extend(messages)
+            self._queued_bytes += sum(len(message.text) for message in messages)
+            too_much = len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES
+            if too_much:
+                self._queue.clear()
+        if too_much:
+            self.end(CloseCode.TOO_SLOW, "")
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # so that nobody waits for it any longer
+        if messages:
+            self._wake.set()
+
+    def lose(self) -> None:
+        """Takes notice that there is no going on; see `channel.Listener`."""
+        self.end(CloseCode.GAP, "")
+
+    def end(self, code: CloseCode, reason: str) -> None:
+        """See `manager.Connection`: there is no close frame to tell why."""
+        del code, reason
+        self._over = True
+        self._wake.set()
+
+    def follow(self, channel: Channel) -> Iterator[bytes]:
+        """Yields what is written, until the run or the stream ends."""
+        yield _OPENING
+        try:
+            yield from self._read_log()  # however long that takes, nothing is kept in memory for it
+            channel.add(self)
+            yield from self._read_log()
+            if self._sent >= self._committed:  # else the run was removed meanwhile
+                yield from self._live()
+        except LanewiseError as error:
+            log.warning("a stream ends early", error=error.message)
+        finally:
+            channel.remove(self)
+
+    def _read_log(self) -> Iterator[bytes]:
+        more = True
+        while more and not self._is_over():
+            with self._gate.enter(), self._database.user_session(self.identity.user_id) as session:
+                views = read_run(session, self.identity.user_id, self._run_id, self._sent, PAGE)
+            more = len(views) == PAGE
+            for start in range(0, len(views), FRAMES_PER_WRITE):
+                yield from self._pass_on(map(Message.of, views[start : start + FRAMES_PER_WRITE]))
+
+    def _live(self) -> Iterator[bytes]:
+        written = time.monotonic()
+        while not self._is_over():
+            self._wake.wait(max(0.0, min(LOOK_S, self._left_s(), written + HEARTBEAT_S - time.monotonic())))
+            self._wake.clear()
+            for text in self._take():
+                yield text
+                written = time.monotonic()
+            if _is_gone(self._sock):
+                return
+            if time.monotonic() - written >= HEARTBEAT_S:
+                yield _HEARTBEAT
+                written = time.monotonic()
+
+    def _take(self) -> Iterator[bytes]:
+        while not self._over:
+            with self._lock:
+                batch = [self._queue.popleft() for _ in range(min(FRAMES_PER_WRITE, len(self._queue)))]
+                self._queued_bytes -= sum(len(message.text) for message in batch)
+            if not batch:
+                return
+            yield from self._pass_on(batch)
+
+    def _pass_on(self, messages: Iterator[Message] | list[Message]) -> Iterator[bytes]:
+        """Yields the next events as one piece; what was sent is dropped, and behind a gap nothing is."""
+        texts = []
+        for message in messages:
+            if message.run_seq == self._sent + 1:
+                texts.append(message.text)
+                self._sent = message.run_seq
+            self._over = self._over or message.last or message.run_seq > self._sent
+        if texts:
+            yield b"".join(texts)
+
+    def _is_over(self) -> bool:
+        return self._over or self._left_s() <= 0
+
+    def _left_s(self) -> float:
+        return (self.identity.expires_at - datetime.now(UTC)).total_seconds()
+
+
+def read_last_event_id(header: str | None) -> int:
+    """Returns the number in a `Last-Event-ID` header, 0 without one.
+
+    Raises:
+        BadRequestError: it is no number of ours.
+    """
+    if header is None:
+        return 0
+    if _NUMBER.fullmatch(header) is None:
+        raise BadRequestError("Last-Event-ID must be the id of an event: a whole number of at most 9 digits")
+    return int(header)
+
+
+def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response:
+    """Returns the stream of a run's events after `after`; 204, which ends an EventSource, if no more will come.
+
+    Raises:
+        NotFoundError: the user has no such run.
+        BadRequestError: the run has no event `after`.
+    """
+    user_id, database = identity.user_id, state.services.database
+    with database.user_session(user_id) as session:
+        run = find_run(session, user_id, run_id)
+    if after > run.last_run_seq:
+        raise BadRequestError(f"after or Last-Event-ID is above {run.last_run_seq}, the run's last event")
+    if after == run.last_run_seq and ExecutionState(run.status).is_end:
+        return Response(status=204)
+    sock = request.environ["gunicorn.socket"]
+    stream = RunStream(database, state.hub.gate, identity, run, after, sock)
+    with ExitStack() as stack:
+        stack.enter_context(state.manager.register(user_id, stream))
+        channel = stack.enter_context(state.hub.channel(user_id))
+        sock.settimeout(WRITE_DEADLINE_S)  # `gunicorn_worker.Worker` takes it away again
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        response = Response(stream.follow(channel), content_type=CONTENT_TYPE, headers=HEADERS)
+        response.call_on_close(stack.pop_all().close)
+    return response
+
+
+def _is_gone(sock: socket.socket) -> bool:
+    """True if the client has closed the connection: it has nothing more to say, so that is all that can be read."""
+    sock.settimeout(0)
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        sock.settimeout(WRITE_DEADLINE_S)
