@@ -25,7 +25,7 @@ class Metrics:
             "lanewise_sign_in_failures", "Tokens and tickets that were refused", registry=registry
         )
         self.submissions = Counter("lanewise_submissions", "Runs accepted", ("over",), registry=registry)
-        self.sockets = Gauge("lanewise_sockets", "Open WebSockets", registry=registry)
+        self.sockets = Gauge("lanewise_sockets", "Open WebSockets and SSE streams", registry=registry)
         self.waiting = Gauge("lanewise_waiting_requests", "Requests that wait for the end of a run", registry=registry)
         self.channels = Gauge("lanewise_channels", "Users whose events this process follows", registry=registry)
         self.events_delivered = Counter(

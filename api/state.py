@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self, cast
 
+import structlog
 from flask import current_app
 
 from api.catalogue import AgentCatalogue
@@ -15,12 +16,16 @@ from api.metrics import Metrics
 from api.reading import RunReader
 from api.revocations import Revocations
 from api.submission import Submissions
+from shared import linux
 from shared.services import Services
 from shared.settings import Settings
 from shared.tokens import TokenVerifier
 
 EXTENSION = "lanewise"
 POOL_SIZE = 10
+SPARE_FILES = 500  # for requests, stores and whatever else is open
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Api:
         catalogue = AgentCatalogue(services.database, settings.lease_s)
         hub = Hub(services, metrics)
         runs = RunReader(services, hub)
-        manager = ConnectionManager(metrics)
+        manager = ConnectionManager(metrics, _places(settings), settings.address_sockets)
         revocations = Revocations(services.database, manager.revoke)
         return cls(
             services=services,
@@ -77,6 +82,16 @@ class Api:
         self.hub.stop()
         self.revocations.stop()
         self.services.close()
+
+
+def _places(settings: Settings) -> int:
+    """Returns how many clients may follow: as the settings say, if the operating system lets us open so many files."""
+    files = linux.raise_file_limit()
+    if files >= settings.gateway_sockets + SPARE_FILES:
+        return settings.gateway_sockets
+    places = max(1, files - SPARE_FILES)
+    log.warning("the limit of open files allows fewer sockets", files=files, sockets=places)
+    return places
 
 
 def api() -> Api:

@@ -98,7 +98,9 @@ class Replay:
     def read(self, after: int) -> list[dict[str, Any]]:
         """Returns the next page of events."""
         with self._gate.enter(), self._database.user_session(self._user_id) as session:
-            return read_stream(session, self._user_id, after, PAGE)
+            views = read_stream(session, self._user_id, after, PAGE)
+        self._metrics.events_replayed.inc(len(views))
+        return views
 
     def _read_into(self, channel: Channel, listener: Listener, after: int) -> list[bytes] | None:
         """Reads what precedes the frames at hand, and leaves it with them if there is room."""
@@ -109,6 +111,7 @@ class Replay:
         end = after + len(views)
         if not views or views[-1]["seq"] != end:
             return None
+        self._metrics.events_replayed.inc(len(views))
         older = [encode(view) for view in views]
         channel.remember(older, end)
         newer = channel.resume(listener, end)

@@ -21,15 +21,16 @@ from typing import Any, NamedTuple
 import structlog
 from flask import Response, request
 
+from api.addresses import request_address
 from api.gateway.channel import Channel, Delivery
 from api.gateway.gate import Gate
-from api.gateway.protocol import CloseCode
+from api.gateway.protocol import MAX_SOCKETS_PER_USER, CloseCode
 from api.gateway.replay import PAGE
 from api.gateway.socket import SEND_BUFFER_BYTES, WRITE_DEADLINE_S
 from api.gateway.stream import FRAMES_PER_WRITE, MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from api.state import Api
 from shared.database import Database
-from shared.errors import BadRequestError, LanewiseError
+from shared.errors import BadRequestError, LanewiseError, QuotaError
 from shared.events import TERMINAL, read_run
 from shared.models import Run
 from shared.states import ExecutionState
@@ -203,6 +204,7 @@ def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response
     Raises:
         NotFoundError: the user has no such run.
         BadRequestError: the run has no event `after`.
+        QuotaError: too many connections, of the user, of the address or in all.
     """
     user_id, database = identity.user_id, state.services.database
     with database.user_session(user_id) as session:
@@ -211,9 +213,12 @@ def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response
         raise BadRequestError(f"after or Last-Event-ID is above {run.last_run_seq}, the run's last event")
     if after == run.last_run_seq and ExecutionState(run.status).is_end:
         return Response(status=204)
+    if not state.manager.has_room(user_id):  # a new one in place of the oldest would have it come back, and so on
+        raise QuotaError(f"{MAX_SOCKETS_PER_USER} connections of yours are open", retry_after_s=5)
     sock = request.environ["gunicorn.socket"]
     stream = RunStream(database, state.hub.gate, identity, run, after, sock)
     with ExitStack() as stack:
+        stack.enter_context(state.manager.admit(request_address(state.services.settings.trusted_proxies)))
         stack.enter_context(state.manager.register(user_id, stream))
         channel = stack.enter_context(state.hub.channel(user_id))
         sock.settimeout(WRITE_DEADLINE_S)  # `gunicorn_worker.Worker` takes it away again

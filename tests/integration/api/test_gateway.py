@@ -261,17 +261,26 @@ class TestSignIn:
             assert close_code(connection) == 4403
 
     @pytest.mark.parametrize(
-        ("origin", "welcome"),
+        ("origin", "proto", "welcome"),
         [
-            ("https://evil.example", False),
-            ("null", False),
-            ("http://{host}.evil.example", False),
-            ("http://{host}", True),
+            ("https://evil.example", "http", False),
+            ("null", "http", False),
+            ("http://{host}.evil.example", "http", False),
+            ("http://{host}/", "http", False),
+            ("ws://{host}", "http", False),
+            ("http://user@{host}", "http", False),
+            ("http://{host}", "http", True),
+            ("https://{host}", "http", True),  # behind a proxy that ends TLS and does not say so
+            ("https://{host}", "https", True),
+            ("http://{host}", "https", False),
         ],
     )
-    def test_pages_of_other_sites_are_refused(self, fleet: Fleet, user: str, origin: str, *, welcome: bool) -> None:
+    def test_pages_of_other_sites_are_refused(
+        self, fleet: Fleet, user: str, origin: str, proto: str, *, welcome: bool
+    ) -> None:
         origin = origin.format(host=fleet.server.url.removeprefix("http://"))
-        with fleet.server.socket(user, origin=origin) as connection:
+        headers = {"X-Forwarded-Proto": proto}
+        with fleet.server.socket(user, origin=origin, additional_headers=headers) as connection:
             if welcome:
                 assert Stream(connection).welcome["head"] == 0
             else:
