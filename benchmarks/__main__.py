@@ -13,7 +13,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks import cancel, context, cost, detection, events, fairness, gateway, latency, sandbox, throughput, tools, workflow
+from benchmarks import (
+    cancel,
+    context,
+    cost,
+    detection,
+    events,
+    fairness,
+    gateway,
+    latency,
+    sandbox,
+    throughput,
+    tools,
+    workflow,
+)
 from benchmarks.fleet import ROOT, Lab
 from benchmarks.report import MAX_QUIET_LOAD, Figure, machine, table
 from shared.errors import LanewiseError

@@ -62,7 +62,9 @@ class Bench:
         self._seconds = seconds
         self.stalled = 0
 
-    def deliver(self, rate: float, *, each: int = 1, big: bool = False, rest: Callable[[], float] | None = None) -> Delivered:
+    def deliver(
+        self, rate: float, *, each: int = 1, big: bool = False, rest: Callable[[], float] | None = None
+    ) -> Delivered:
         """Publishes and counts.
 
         Args:
@@ -99,7 +101,9 @@ class Bench:
         )
 
 
-def _latencies(samples: list[tuple[int, int, float]], runs: Sequence[tuple[str, str]], published: dict[str, Any]) -> list[float]:
+def _latencies(
+    samples: list[tuple[int, int, float]], runs: Sequence[tuple[str, str]], published: dict[str, Any]
+) -> list[float]:
     latencies = []
     for number, seq, at in samples:
         if number != SLOW:

@@ -133,7 +133,7 @@ class Readers:
 
     def tell(self, command: str, **options: Any) -> None:
         """Gives a command whose answer is asked for later."""
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": command, **options}).encode() + b"\n")
         self._process.stdin.flush()
 
@@ -143,7 +143,7 @@ class Readers:
         Raises:
             TimeoutError: it did not come.
         """
-        assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], timeout_s)
         line = self._process.stdout.readline() if ready else b""
         if not line:
@@ -165,7 +165,7 @@ class Publisher:
             env={**fleet.environment, "PYTHONPATH": str(ROOT)},
         )
         parameters = {"runs": runs, "rate": rate, "seconds": seconds, "size": size}
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(parameters).encode())
         self._process.stdin.close()
 

@@ -15,7 +15,7 @@ rooms: defaultdict[str, set[ServerConnection]] = defaultdict(set)
 
 async def stream(connection: ServerConnection) -> None:
     """Keeps the connection in its channel's room until it closes."""
-    assert connection.request is not None  # noqa: S101 - it is set once the handshake is over
+    assert connection.request is not None
     room = rooms[connection.request.path.removeprefix("/")]
     room.add(connection)
     try:

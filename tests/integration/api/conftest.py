@@ -142,7 +142,7 @@ class Fleet:
 def make_fleet(
     servers: Servers, log: Path, env: dict[str, str] | None = None, app: str | None = None, **changes: Any
 ) -> Iterator[Fleet]:
-    """Makes one, with other settings if they are given, `env` or an `app` for the api only. Its log must hold no error."""
+    """Makes one, with other settings if they are given, `env` or `app` for the api only. Its log must hold no error."""
     with ExitStack() as stack:
         name = stack.enter_context(servers.new_database())
         settings = servers.settings(name, lease_s=300, **changes)
