@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import (
     cancel,
+    churn,
     context,
     cost,
     detection,
@@ -23,6 +24,7 @@ from benchmarks import (
     gateway,
     latency,
     sandbox,
+    sockets,
     throughput,
     tools,
     workflow,
@@ -44,6 +46,8 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "detection": detection.measure,
     "cancel": cancel.measure,
     "gateway": gateway.measure,
+    "sockets": sockets.measure,
+    "churn": churn.measure,
 }
 
 

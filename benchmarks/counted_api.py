@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from greenlet import greenlet
+from greenlet import greenlet  # type: ignore[import-untyped]
 
 from api.wsgi import app
 from benchmarks.visitors import GREENLETS_PATH

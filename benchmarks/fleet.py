@@ -179,10 +179,6 @@ class Fleet:
             used[kind] += pss_mib(process.pid)
         return used
 
-    def main_process(self, kind: str) -> psutil.Process:
-        """Returns the first process of a kind, which is the parent of the others of that kind."""
-        return next(process for process, found in self._processes() if found == kind)
-
     def _processes(self) -> list[tuple[psutil.Process, str]]:
         children = psutil.Process(self._process.pid).children(recursive=True)
         return [(process, _kind(process)) for process in children]

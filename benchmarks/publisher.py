@@ -16,8 +16,6 @@ from shared.events import Event, append, publish
 from shared.services import Services
 from shared.settings import get_settings
 
-MAX_BATCH = 500
-
 
 def run(runs: list[tuple[str, str]], rate: float, seconds: float, size: int) -> dict[str, Any]:
     """Adds events to each run in turn, whatever becomes of them.
@@ -45,7 +43,9 @@ def run(runs: list[tuple[str, str]], rate: float, seconds: float, size: int) -> 
             continue
         batch = [
             Event(user_id, run_id, 1, EventType.AGENT_TOKEN, "bench_wait", {"text": text})
-            for user_id, run_id in itertools.islice(users, min(due, MAX_BATCH))
+            for user_id, run_id in itertools.islice(
+                users, min(due, len(runs))
+            )  # one of each, so that a message has one event
         ]
         stored, refused = append(services.database.once_for_all(), batch)
         if refused:

@@ -7,12 +7,11 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import psutil
 
@@ -71,10 +70,13 @@ def keys(fleet: Fleet) -> Keys:
     return Keys(fleet.environment.get("LANEWISE_DEPLOYMENT", "default"))
 
 
-def lanewise(fleet: Fleet) -> Server:
-    """Returns the fleet's own gateway."""
-    port = urlsplit(fleet.url).port
-    return Server("Lanewise", fleet.main_process("api"), port or 0, fleet, ours=True)
+@contextmanager
+def lanewise(fleet: Fleet, app: str = "api.wsgi:app") -> Iterator[Server]:
+    """Runs another gateway of the fleet, as `lanewise up` does."""
+    port = free_port()
+    argv = ["-m", "gunicorn", "-c", "python:api.gunicorn_conf", "--bind", f"{LOOPBACK}:{port}", app]
+    with _running("Lanewise", argv, port, fleet, {**fleet.environment, "LANEWISE_LOG_LEVEL": "ERROR"}) as server:
+        yield server
 
 
 @contextmanager
@@ -82,7 +84,7 @@ def flask_sock(fleet: Fleet) -> Iterator[Server]:
     """Runs the loop of Flask-Sock's documentation in gunicorn, with as many connections as ours may have."""
     port = free_port()
     argv = ["gunicorn", "--bind", f"{LOOPBACK}:{port}", "--worker-class", "gevent", "--worker-connections", "20000",
-            "--log-level", "error", "benchmarks.stock_flask_sock:app"]  # fmt: skip
+            "--graceful-timeout", "1", "benchmarks.stock_flask_sock:app"]  # fmt: skip
     with _running("flask-sock", ["-m", *argv], port, fleet) as server:
         yield server
 
@@ -96,14 +98,18 @@ def websockets(fleet: Fleet) -> Iterator[Server]:
 
 
 @contextmanager
-def _running(name: str, argv: list[str], port: int, fleet: Fleet) -> Iterator[Server]:
-    environment = child_environment(REDIS_URL=fleet.redis_url, CHANNELS="*:events")
-    process = subprocess.Popen([sys.executable, *argv], cwd=ROOT, env=environment)
+def _running(
+    name: str, argv: list[str], port: int, fleet: Fleet, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    environment = environment or child_environment(REDIS_URL=fleet.redis_url, CHANNELS="*:events")
+    process = subprocess.Popen(
+        [sys.executable, *argv], cwd=ROOT, env={**environment, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
+    )
     try:
         main = psutil.Process(process.pid)
         if not wait_until(lambda: any(found.laddr.port == port for found in main.net_connections()), START_S):
             raise TimeoutError(f"{name} did not start")
-        yield Server(name, main, port, fleet)
+        yield Server(name, main, port, fleet, ours=name == "Lanewise")
     finally:
         process.terminate()
         process.wait(START_S)

@@ -9,8 +9,8 @@ from queue import SimpleQueue
 
 import redis
 from flask import Flask
-from flask_sock import Sock  # type: ignore[import-untyped]
-from simple_websocket import Server  # type: ignore[import-untyped]
+from flask_sock import Sock
+from simple_websocket import Server
 
 app = Flask(__name__)
 sock = Sock(app)
@@ -31,7 +31,8 @@ def stream(ws: Server, channel: str) -> None:
 
 def listen() -> None:
     """Takes what is published on all channels of the deployment."""
-    pubsub = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True).pubsub()
+    client = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)
+    pubsub = client.pubsub()  # type: ignore[no-untyped-call]
     pubsub.psubscribe(os.environ["CHANNELS"])
     for message in pubsub.listen():
         if message["type"] == "pmessage":
