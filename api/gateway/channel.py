@@ -32,10 +32,19 @@ class Delivery:
         return encode(self.view)
 
 
+class Batch(list[Delivery]):
+    """Events that follow one another, at least one."""
+
+    @cached_property
+    def frames(self) -> bytes:
+        """The frames of all of them, put together once for all sockets."""
+        return b"".join(delivery.frame for delivery in self)
+
+
 class Listener(Protocol):
     """Who listens to a channel. Both calls must return at once."""
 
-    def offer(self, deliveries: Sequence[Delivery]) -> None:
+    def offer(self, deliveries: Batch) -> None:
         """Takes the next events, without a gap to those before."""
 
     def lose(self) -> None:
@@ -147,9 +156,11 @@ class Channel:
         time, and what is missing is on its way.
         """
         with self._lock:
+            due = (self._last or 0) + 1
             for view in views:
-                if view["seq"] > (self._last or 0) and len(self._early) < MAX_EARLY:
+                if view["seq"] == due or (view["seq"] > due and len(self._early) < MAX_EARLY):
                     self._early[view["seq"]] = view
+                due += view["seq"] == due
                 self._wanted = max(self._wanted, view["seq"])
             return self._last is None or self._go_on()
 
@@ -211,7 +222,7 @@ class Channel:
 
     def _deliver(self, views: Sequence[dict[str, Any]]) -> bool:
         expected = (self._last or 0) + 1
-        fresh: list[Delivery] = []
+        fresh = Batch()
         for view in views:
             if view["seq"] == expected + len(fresh):
                 fresh.append(Delivery(view))

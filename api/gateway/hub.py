@@ -57,7 +57,7 @@ class Hub:
         self._channels: dict[str, Channel] = {}  # by name in Redis
         self._subscription = Subscription(
             services.settings.redis_url.get_secret_value(),
-            on_message=self._receive,
+            on_messages=self._receive,
             on_confirmed=self._confirm,
             on_gap=self._gap,
         )
@@ -167,11 +167,13 @@ class Hub:
         with self._lock:
             return list(self._channels.values())
 
-    def _receive(self, name: str, text: str) -> None:
-        channel = self._channels.get(name)
-        views = _parse(text)
-        if channel is not None and views is not None and not channel.receive(views):
-            self._repair(channel)
+    def _receive(self, messages: dict[str, list[str]]) -> None:
+        for name, texts in messages.items():
+            channel = self._channels.get(name)
+            views = [view for text in texts for view in _parse(text)]
+            if channel is not None and not channel.receive(views):
+                self._repair(channel)
+            time.sleep(0)  # lets requests in between
 
     def _confirm(self, name: str) -> None:
         channel = self._channels.get(name)
@@ -251,8 +253,8 @@ class Sweep(Loop):
             self._stopping.wait(SWEEP_AWAY_S)
 
 
-def _parse(text: str) -> list[dict[str, Any]] | None:
-    """Returns the events of a message; None if it is not one of ours."""
+def _parse(text: str) -> list[dict[str, Any]]:
+    """Returns the events of a message; none if it is not one of ours."""
     try:
         views = json.loads(text)
         if all(type(view["seq"]) is int and view["t"] == "event" for view in views):
@@ -260,4 +262,4 @@ def _parse(text: str) -> list[dict[str, Any]] | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     log.warning("a message on an event channel is not ours")
-    return None
+    return []

@@ -69,6 +69,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
     def __init__(self, environ: dict[str, Any], max_message_bytes: int) -> None:
         self._lock = threading.Lock()
         self._closed = False  # nothing more may be written
+        self._rest = b""  # of what `write_now` could not write: goes out before anything else
         self._over = False  # nothing more will come
         self._limit = max_message_bytes
         self._message = bytearray()  # what has come of the present one
@@ -80,12 +81,12 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             hint = getattr(error, "event_hint", None)
             kind = UpgradeRequiredError if hint and hint.status_code == UpgradeRequiredError.status else BadRequestError
             raise kind(f"not a WebSocket handshake: {error}") from None
+        # Reader and writers set its time-out each for themselves: gevent looks at it when a wait begins.
         self._sock = cast("socket.socket", self.sock)
-        self._sock.settimeout(WRITE_DEADLINE_S)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
-    def messages(self, deadline: float | None = None) -> Iterator[str]:
-        """Yields text messages until the connection ends.
+    def messages(self, deadline: float) -> Iterator[str]:
+        """Yields text messages until the connection ends (`connected` tells).
 
         Args:
             deadline: on the monotonic clock; then it stops.
@@ -96,7 +97,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         while True:
             while self.input_buffer:
                 yield self.input_buffer.pop(0)
-            if not self.connected or self._closed or (deadline is not None and time.monotonic() >= deadline):
+            if not self.connected or self._closed or time.monotonic() >= deadline:
                 return
             self._read(deadline)
 
@@ -110,11 +111,40 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             if self._closed:
                 raise BrokenPipeError
             try:
-                self._sock.sendall(frames)
+                self._send_all(frames)
             except OSError:
                 self._closed = True  # perhaps in the middle of a frame
                 self.abort()
                 raise
+
+    def write_now(self, frames: bytes) -> bool:
+        """Writes whole frames without waiting; False: some of it is kept for the next `write`, which must come soon."""
+        if self._closed:
+            return True
+        if self._rest or self._lock.locked():
+            self._rest += frames
+            return False
+        self._sock.settimeout(0)
+        try:
+            sent = self._sock.send(frames)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._closed = True
+            self.abort()
+            return True
+        finally:
+            self._sock.settimeout(WRITE_DEADLINE_S)
+        self._rest = frames[sent:]
+        return not self._rest
+
+    def _send_all(self, frames: bytes) -> None:
+        """Writes what was kept and the frames; more may be kept meanwhile."""
+        while frames or self._rest:
+            rest, self._rest = self._rest, b""
+            self._sock.settimeout(WRITE_DEADLINE_S)
+            self._sock.sendall(rest + frames)
+            frames = b""
 
     def finish(self, code: int, reason: str = "") -> None:
         """Sends the close frame, unless that was done before, and lets the reader see the other side's answer."""
@@ -123,7 +153,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
                 return
             self._closed = True
             text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-            self._sock.sendall(self.ws.send(CloseConnection(code, text)))
+            self._send_all(self.ws.send(CloseConnection(code, text)))
             self._sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
@@ -142,10 +172,9 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
                 if not self._sock.recv(RECEIVE_BYTES):
                     return
 
-    def _read(self, deadline: float | None) -> None:
+    def _read(self, deadline: float) -> None:
         """Reads once, at most until the deadline."""
-        left = WRITE_DEADLINE_S if deadline is None else max(0.01, deadline - time.monotonic())
-        self._sock.settimeout(min(left, WRITE_DEADLINE_S))
+        self._sock.settimeout(max(0.01, deadline - time.monotonic()))
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except TimeoutError:

@@ -23,18 +23,13 @@ from websockets.sync.client import ClientConnection
 from api.gateway.protocol import MAX_MESSAGE_BYTES, MAX_SOCKETS_PER_USER, PING_S
 from lanewise.embedded import EmbeddedRedis
 from lanewise.process import wait_until
-from tests.api_process import Server, Stream, close_code
+from tests.api_process import Server, Stream, close_code, metric
 from tests.integration.api.conftest import Fleet, make_fleet
 from tests.services import Servers
 
 
 def _hello(socket: ClientConnection, **frame: Any) -> None:
     socket.send(json.dumps({"t": "hello", "v": 1, **frame}))
-
-
-def _metric(server: Server, name: str) -> float:
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 @pytest.fixture(scope="module")
@@ -514,7 +509,7 @@ class TestDrain:
                 target=lambda: answers.append(client.get(f"/v1/runs/{run_id}/wait?timeout_s=30"))
             )
             waiting.start()
-            while _metric(server, "lanewise_waiting_requests") == 0:
+            while metric(server, "lanewise_waiting_requests") == 0:
                 time.sleep(0.01)
             began = time.monotonic()
             server.process.terminate()
