@@ -94,16 +94,18 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         """Yields text messages until the connection has `ended`.
 
         Args:
-            deadline: on the monotonic clock; then it stops.
+            deadline: on the monotonic clock; then it stops, but reads what has come by then: we may be late ourselves.
 
         Raises:
             StreamClosedError: too big, too many, not text, or not of the protocol.
         """
+        over = False
         while True:
             while self.input_buffer:
                 yield self.input_buffer.pop(0)
-            if self.ended or time.monotonic() >= deadline:
+            if over or self.ended:
                 return
+            over = time.monotonic() >= deadline
             self._read(deadline)
 
     def write(self, frames: bytes) -> None:
