@@ -30,6 +30,8 @@ def test_what_has_come_is_read_however_late_we_are(ends: tuple[socket.socket, so
         "HTTP_SEC_WEBSOCKET_VERSION": "13",
         "HTTP_HOST": "lanewise.test",
         "PATH_INFO": "/v1/stream",
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.1",
     }
     accepted = StreamSocket(environ, max_message_bytes=1000)
     theirs.sendall(Connection(ConnectionType.CLIENT).send(TextMessage("hello")))
