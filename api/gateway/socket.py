@@ -145,6 +145,11 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         self._rest = frames[sent:]
         return not self._rest
 
+    @property
+    def kept(self) -> int:
+        """How many bytes the next `write` writes before its own."""
+        return len(self._rest)
+
     def _send_all(self, frames: bytes) -> None:
         """Writes what was kept and the frames; more may be kept meanwhile."""
         while frames or self._rest:

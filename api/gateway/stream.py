@@ -87,7 +87,7 @@ class Stream:
         else:
             self._queue.extend(deliveries)
             self._queued_bytes += len(deliveries.frames)
-        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES:
+        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes + self._socket.kept > MAX_QUEUED_BYTES:
             self._queue.clear()
             self._queued_bytes = 0
             self.end(CloseCode.TOO_SLOW, "events come faster than you read; resume")
