@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # The first of these that runs: embedded Redis comes from a wheel on 3.11 and 3.12 only.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python3.13 python3.14; do \
 	$$p -c 'import sys, venv, ensurepip; raise SystemExit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+# Some images set it: then every process that starts would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 help:  ## list the targets
@@ -34,7 +36,7 @@ up: $(VENV)/.run-stamp  ## the fleet on embedded services, until Ctrl-C
 	@$(BIN)/lanewise up
 
 test: $(VENV)/.dev-stamp  ## the test suite
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev-stamp  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ def authenticate(scope: str) -> Identity:
     """Returns whom the request's token names.
 
     Raises:
-        UnauthorizedError: no token, or a bad one.
+        UnauthorizedError: no token, or a bad or revoked one.
         ForbiddenError: it lacks the scope.
     """
     try:
@@ -35,9 +35,12 @@ def bearer(header: str | None) -> Identity:
     """Returns whom an Authorization header names.
 
     Raises:
-        UnauthorizedError: it is missing, of another scheme, or its token does not verify.
+        UnauthorizedError: it is missing, of another scheme, or its token does not verify or was revoked.
     """
     scheme, _, token = (header or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise UnauthorizedError("send a token: `Authorization: Bearer …`")
-    return api().verifier.verify(token.strip())
+    state = api()
+    identity = state.verifier.verify(token.strip())
+    state.revocations.check(identity)
+    return identity

@@ -15,6 +15,7 @@ KEEPALIVE_S = 75  # longer than a load balancer keeps its idle connections, so t
 # A wait on Postgres ends at the server after statement_timeout (30 s); this is for a server that is no longer there.
 QUERY_TIMEOUT_S = 40
 CONNECT_TIMEOUT_S = 5
+REST_CONNECTIONS = 5000  # beside those that follow: they are never to keep requests out
 
 try:
     settings = get_settings()
@@ -36,7 +37,7 @@ class JsonLogger(Logger):  # type: ignore[misc] # published without types
 wsgi_app = "api.wsgi:app"
 worker_class = "api.gunicorn_worker.Worker"
 workers = 1
-worker_connections = 20_000
+worker_connections = settings.gateway_sockets + REST_CONNECTIONS
 backlog = 2048
 keepalive = KEEPALIVE_S
 graceful_timeout = max(5, int(settings.drain_s))

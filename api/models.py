@@ -215,6 +215,13 @@ class Limits(_Answer):
     queued_runs: int
 
 
+class Revocation(_Answer):
+    """From when on a user's tokens are good again."""
+
+    user_id: str
+    revoked_at: datetime = Field(description="tokens issued up to then are refused")
+
+
 class UserLimits(_Answer):
     """A user's limits, as an administrator sees them."""
 

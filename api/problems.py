@@ -22,6 +22,7 @@ from shared.errors import (
     UnauthorizedError,
     UnavailableError,
     UnsupportedMediaTypeError,
+    UpgradeRequiredError,
 )
 from shared.jsonvalue import clean_json
 
@@ -70,6 +71,9 @@ def problem_response(error: LanewiseError) -> Response:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == UnauthorizedError.status:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if error.status == UpgradeRequiredError.status:
+        response.headers["Upgrade"] = "websocket"
+        response.headers["Sec-WebSocket-Version"] = "13"
     return response
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self, cast
 
+import structlog
 from flask import current_app
 
 from api.catalogue import AgentCatalogue
@@ -13,13 +14,18 @@ from api.gateway.manager import ConnectionManager
 from api.gateway.tickets import Tickets
 from api.metrics import Metrics
 from api.reading import RunReader
+from api.revocations import Revocations
 from api.submission import Submissions
+from shared import linux
 from shared.services import Services
 from shared.settings import Settings
 from shared.tokens import TokenVerifier
 
 EXTENSION = "lanewise"
 POOL_SIZE = 10
+SPARE_FILES = 5500  # for requests (see `gunicorn_conf`), stores and whatever else is open
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Api:
     catalogue: AgentCatalogue
     runs: RunReader
     submissions: Submissions
+    revocations: Revocations
     tickets: Tickets
     hub: Hub
     manager: ConnectionManager
@@ -44,6 +51,8 @@ class Api:
         catalogue = AgentCatalogue(services.database, settings.lease_s)
         hub = Hub(services, metrics)
         runs = RunReader(services, hub)
+        manager = ConnectionManager(metrics, _places(settings), settings.address_sockets)
+        revocations = Revocations(services.database, manager.revoke)
         return cls(
             services=services,
             metrics=metrics,
@@ -51,9 +60,10 @@ class Api:
             catalogue=catalogue,
             runs=runs,
             submissions=Submissions(services, catalogue, runs, metrics),
-            tickets=Tickets(services),
+            revocations=revocations,
+            tickets=Tickets(services, revocations),
             hub=hub,
-            manager=ConnectionManager(metrics),
+            manager=manager,
         )
 
     @property
@@ -70,7 +80,18 @@ class Api:
         """Stops what runs in the background and closes every connection."""
         self.drain()
         self.hub.stop()
+        self.revocations.stop()
         self.services.close()
+
+
+def _places(settings: Settings) -> int:
+    """Returns how many clients may follow: as the settings say, if the operating system lets us open so many files."""
+    wanted = settings.gateway_sockets + SPARE_FILES
+    files = linux.raise_file_limit(wanted)
+    places = min(settings.gateway_sockets, max(files - SPARE_FILES, files // 2))
+    if places < settings.gateway_sockets:
+        log.warning("the limit of open files allows fewer sockets", files=files, wanted=wanted, sockets=places)
+    return places
 
 
 def api() -> Api:

@@ -13,7 +13,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks import cancel, context, cost, detection, events, fairness, latency, sandbox, throughput, tools, workflow
+from benchmarks import (
+    cancel,
+    churn,
+    context,
+    cost,
+    detection,
+    events,
+    fairness,
+    gateway,
+    latency,
+    sandbox,
+    sockets,
+    throughput,
+    tools,
+    workflow,
+)
 from benchmarks.fleet import ROOT, Lab
 from benchmarks.report import MAX_QUIET_LOAD, Figure, machine, table
 from shared.errors import LanewiseError
@@ -30,6 +45,9 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "cost": cost.measure,
     "detection": detection.measure,
     "cancel": cancel.measure,
+    "gateway": gateway.measure,
+    "sockets": sockets.measure,
+    "churn": churn.measure,
 }
 
 

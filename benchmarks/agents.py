@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from shared.context import UserExecutionContext as Context
+from shared.event_types import EventType
 from worker.authoring import Agent, AgentRun, Tool
 from worker.workflow import Sequence, Step, Workflow
 
@@ -100,13 +101,15 @@ class Turn(Agent):
 
 
 class ChattyInput(BaseModel):
-    """How many events."""
+    """How many events of which kind, and how many a second; 0: as fast as they are taken."""
 
     events: int
+    kind: EventType
+    per_s: float
 
 
 class Chatty(Agent):
-    """Streams tokens as fast as they are taken."""
+    """Streams texts; each says when it was emitted, on the clock that all processes of the machine share."""
 
     name = "bench_chatty"
     Input = ChattyInput
@@ -114,5 +117,8 @@ class Chatty(Agent):
     async def execute(self, context: Context, run: AgentRun) -> None:
         """Emits the events that were asked for."""
         del context
+        began = time.perf_counter()
         for number in range(run.input.events):
-            run.emit.token(f"token {number} ")
+            if run.input.per_s:
+                await asyncio.sleep(began + number / run.input.per_s - time.perf_counter())
+            run.emit.emit(run.input.kind, {"text": f"{time.perf_counter():.6f} "})

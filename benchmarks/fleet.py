@@ -116,7 +116,7 @@ class Fleet:
     @cached_property
     def redis_url(self) -> str:
         """The URL of the fleet's Redis: what its worker was given."""
-        return self._worker_environment["LANEWISE_REDIS_URL"]
+        return self.environment["LANEWISE_REDIS_URL"]
 
     def rows(self, statement: str, **parameters: Any) -> Sequence[sa.Row[Any]]:
         """Executes a statement as the superuser, whom row level security does not bind, and commits it.
@@ -151,7 +151,7 @@ class Fleet:
 
     @cached_property
     def _database(self) -> sa.Engine:
-        url = sa.make_url(self._worker_environment["LANEWISE_DATABASE_URL"])
+        url = sa.make_url(self.environment["LANEWISE_DATABASE_URL"])
         password = load_secrets(self.folder / "data").postgres_password
         admin = url.set(drivername="postgresql+psycopg2", username="postgres", password=password)
         engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT")
@@ -159,7 +159,8 @@ class Fleet:
         return engine
 
     @cached_property
-    def _worker_environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What its worker was given."""
         return next(process for process, kind in self._processes() if kind == "worker").environ()
 
     def cpu_s(self) -> dict[str, float]:

@@ -11,7 +11,6 @@ import sys
 import time
 from asyncio import StreamReader, StreamWriter, TaskGroup
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -154,26 +153,37 @@ async def latency(
     return seen
 
 
-async def events(url: str, token: str, count: int) -> dict[str, float]:
-    """Runs an agent that streams `count` tokens; returns the seconds from first to last, in the log and here."""
-    logged: list[datetime] = []
-    came: list[float] = []
-    ended = asyncio.Event()
+async def events(url: str, token: str, agents: int, run_input: dict[str, Any]) -> dict[str, Any]:
+    """Has agents stream texts, see `benchmarks.agents.ChattyInput`.
+
+    Returns:
+        the seconds from the first text's emission until the last one was here, and for each text from its own.
+    """
+    emitted: list[float] = []
+    delays: list[float] = []
+    all_ended = asyncio.Event()
+    to_end = agents
 
     def on_event(event: dict[str, Any], now: float) -> None:
-        if event["type"] == "agent_token":
-            logged.append(datetime.fromisoformat(event["at"]))
-            came.append(now)
+        nonlocal to_end
+        if event["type"] == run_input["kind"]:
+            moments = [float(text) for text in event["data"]["text"].split()]
+            emitted.extend(moments)
+            delays.extend(now - moment for moment in moments)
         elif is_end(event):
-            ended.set()
+            to_end -= 1
+            if to_end == 0:
+                all_ended.set()
 
     async with TaskGroup() as group:
         user = User(url, token, on_event)
         await user.watch(group)
-        await user.submit(await user.connect(), "bench_chatty", {"events": count})
-        await ended.wait()
+        connection = await user.connect()
+        for _ in range(agents):
+            await user.submit(connection, "bench_chatty", run_input)
+        await all_ended.wait()
         await user.close()
-    return {"log_s": (logged[-1] - logged[0]).total_seconds(), "stream_s": came[-1] - came[0]}
+    return {"seconds": emitted[-1] + delays[-1] - min(emitted), "delays": delays}
 
 
 async def submissions(

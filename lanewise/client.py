@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 from lanewise.endpoint import Endpoint
+from lanewise.position import Position
 from lanewise.rest import Json, Rest
-from lanewise.stream import Event, RunStream, Stream
+from lanewise.run_stream import RunStream
+from lanewise.stream import Event, Stream
 from shared.states import ENDS
 
 LONG_POLL_S = 20.0
@@ -139,16 +142,25 @@ class Client:
                 return
             after = page["items"][-1]["run_seq"]
 
-    def stream(self, after: int | None = None, run_id: str | None = None) -> Stream:
+    def stream(
+        self, after: int | None = None, run_id: str | None = None, *, position: Path | str | None = None
+    ) -> Stream:
         """Returns an iterator over events as they happen; each comes once, in order, over reconnects too.
 
         Args:
             after: start with everything after this `seq` (0: all that is kept); None: from now on, or with `run_id`
                 from the run's first event.
             run_id: only this run; the iteration ends after its last event.
+            position: a file in which the stream keeps how far it has come, and from which it goes on the next time;
+                `after` then says only where to begin without one. Not with `run_id`.
+
+        Raises:
+            ValueError: `position` with `run_id`, or a file that holds something else.
         """
         if run_id is None:
-            return Stream(self._endpoint, after)
+            return Stream(self._endpoint, after, None if position is None else Position(Path(position)))
+        if position is not None:
+            raise ValueError("a position is one in the stream of all runs: leave out run_id")
         return RunStream(run_id, lambda run_seq: self.events(run_id, run_seq), self._endpoint, after)
 
     def threads(self) -> Iterator[Json]:

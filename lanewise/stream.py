@@ -10,8 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,12 +19,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from lanewise.endpoint import Endpoint
 from lanewise.errors import ApiError, GapError, StreamClosedError, UnreachableError
+from lanewise.position import Position
 from lanewise.retry import backoff_s
-from shared.states import ENDS
 
 Event = dict[str, Any]
-
-LAST_TYPES = frozenset(f"run_{state}" for state in ENDS)
 
 FINAL_CODES = {4400: "a message was bad", 4403: "forbidden", 4409: "replaced by a newer connection", 1009: "too big"}
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -41,6 +38,9 @@ class Stream(Iterator[Event]):
 
     An iteration blocks until the next event. The consumer may be slow: what is not taken waits at the service.
 
+    With a position, asking for the next event, or leaving the `with` block without an exception, says that the one
+    before is done with, and saves where that was. Who is killed before that gets it again: at least once, then.
+
     Attributes:
         last: the cursor: `seq` of the last event that was handed out, or the head it started from; None before that.
         snapshot: the user's live and recent runs, when the service sent them instead of a replay; else None.
@@ -49,10 +49,13 @@ class Stream(Iterator[Event]):
     Args:
         endpoint: the service; its `retry_s` is how long to try for the first connection.
         after: everything after this `seq` first; None: only what happens from now on.
+        position: where the stream goes on, if something was saved there; then `after` does not count.
     """
 
-    def __init__(self, endpoint: Endpoint, after: int | None) -> None:
-        self.last = after
+    def __init__(self, endpoint: Endpoint, after: int | None, position: Position | None = None) -> None:
+        saved = position.load() if position else None
+        self.last = after if saved is None else saved
+        self._position = position
         self.snapshot: Any = None
         self.connections = 0
         self._endpoint = endpoint
@@ -71,7 +74,11 @@ class Stream(Iterator[Event]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            if kind is None:
+                self._save()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Ends the stream, also from another thread: an iteration that waits stops."""
@@ -96,13 +103,19 @@ class Stream(Iterator[Event]):
             ApiError: the service refuses us (401: the token).
             StreamClosedError: the service asked us not to come back.
             UnreachableError: no connection for too long.
+            OSError: the position cannot be saved.
         """
         while not self._closed.is_set():
             self.open()
+            self._save()  # what was handed out before is done with; at first this is the head
             event = self._try(self._receive)
             if event is not None:
                 return event
         raise StopIteration
+
+    def _save(self) -> None:
+        if self._position is not None and self.last is not None:
+            self._position.save(self.last)
 
     def _try(self, action: Callable[[], Event | None]) -> Event | None:
         """Returns what `action` returns; after a passing failure pauses and returns None."""
@@ -235,48 +248,3 @@ class Stream(Iterator[Event]):
         if socket is not None:
             with contextlib.suppress(OSError, WebSocketException):
                 socket.close()
-
-
-class RunStream(Stream):
-    """The events of one run: those that were, then those to come, and an end after the last one.
-
-    Args:
-        run_id: the run.
-        history: returns the run's events with `run_seq` above its argument.
-        endpoint: the service.
-        after: leave out events up to this `seq`; None: start with the run's first.
-    """
-
-    def __init__(
-        self, run_id: str, history: Callable[[int], Iterable[Event]], endpoint: Endpoint, after: int | None
-    ) -> None:
-        super().__init__(endpoint, None)  # what was comes from the history, so the connection starts at the head
-        self._run_id = run_id
-        self._history = history
-        self._skip = after or 0
-        self._run_seq = 0
-        self._behind = True
-        self._waiting: deque[Event] = deque()
-
-    def __next__(self) -> Event:
-        while not self._closed.is_set():
-            if self._behind and not self._waiting:
-                self.open()  # first, so that nothing falls between the history and the stream
-                self._waiting.extend(self._history(self._run_seq))
-                self._behind = False
-            event = self._waiting.popleft() if self._waiting else self._next_live()
-            if event is None or event["run_id"] != self._run_id or event["run_seq"] <= self._run_seq:
-                continue
-            self._run_seq = event["run_seq"]
-            if event["type"] in LAST_TYPES:
-                self.close()
-            if event["seq"] > self._skip:
-                return event
-        raise StopIteration
-
-    def _next_live(self) -> Event | None:
-        try:
-            return super().__next__()
-        except GapError:  # of the stream; the run's own events are still there
-            self._behind = True
-            return None

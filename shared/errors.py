@@ -52,6 +52,12 @@ class BadRequestError(LanewiseError):
     code, status, title = "bad_request", 400, "Malformed request"
 
 
+class UpgradeRequiredError(LanewiseError):
+    """The WebSocket handshake is of another version than 13."""
+
+    code, status, title = "upgrade_required", 426, "Other version needed"
+
+
 class UnauthorizedError(LanewiseError):
     """No token, or one that does not verify."""
 

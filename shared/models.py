@@ -106,6 +106,15 @@ class UserLimit(Base):
     queued_runs: Mapped[int | None]
 
 
+class Revocation(Base):
+    """A user whose tokens are refused that were issued up to `revoked_at`."""
+
+    __tablename__ = "revocations"
+    __table_args__ = (Index("revocations_by_time", "revoked_at"),)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    revoked_at: Mapped[datetime]
+
+
 class Thread(Base):
     """A conversation: runs that belong together."""
 

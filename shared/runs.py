@@ -32,6 +32,7 @@ _END = text(
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 MAX_HISTORY = 20  # lost attempts that a run remembers; those that do not count are not bounded otherwise
+MAX_PAST_MESSAGE = 300  # characters of each one's; all of them fit into the event that tells of the failure
 _TIMES = tuple(column.key for column in Run.__table__.columns if isinstance(column.type, DateTime))
 _COLUMNS = tuple(attribute.key for attribute in inspect(Run).column_attrs)
 _ran_now = Run.ran_s + func.extract("epoch", func.clock_timestamp() - Run.claimed_at)
@@ -226,7 +227,8 @@ def _pause_s(lost: Lost, lost_attempts: int) -> float:
 
 
 def _lost_attempt(run: Run, lost: Lost) -> dict[str, Any]:
-    return {"attempt": run.attempt, "reason": lost.type, "message": lost.message, "at": iso(datetime.now(UTC))}
+    message = lost.message[:MAX_PAST_MESSAGE]
+    return {"attempt": run.attempt, "reason": lost.type, "message": message, "at": iso(datetime.now(UTC))}
 
 
 def _from_json(values: dict[str, Any]) -> Run:

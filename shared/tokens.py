@@ -30,11 +30,13 @@ class Identity:
     Args:
         user_id: the subject.
         scopes: what it may do: `runs`, `admin`.
+        issued_at: when the token was issued, in whole seconds as a rule; 1970 if it does not say.
         expires_at: when the token ends.
     """
 
     user_id: str
     scopes: frozenset[str]
+    issued_at: datetime
     expires_at: datetime
 
 
@@ -131,7 +133,8 @@ def _identity(claims: dict[str, Any]) -> Identity:
     scope = claims.get("scope")
     scopes = DEFAULT_SCOPES if scope is None else str(scope).split()
     expires_at = datetime.fromtimestamp(min(int(claims["exp"]), _LATEST), UTC)
-    return Identity(check_user_id(claims["sub"]), frozenset(scopes), expires_at)
+    issued_at = datetime.fromtimestamp(claims.get("iat", 0), UTC)
+    return Identity(check_user_id(claims["sub"]), frozenset(scopes), issued_at, expires_at)
 
 
 def _read_jwks(path: Path) -> dict[str, tuple[Any, str]]:

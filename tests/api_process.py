@@ -211,9 +211,17 @@ def close_code(connection: ClientConnection, timeout_s: float = 10) -> int:
     return caught.value.rcvd.code
 
 
+def metric(server: Server, name: str) -> float:
+    """Returns the sum of the metrics whose lines begin with the name."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
 @contextmanager
-def run_server(settings: Settings, token: Callable[..., str], log: Path, **env: str) -> Iterator[Server]:
-    """Runs gunicorn on a free port until the end of the block."""
+def run_server(
+    settings: Settings, token: Callable[..., str], log: Path, *, app: str | None = None, **env: str
+) -> Iterator[Server]:
+    """Runs gunicorn on a free port until the end of the block; with another app if one is named."""
     port = free_port()
     assert settings.run_database_url is not None
     variables = {
@@ -227,6 +235,7 @@ def run_server(settings: Settings, token: Callable[..., str], log: Path, **env: 
         **env,
     }
     argv = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "--bind", f"127.0.0.1:{port}"]
+    argv += [app] if app else []
     environ = {**os.environ, **{f"LANEWISE_{name}": value for name, value in variables.items()}}
     with log.open("ab") as output, subprocess.Popen(argv, env=environ, stdout=output, stderr=output) as process:
         try:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings as hypothesis_settings
+
+# What starts fleets comes last: the one that its tests share goes on until all is over, and takes its part of the
+# machine. Of these the long files come first, so that no process works on one alone while the others have nothing.
+FOLDERS = ("tests/unit/", "tests/integration/")
+LONG = (
+    "chaos", "chaos_stream", "rolling", "up", "author_path", "console", "demo", "kills", "cancel", "celery_worker",
+    "isolation",
+)  # fmt: skip
 
 
 def pytest_configure() -> None:
@@ -13,3 +22,12 @@ def pytest_configure() -> None:
         del os.environ[name]
     hypothesis_settings.register_profile("lanewise", deadline=None, print_blob=True, derandomize="CI" in os.environ)
     hypothesis_settings.load_profile("lanewise")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> tuple[int, int]:
+        folder = next((n for n, name in enumerate(FOLDERS) if item.nodeid.startswith(name)), len(FOLDERS))
+        name = item.path.stem.removeprefix("test_")
+        return folder, LONG.index(name) if folder == len(FOLDERS) and name in LONG else len(LONG)
+
+    items.sort(key=place)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import pytest
 import sqlalchemy as sa
@@ -32,6 +32,8 @@ from shared.services import Services
 from shared.settings import Settings, load_settings
 from shared.slots import member
 
+T = TypeVar("T")
+
 SECRETS = ("test-secret-" + "0" * 32,)
 TEMPLATE = "lanewise_template"
 _numbers = itertools.count(1)
@@ -49,7 +51,11 @@ def missing(reason: object) -> NoReturn:
 
 @contextmanager
 def server_folder() -> Iterator[Path]:
-    """Yields an empty folder for servers, in memory where there is room: a database is cloned five times as fast."""
+    """Yields an empty folder for servers, in memory where there is room.
+
+    A database is cloned there five times as fast, and a fleet that starts waits for no disk: what a machine that loses
+    its power keeps is no test's matter.
+    """
     in_memory = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**30
     with tempfile.TemporaryDirectory(prefix="lanewise-test-", dir=_MEMORY if in_memory else None) as name:
         yield Path(name)
@@ -224,14 +230,13 @@ def start_run(services: Services, run: Run, worker_id: str = "worker-1") -> Run:
     return claimed[0]
 
 
-def in_parallel(count: int, work: Callable[[int], None]) -> None:
-    """Runs `work(0..count-1)` in threads that start together; raises what one of them raised."""
+def in_parallel(count: int, work: Callable[[int], T]) -> list[T]:
+    """Runs `work(0..count-1)` in threads that start together; returns the results, or raises what one raised."""
     barrier = threading.Barrier(count)
 
-    def start(number: int) -> None:
+    def start(number: int) -> T:
         barrier.wait(10)
-        work(number)
+        return work(number)
 
     with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(start, number) for number in range(count)]:
-            done.result(60)
+        return [done.result(60) for done in [pool.submit(start, number) for number in range(count)]]

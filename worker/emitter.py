@@ -56,17 +56,26 @@ class UserWebSocketEmitter:
         """Sends one event.
 
         Raises:
-            TooLargeError: data above 64 KiB.
-            InvalidError: data that JSON cannot carry.
+            LanewiseError: see `check_data`.
         """
-        try:
-            size = len(json.dumps(data, allow_nan=False))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidError(f"event data is not JSON: {error}") from None
-        if size > MAX_DATA_BYTES:
-            raise TooLargeError(f"event data has {size} bytes; the limit is {MAX_DATA_BYTES}")
+        check_data(data)
         self._bridge.send_event(self._context, kind, self._agent, data)
         self._count += 1
+
+
+def check_data(data: dict[str, Any]) -> None:
+    """Sees to it that an event's data can be stored.
+
+    Raises:
+        TooLargeError: data above 64 KiB.
+        InvalidError: data that JSON cannot carry.
+    """
+    try:
+        size = len(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidError(f"event data is not JSON: {error}") from None
+    if size > MAX_DATA_BYTES:
+        raise TooLargeError(f"event data has {size} bytes; the limit is {MAX_DATA_BYTES}")
 
 
 def _text(name: str, value: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from shared.context import UserExecutionContext
 from shared.event_types import EventType
+from worker.emitter import check_data
 from worker.interfaces import EventBridge
 from worker.workflow import Choice, Part, Step
 
@@ -80,7 +81,9 @@ class StepBridge:
         step = f"{self._step.name}/{data['step']}" if "step" in data else self._step.name
 
         def tell(whole: float) -> None:
-            self._bridge.send_event(context, kind, agent, {**data, "step": step, "run_fraction": round(whole, 4)})
+            more = {**data, "step": step, "run_fraction": round(whole, 4)}
+            check_data(more)  # the note alone may just have fitted
+            self._bridge.send_event(context, kind, agent, more)
 
         # A step whose agent runs a workflow of its own has told how far that is.
         self._progress.update(self._step, data.get("run_fraction", data["fraction"]), tell)

@@ -281,7 +281,7 @@ def describe_error(error: BaseException) -> dict[str, str]:
     """Returns type and message of an exception as users may see them: no traceback, at most 2,000 characters."""
     if isinstance(error, ValidationError):
         return {"type": "invalid", "message": "; ".join(map(_mistake, error.errors()[:10]))[:2000]}
-    kind = error.code if isinstance(error, LanewiseError) else type(error).__name__
+    kind = error.code if isinstance(error, LanewiseError) else type(error).__name__[:MAX_TOOL_NAME]
     if isinstance(error, MemoryError):
         return {"type": kind, "message": f"the run reached the memory limit of its sandbox {str(error)[:500]}".rstrip()}
     return {"type": kind, "message": (str(error) or type(error).__name__)[:2000]}

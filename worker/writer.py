@@ -12,6 +12,7 @@ from shared.errors import UnavailableError
 from shared.events import Attempt, Event, StoredEvent, append
 from shared.services import Services
 from worker import metrics
+from worker.held import MIN_HOLD_S, HeldTokens
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +24,9 @@ RETRY_S = 0.5
 class EventWriter:
     """Commits what runners hand in, as fast as commits come back: what arrives meanwhile forms the next batch.
 
+    Only tokens wait, 40 ms at most, for those that follow: they become one event, see `HeldTokens`. An event gets its
+    number when its batch is written, and nothing joins one that is.
+
     Args:
         services: of this process.
         on_refused: called with the attempt whose events were not stored: it was superseded or has ended.
@@ -32,7 +36,8 @@ class EventWriter:
         self._services = services
         self._on_refused = on_refused
         self._queue: deque[Event] = deque()
-        self._queued: Counter[Attempt] = Counter()
+        self._tokens = HeldTokens()
+        self._queued: Counter[Attempt] = Counter()  # held ones too
         self._writing: list[Event] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -56,9 +61,11 @@ class EventWriter:
         Each run has its own bound: one that talks a lot waits for itself, not the others for it.
         """
         with self._changed:
+            if self._tokens.join(event):
+                return True
             if not self._changed.wait_for(lambda: self._queued[event.of] < MAX_QUEUED_PER_RUN, timeout_s):
                 return False
-            self._queue.append(event)
+            self._queue += self._tokens.add(event)
             self._queued[event.of] += 1
             self._changed.notify_all()
             return True
@@ -75,7 +82,8 @@ class EventWriter:
             del self._queued[attempt]
             if taken:
                 self._queue = deque(event for event in self._queue if event.of != attempt)
-                self._changed.notify_all()
+            taken += self._tokens.release(attempt)
+            self._changed.notify_all()
             return taken
 
     def _run(self) -> None:
@@ -99,11 +107,17 @@ class EventWriter:
     def _next_batch(self) -> list[Event]:
         with self._changed:
             if not self._writing:
-                self._changed.wait_for(lambda: self._queue or self._stopping)
+                self._await_events()
                 self._writing = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
                 self._queued -= Counter(event.of for event in self._writing)
                 self._changed.notify_all()
             return self._writing
+
+    def _await_events(self) -> None:
+        """Waits until something is to be written, and adds the tokens that can go along."""
+        while not (self._queue or self._stopping) and (wait_s := self._tokens.due_in_s()) != 0:
+            self._changed.wait(wait_s)
+        self._queue += self._tokens.release_older(0 if self._stopping else MIN_HOLD_S)
 
     def _wait_to_retry(self) -> bool:
         with self._changed:

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+from api.gateway.gate import Gate
 from api.gateway.protocol import encode
+from api.gateway.ring import Ring
 
 MAX_EARLY = 256
 
@@ -30,10 +32,19 @@ class Delivery:
         return encode(self.view)
 
 
+class Batch(list[Delivery]):
+    """Events that follow one another, at least one."""
+
+    @cached_property
+    def frames(self) -> bytes:
+        """The frames of all of them, put together once for all sockets."""
+        return b"".join(delivery.frame for delivery in self)
+
+
 class Listener(Protocol):
     """Who listens to a channel. Both calls must return at once."""
 
-    def offer(self, deliveries: Sequence[Delivery]) -> None:
+    def offer(self, deliveries: Batch) -> None:
         """Takes the next events, without a gap to those before."""
 
     def lose(self) -> None:
@@ -53,10 +64,12 @@ class Channel:
         self.name = name
         self.subscribed = threading.Event()
         self.placing = threading.Lock()
+        self.recalling = Gate(1)  # one reads what all who come back need
         self.holders = 0  # guarded by the hub
         self.left_at = 0.0  # when the last holder left, monotonic; guarded by the hub
         self._lock = threading.Lock()
         self._listeners: set[Listener] = set()
+        self._ring = Ring()
         self._last: int | None = None
         self._wanted = 0
         self._early: dict[int, dict[str, Any]] = {}  # by seq: what came before something that is still missing
@@ -82,6 +95,43 @@ class Channel:
             self._listeners.add(listener)
             return self._last or 0
 
+    def resume(self, listener: Listener, after: int) -> list[bytes] | None:
+        """Adds a listener that has everything up to `after`, if the frames from there are at hand.
+
+        Returns:
+            them; what follows will be offered. None: they are not, and the listener was not added.
+        """
+        with self._lock:
+            if self._last is None or not self._last - len(self._ring) <= after <= self._last:
+                return None
+            self._listeners.add(listener)
+            return self._ring.newest(self._last - after)
+
+    def missing(self, after: int) -> int:
+        """Returns how many events after `after` precede those at hand; 0 too if there is no such place."""
+        with self._lock:
+            return max(0, (self._last or 0) - len(self._ring) - after)
+
+    def remember(self, frames: Sequence[bytes], end: int) -> None:
+        """Keeps the frames up to `end` for who comes back next, if they precede those at hand and there is room."""
+        with self._lock:
+            if self._last is not None and end == self._last - len(self._ring):
+                self._ring.prepend(frames)
+
+    def trim(self, limit: int) -> None:
+        """Keeps at most `limit` bytes of frames at hand, and no old ones."""
+        with self._lock:
+            self._ring.trim(limit)
+
+    def rewind(self, last: int, head: int) -> None:
+        """Begins again at `head` if Postgres has less than what was delivered, `last`: it is back at a backup."""
+        with self._lock:
+            if self._last == last and head < last and not self._repairing:
+                self._last = self._wanted = head
+                self._early.clear()
+                self._ring.clear()
+                self._tell_lost()
+
     def remove(self, listener: Listener) -> None:
         """Takes a listener away."""
         with self._lock:
@@ -106,9 +156,11 @@ class Channel:
         time, and what is missing is on its way.
         """
         with self._lock:
+            due = (self._last or 0) + 1
             for view in views:
-                if view["seq"] > (self._last or 0) and len(self._early) < MAX_EARLY:
+                if view["seq"] == due or (view["seq"] > due and len(self._early) < MAX_EARLY):
                     self._early[view["seq"]] = view
+                due += view["seq"] == due
                 self._wanted = max(self._wanted, view["seq"])
             return self._last is None or self._go_on()
 
@@ -137,6 +189,7 @@ class Channel:
         with self._lock:
             while not self._deliver(views):  # the rest was trimmed
                 self._last = next(view["seq"] for view in views if view["seq"] > (self._last or 0)) - 1
+                self._ring.clear()
                 self._tell_lost()
             self._go_on()
             if len(views) == page or self._wanted > max(wanted, self._last or 0):
@@ -169,7 +222,7 @@ class Channel:
 
     def _deliver(self, views: Sequence[dict[str, Any]]) -> bool:
         expected = (self._last or 0) + 1
-        fresh: list[Delivery] = []
+        fresh = Batch()
         for view in views:
             if view["seq"] == expected + len(fresh):
                 fresh.append(Delivery(view))
@@ -177,6 +230,7 @@ class Channel:
                 break
         if fresh:
             self._last = fresh[-1].seq
+            self._ring.append(delivery.frame for delivery in fresh)
             for listener in self._listeners:
                 listener.offer(fresh)
         return not views or (self._last or 0) >= views[-1]["seq"]

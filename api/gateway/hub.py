@@ -18,6 +18,8 @@ import structlog
 from sqlalchemy import ARRAY, Text, any_, bindparam, select
 
 from api.gateway.channel import Channel
+from api.gateway.gate import Gate
+from api.gateway.ring import MAX_BYTES, MAX_BYTES_IN_ALL
 from api.gateway.subscription import Subscription
 from api.metrics import Metrics
 from shared.errors import LanewiseError
@@ -50,11 +52,12 @@ class Hub:
     def __init__(self, services: Services, metrics: Metrics) -> None:
         self._services = services
         self._metrics = metrics
+        self.gate = Gate()
         self._lock = threading.Lock()
         self._channels: dict[str, Channel] = {}  # by name in Redis
         self._subscription = Subscription(
             services.settings.redis_url.get_secret_value(),
-            on_message=self._receive,
+            on_messages=self._receive,
             on_confirmed=self._confirm,
             on_gap=self._gap,
         )
@@ -113,14 +116,19 @@ class Hub:
     def compare(self) -> None:
         """Repairs every channel whose stream is longer than what was delivered, and drops those not needed."""
         self._drop_idle()
-        channels = {channel.user_id: channel for channel in self._all() if channel.last is not None}
-        if not channels:
+        channels = self._all()
+        for channel in channels:
+            channel.trim(min(MAX_BYTES, MAX_BYTES_IN_ALL // len(channels)))
+        delivered = {channel.user_id: (channel, last) for channel in channels if (last := channel.last) is not None}
+        if not delivered:
             return
         with self._services.database.system_session() as session:
-            rows = session.execute(_HEADS, {"users": list(channels)}).all()
-        for user_id, stream_head in rows:
-            if channels[user_id].is_behind(stream_head):
-                self._repair(channels[user_id])
+            heads = dict(session.execute(_HEADS, {"users": list(delivered)}).tuples().all())
+        for user_id, (channel, last) in delivered.items():
+            stream_head = heads.get(user_id, 0)
+            channel.rewind(last, stream_head)
+            if channel.is_behind(stream_head):
+                self._repair(channel)
 
     def _hold(self, user_id: str) -> Channel:
         name = self._services.keys.events(user_id)
@@ -141,7 +149,7 @@ class Hub:
                 return
             if self.connected:
                 channel.subscribed.wait(SOCKET_TIMEOUT_S)
-            with self._services.database.user_session(channel.user_id) as session:
+            with self.gate.enter(), self._services.database.user_session(channel.user_id) as session:
                 position = head(session, channel.user_id)
             if not channel.place(position):
                 self._repair(channel)
@@ -159,11 +167,13 @@ class Hub:
         with self._lock:
             return list(self._channels.values())
 
-    def _receive(self, name: str, text: str) -> None:
-        channel = self._channels.get(name)
-        views = _parse(text)
-        if channel is not None and views is not None and not channel.receive(views):
-            self._repair(channel)
+    def _receive(self, messages: dict[str, list[str]]) -> None:
+        for name, texts in messages.items():
+            channel = self._channels.get(name)
+            views = [view for text in texts for view in _parse(text)]
+            if channel is not None and not channel.receive(views):
+                self._repair(channel)
+            time.sleep(0)  # lets requests in between
 
     def _confirm(self, name: str) -> None:
         channel = self._channels.get(name)
@@ -243,8 +253,8 @@ class Sweep(Loop):
             self._stopping.wait(SWEEP_AWAY_S)
 
 
-def _parse(text: str) -> list[dict[str, Any]] | None:
-    """Returns the events of a message; None if it is not one of ours."""
+def _parse(text: str) -> list[dict[str, Any]]:
+    """Returns the events of a message; none if it is not one of ours."""
     try:
         views = json.loads(text)
         if all(type(view["seq"]) is int and view["t"] == "event" for view in views):
@@ -252,4 +262,4 @@ def _parse(text: str) -> list[dict[str, Any]] | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     log.warning("a message on an event channel is not ours")
-    return None
+    return []

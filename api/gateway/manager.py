@@ -1,35 +1,82 @@
-"""The WebSockets of this process, by user: how many each may have, and how all of them are sent home."""
+"""The WebSockets and SSE streams of this process: how many there may be, and how all of them are sent home."""
 
 from __future__ import annotations
 
+import math
+import random
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Protocol
 
 from api.gateway.protocol import MAX_SOCKETS_PER_USER, CloseCode
 from api.metrics import Metrics
+from api.revocations import REVOKED
+from shared.errors import QuotaError
+from shared.tokens import Identity
+
+DRAIN_SPREAD_S = 2.0  # well below gunicorn's graceful_timeout, which is 5 s or more
+DRAIN_STEPS = 20
+DRAIN_BATCH = 50
 
 
 class Connection(Protocol):
-    """An open WebSocket."""
+    """A client that follows: an open WebSocket or SSE stream."""
+
+    identity: Identity
 
     def end(self, code: CloseCode, reason: str) -> None:
         """Has it closed; returns at once."""
 
 
 class ConnectionManager:
-    """Knows every open WebSocket.
+    """Knows every client that follows.
 
     Args:
         metrics: shows how many there are.
+        most: how many may be connected, signed in or not.
+        most_of_address: how many of these from one address; None: not limited.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, most: int, most_of_address: int | None) -> None:
         self._metrics = metrics
+        self._most = most
+        self._most_of_address = most_of_address
+        self._admitted = 0
+        self._addresses: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._by_user: dict[str, dict[Connection, None]] = {}  # oldest first
         self.draining = False
+
+    @contextmanager
+    def admit(self, address: str) -> Iterator[None]:
+        """Counts a client for the time of the block, from before it says who it is.
+
+        Raises:
+            QuotaError: there are too many, in all or from this address.
+        """
+        with self._lock:
+            if self._admitted >= self._most:
+                raise QuotaError(f"{self._most} connections are open, which is all; try again", retry_after_s=5)
+            if self._most_of_address is not None and self._addresses[address] >= self._most_of_address:
+                raise QuotaError(f"{self._most_of_address} connections of your address are open", retry_after_s=5)
+            self._admitted += 1
+            self._addresses[address] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._admitted -= 1
+                self._addresses[address] -= 1
+                if not self._addresses[address]:
+                    del self._addresses[address]
+
+    def has_room(self, user_id: str) -> bool:
+        """Tells whether the user may have another connection without losing the oldest."""
+        return len(self._by_user.get(user_id, ())) < MAX_SOCKETS_PER_USER
 
     @contextmanager
     def register(self, user_id: str, connection: Connection) -> Iterator[None]:
@@ -54,10 +101,23 @@ class ConnectionManager:
                 if not own and self._by_user.get(user_id) is own:
                     del self._by_user[user_id]
 
+    def revoke(self, user_id: str, revoked_at: datetime) -> None:
+        """Ends what the user opened with tokens that were issued up to then."""
+        with self._lock:
+            connections = list(self._by_user.get(user_id, ()))
+        for connection in connections:
+            if connection.identity.issued_at <= revoked_at:
+                connection.end(CloseCode.UNAUTHORIZED, REVOKED)
+
     def drain(self) -> None:
-        """Sends every connection home; new ones follow at once."""
+        """Sends every connection home, so many at a time that they do not all come back at once; new ones at once."""
         self.draining = True
         with self._lock:
             connections = [connection for own in self._by_user.values() for connection in own]
-        for connection in connections:
-            connection.end(CloseCode.DRAINING, "the server is restarting")
+        random.shuffle(connections)
+        batch = max(DRAIN_BATCH, math.ceil(len(connections) / DRAIN_STEPS))
+        for start in range(0, len(connections), batch):
+            if start:
+                time.sleep(DRAIN_SPREAD_S / DRAIN_STEPS)
+            for connection in connections[start : start + batch]:
+                connection.end(CloseCode.DRAINING, "the server is restarting")

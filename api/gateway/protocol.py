@@ -21,6 +21,8 @@ class CloseCode(IntEnum):
     """Why we close. After 4400, 4403, 4409 and 1009 a client must not come back by itself."""
 
     NORMAL = 1000
+    PROTOCOL_ERROR = 1002
+    NOT_TEXT = 1007
     TOO_BIG = 1009
     DRAINING = 1012
     OVERLOADED = 1013

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy.orm import Session
 
+from api.gateway.channel import Channel, Listener
+from api.gateway.gate import Gate
+from api.gateway.protocol import encode
+from api.gateway.ring import MAX_FRAMES
+from api.metrics import Metrics
 from api.reading import RunReader
 from shared.database import Database
 from shared.events import head as stream_head
@@ -31,6 +36,11 @@ class Opening:
     position: int
     welcome: dict[str, Any]
 
+    @classmethod
+    def recovered(cls, after: int, head: int) -> Self:
+        """Returns the one of a client that goes on after `after`."""
+        return cls(after, {"head": head, "recovered": True, "reason": None, "replay": head - after, "snapshot": None})
+
 
 class Replay:
     """Reads one user's log for one connection.
@@ -39,12 +49,35 @@ class Replay:
         database: where the log is.
         user_id: whose.
         runs: for the snapshot.
+        gate: how many read at once.
+        metrics: counts where replays come from.
     """
 
-    def __init__(self, database: Database, user_id: str, runs: RunReader) -> None:
+    def __init__(self, database: Database, user_id: str, runs: RunReader, gate: Gate, metrics: Metrics) -> None:
         self._database = database
         self._user_id = user_id
         self._runs = runs
+        self._gate = gate
+        self._metrics = metrics
+
+    def recall(self, channel: Channel, listener: Listener, after: int) -> list[bytes] | None:
+        """Adds the listener to the channel and returns the frames after `after`, if they are, or come, to hand.
+
+        Those who come back together find them in memory: the first one has them read. None if they are too many, or the
+        client cannot go on there: then nothing was done.
+
+        Raises:
+            UnavailableError: Postgres is away, or the wait took too long.
+        """
+        frames = channel.resume(listener, after)
+        if frames is None and 0 < channel.missing(after) <= MAX_FRAMES:
+            with channel.recalling.enter():
+                frames = channel.resume(listener, after)  # another one may have had them read
+                if frames is None:
+                    return self._read_into(channel, listener, after)
+        if frames is not None:
+            self._metrics.replays.labels("memory").inc()
+        return frames
 
     def open(self, after: int | None) -> Opening:
         """Decides whether the client can go on after `after`; else it gets a snapshot as of the head.
@@ -52,21 +85,40 @@ class Replay:
         Raises:
             UnavailableError: Postgres is away.
         """
-        with self._database.user_session(self._user_id, repeatable=True) as session:
+        self._metrics.replays.labels("log").inc()
+        with self._gate.enter(), self._database.user_session(self._user_id, repeatable=True) as session:
             head = stream_head(session, self._user_id)  # all that is read here is as of this head, without any lock
             reason = None if after is None else self._obstacle(session, after, head)
-            welcome: dict[str, Any]
             if after is not None and reason is None:
-                welcome = {"head": head, "recovered": True, "reason": None, "replay": head - after, "snapshot": None}
-                return Opening(after, welcome)
+                return Opening.recovered(after, head)
             snapshot = {"runs": self._snapshot(session)}
             welcome = {"head": head, "recovered": after is None, "reason": reason, "replay": 0, "snapshot": snapshot}
             return Opening(head, welcome)
 
     def read(self, after: int) -> list[dict[str, Any]]:
         """Returns the next page of events."""
-        with self._database.user_session(self._user_id) as session:
-            return read_stream(session, self._user_id, after, PAGE)
+        with self._gate.enter(), self._database.user_session(self._user_id) as session:
+            views = read_stream(session, self._user_id, after, PAGE)
+        self._metrics.events_replayed.inc(len(views))
+        return views
+
+    def _read_into(self, channel: Channel, listener: Listener, after: int) -> list[bytes] | None:
+        """Reads what precedes the frames at hand, and leaves it with them if there is room."""
+        with self._gate.enter(), self._database.user_session(self._user_id, repeatable=True) as session:
+            if self._obstacle(session, after, stream_head(session, self._user_id)) is not None:
+                return None
+            views = read_stream(session, self._user_id, after, channel.missing(after))
+        end = after + len(views)
+        if not views or views[-1]["seq"] != end:
+            return None
+        self._metrics.events_replayed.inc(len(views))
+        older = [encode(view) for view in views]
+        channel.remember(older, end)
+        newer = channel.resume(listener, end)
+        if newer is None:
+            return None
+        self._metrics.replays.labels("log").inc()
+        return older + newer
 
     def _obstacle(self, session: Session, after: int, head: int) -> str | None:
         if after > head:

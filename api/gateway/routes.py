@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from urllib.parse import urlsplit
 
 import structlog
 from flask import Blueprint, request
 
+from api.addresses import request_address
 from api.auth import bearer
 from api.gateway.executor import ConnectionExecutor
 from api.gateway.protocol import CloseCode, StreamClosedError, close_for
@@ -49,6 +49,11 @@ def stream(socket: StreamSocket) -> None:
 
 
 def _serve(state: Api, socket: StreamSocket) -> None:
+    with state.manager.admit(request_address(state.services.settings.trusted_proxies)):
+        _follow(state, socket)
+
+
+def _follow(state: Api, socket: StreamSocket) -> None:
     _check_origin(state)
     token = _bearer()
     hello = read_hello(socket)
@@ -58,8 +63,9 @@ def _serve(state: Api, socket: StreamSocket) -> None:
     services = state.services
     executor = ConnectionExecutor(services, state.submissions, identity)
     connection = Stream(socket, identity, executor, state.tickets)
+    replay = Replay(services.database, identity.user_id, state.runs, state.hub.gate, state.metrics)
     with state.manager.register(identity.user_id, connection), state.hub.channel(identity.user_id) as channel:
-        connection.run(channel, Replay(services.database, identity.user_id, state.runs), hello)
+        connection.run(channel, replay, hello)
 
 
 def _check_origin(state: Api) -> None:
@@ -67,9 +73,8 @@ def _check_origin(state: Api) -> None:
     origin = request.headers.get("Origin")
     if origin is None or origin in state.services.settings.allowed_origins:
         return
-    parts = urlsplit(origin)
-    same = parts.scheme in {"http", "https"} and origin == f"{parts.scheme}://{request.headers.get('Host', '')}"
-    if not same:
+    # A proxy that ends TLS need not say so; but a page that came without TLS is not the same as one that came with it.
+    if origin not in {f"{scheme}://{request.headers.get('Host', '')}" for scheme in ("https", request.scheme)}:
         raise StreamClosedError(CloseCode.FORBIDDEN, "this origin may not connect")
 
 

@@ -8,6 +8,7 @@ the request's own greenlet reads: it takes no more from the network than it can 
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import socket
 import threading
@@ -17,12 +18,12 @@ from typing import Any, cast
 
 from simple_websocket import ConnectionError as HandshakeError
 from simple_websocket import Server
+from wsproto.connection import ConnectionState
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
     CloseConnection,
     Ping,
-    Pong,
     RejectConnection,
     Request,
     TextMessage,
@@ -30,7 +31,7 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, ProtocolError
 
 from api.gateway.protocol import CloseCode, StreamClosedError, bad_message
-from shared.errors import BadRequestError
+from shared.errors import BadRequestError, UpgradeRequiredError
 
 WRITE_DEADLINE_S = 10.0
 RECEIVE_BYTES = 16 * 1024
@@ -38,6 +39,7 @@ SEND_BUFFER_BYTES = 256 * 1024  # the kernel would let it grow to megabytes for 
 RATE_PER_S = 400.0  # frames; above the 200 submissions a second that a user may send
 BURST = 4000.0
 MAX_REASON_BYTES = 123
+KEY_BYTES = 16
 
 
 class _NoThread:
@@ -61,37 +63,41 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
 
     Raises:
         BadRequestError: the handshake is not one.
+        UpgradeRequiredError: it is of another version of the protocol.
     """
 
     def __init__(self, environ: dict[str, Any], max_message_bytes: int) -> None:
         self._lock = threading.Lock()
         self._closed = False  # nothing more may be written
+        self._rest = b""  # of what `write_now` could not write: goes out before anything else
         self._over = False  # nothing more will come
         self._limit = max_message_bytes
-        self._parts: list[str] = []
-        self._size = 0
+        self._message = bytearray()  # what has come of the present one
         self._tokens, self._filled_at = BURST, time.monotonic()
         try:
+            _check_handshake(environ)
             super().__init__(environ, receive_bytes=RECEIVE_BYTES, thread_class=_NoThread)
-        except (ProtocolError, HandshakeError) as error:
-            raise BadRequestError(f"not a WebSocket handshake: {error}") from None
+        except (ProtocolError, HandshakeError, ValueError) as error:
+            hint = getattr(error, "event_hint", None)
+            kind = UpgradeRequiredError if hint and hint.status_code == UpgradeRequiredError.status else BadRequestError
+            raise kind(f"not a WebSocket handshake: {error}") from None
+        # Reader and writers set its time-out each for themselves: gevent looks at it when a wait begins.
         self._sock = cast("socket.socket", self.sock)
-        self._sock.settimeout(WRITE_DEADLINE_S)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
-    def messages(self, deadline: float | None = None) -> Iterator[str]:
-        """Yields text messages until the connection ends.
+    def messages(self, deadline: float) -> Iterator[str]:
+        """Yields text messages until the connection ends (`connected` tells).
 
         Args:
             deadline: on the monotonic clock; then it stops.
 
         Raises:
-            StreamClosedError: too big, too many, or not text.
+            StreamClosedError: too big, too many, not text, or not of the protocol.
         """
         while True:
             while self.input_buffer:
                 yield self.input_buffer.pop(0)
-            if not self.connected or (deadline is not None and time.monotonic() >= deadline):
+            if not self.connected or self._closed or time.monotonic() >= deadline:
                 return
             self._read(deadline)
 
@@ -105,11 +111,40 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             if self._closed:
                 raise BrokenPipeError
             try:
-                self._sock.sendall(frames)
+                self._send_all(frames)
             except OSError:
                 self._closed = True  # perhaps in the middle of a frame
                 self.abort()
                 raise
+
+    def write_now(self, frames: bytes) -> bool:
+        """Writes whole frames without waiting; False: some of it is kept for the next `write`, which must come soon."""
+        if self._closed:
+            return True
+        if self._rest or self._lock.locked():
+            self._rest += frames
+            return False
+        self._sock.settimeout(0)
+        try:
+            sent = self._sock.send(frames)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._closed = True
+            self.abort()
+            return True
+        finally:
+            self._sock.settimeout(WRITE_DEADLINE_S)
+        self._rest = frames[sent:]
+        return not self._rest
+
+    def _send_all(self, frames: bytes) -> None:
+        """Writes what was kept and the frames; more may be kept meanwhile."""
+        while frames or self._rest:
+            rest, self._rest = self._rest, b""
+            self._sock.settimeout(WRITE_DEADLINE_S)
+            self._sock.sendall(rest + frames)
+            frames = b""
 
     def finish(self, code: int, reason: str = "") -> None:
         """Sends the close frame, unless that was done before, and lets the reader see the other side's answer."""
@@ -118,7 +153,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
                 return
             self._closed = True
             text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-            self._sock.sendall(self.ws.send(CloseConnection(code, text)))
+            self._send_all(self.ws.send(CloseConnection(code, text)))
             self._sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
@@ -137,10 +172,9 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
                 if not self._sock.recv(RECEIVE_BYTES):
                     return
 
-    def _read(self, deadline: float | None) -> None:
+    def _read(self, deadline: float) -> None:
         """Reads once, at most until the deadline."""
-        left = WRITE_DEADLINE_S if deadline is None else max(0.01, deadline - time.monotonic())
-        self._sock.settimeout(min(left, WRITE_DEADLINE_S))
+        self._sock.settimeout(max(0.01, deadline - time.monotonic()))
         try:
             data = self._sock.recv(RECEIVE_BYTES)
         except TimeoutError:
@@ -161,9 +195,9 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             if isinstance(event, Request):
                 self.sock.sendall(self.ws.send(AcceptConnection()))
             elif isinstance(event, CloseConnection):
-                self._over = True
-                with contextlib.suppress(OSError, LocalProtocolError):
-                    self.write(self.ws.send(event.response()))
+                if self.ws.state is ConnectionState.OPEN:  # not the client's: wsproto found what may not be
+                    raise StreamClosedError(CloseCode(event.code), event.reason or "")
+                self.finish(event.code, event.reason or "")
                 return False
             elif isinstance(event, RejectConnection):
                 return False
@@ -172,21 +206,21 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         return True
 
     def _handle_message(self, event: Any) -> None:
-        self._spend()
-        if isinstance(event, TextMessage | BytesMessage):
-            self._size += len(event.data) + 1  # so that empty fragments come to an end, too
-            if self._size > self._limit:
-                raise StreamClosedError(CloseCode.TOO_BIG, f"a message may have {self._limit} bytes")
-            if not event.message_finished:
-                self._parts.append(str(event.data) if isinstance(event, TextMessage) else "")
-                return
-        if isinstance(event, Ping):
-            self.write(self.ws.send(event.response()))
-        elif isinstance(event, TextMessage):
-            self.input_buffer.append("".join((*self._parts, event.data)))
-            self._parts, self._size = [], 0
-        elif not isinstance(event, Pong):
+        if isinstance(event, BytesMessage):
             raise bad_message("frames must be text")
+        if not isinstance(event, TextMessage):
+            self._spend()
+            if isinstance(event, Ping):
+                self.write(self.ws.send(event.response()))
+            return
+        if event.frame_finished:
+            self._spend()
+        self._message += event.data.encode()
+        if len(self._message) > self._limit:
+            raise StreamClosedError(CloseCode.TOO_BIG, f"a message may have {self._limit} bytes")
+        if event.message_finished:
+            self.input_buffer.append(self._message.decode())
+            self._message = bytearray()
 
     def _spend(self) -> None:
         now = time.monotonic()
@@ -195,3 +229,16 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         if self._tokens < 1:
             raise StreamClosedError(CloseCode.TOO_MANY_MESSAGES, "too many messages")
         self._tokens -= 1
+
+
+def _check_handshake(environ: dict[str, Any]) -> None:
+    """Looks at what wsproto does not: RFC 6455, 4.2.1.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+        raise ValueError("it takes HTTP/1.1")
+    key = binascii.a2b_base64(environ.get("HTTP_SEC_WEBSOCKET_KEY", ""), strict_mode=True)
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"Sec-WebSocket-Key must be {KEY_BYTES} bytes in base64")

@@ -21,14 +21,16 @@ from typing import Any, NamedTuple
 import structlog
 from flask import Response, request
 
+from api.addresses import request_address
 from api.gateway.channel import Channel, Delivery
-from api.gateway.protocol import CloseCode
+from api.gateway.gate import Gate
+from api.gateway.protocol import MAX_SOCKETS_PER_USER, CloseCode
 from api.gateway.replay import PAGE
 from api.gateway.socket import SEND_BUFFER_BYTES, WRITE_DEADLINE_S
 from api.gateway.stream import FRAMES_PER_WRITE, MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from api.state import Api
 from shared.database import Database
-from shared.errors import BadRequestError, LanewiseError
+from shared.errors import BadRequestError, LanewiseError, QuotaError
 from shared.events import TERMINAL, read_run
 from shared.models import Run
 from shared.states import ExecutionState
@@ -70,15 +72,19 @@ class RunStream:
     """The events of one run for one client: first from the log, then as they come.
 
     Args:
+        gate: how many read the log at once.
         identity: of the token: the stream ends with it.
         run: as it was when the stream was asked for.
         after: the last `run_seq` that the client has.
         sock: the client's; writing to it has a deadline.
     """
 
-    def __init__(self, database: Database, identity: Identity, run: Run, after: int, sock: socket.socket) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what is followed, for whom, from where
+        self, database: Database, gate: Gate, identity: Identity, run: Run, after: int, sock: socket.socket
+    ) -> None:
         self.identity = identity
         self._database = database
+        self._gate = gate
         self._run_id = run.id
         self._committed = run.last_run_seq
         self._sent = after
@@ -132,7 +138,7 @@ class RunStream:
     def _read_log(self) -> Iterator[bytes]:
         more = True
         while more and not self._is_over():
-            with self._database.user_session(self.identity.user_id) as session:
+            with self._gate.enter(), self._database.user_session(self.identity.user_id) as session:
                 views = read_run(session, self.identity.user_id, self._run_id, self._sent, PAGE)
             more = len(views) == PAGE
             for start in range(0, len(views), FRAMES_PER_WRITE):
@@ -198,6 +204,7 @@ def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response
     Raises:
         NotFoundError: the user has no such run.
         BadRequestError: the run has no event `after`.
+        QuotaError: too many connections, of the user, of the address or in all.
     """
     user_id, database = identity.user_id, state.services.database
     with database.user_session(user_id) as session:
@@ -206,9 +213,12 @@ def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response
         raise BadRequestError(f"after or Last-Event-ID is above {run.last_run_seq}, the run's last event")
     if after == run.last_run_seq and ExecutionState(run.status).is_end:
         return Response(status=204)
+    if not state.manager.has_room(user_id):  # a new one in place of the oldest would have it come back, and so on
+        raise QuotaError(f"{MAX_SOCKETS_PER_USER} connections of yours are open", retry_after_s=5)
     sock = request.environ["gunicorn.socket"]
-    stream = RunStream(database, identity, run, after, sock)
+    stream = RunStream(database, state.hub.gate, identity, run, after, sock)
     with ExitStack() as stack:
+        stack.enter_context(state.manager.admit(request_address(state.services.settings.trusted_proxies)))
         stack.enter_context(state.manager.register(user_id, stream))
         channel = stack.enter_context(state.hub.channel(user_id))
         sock.settimeout(WRITE_DEADLINE_S)  # `gunicorn_worker.Worker` takes it away again

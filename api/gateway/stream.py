@@ -1,19 +1,23 @@
-"""One WebSocket from hello to close: the request's greenlet reads, a second one writes."""
+"""One WebSocket from hello to close: the request's greenlet reads, and whoever has an event for it writes.
+
+Nearly always the network takes an event at once. Only if it does not, a second greenlet writes, until nothing is left.
+Nothing else switches greenlets here, so what is read and set between two writes needs no lock.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import gevent  # type: ignore[import-untyped]
 import structlog
 
-from api.gateway.channel import Channel, Delivery
+from api.gateway.channel import Batch, Channel, Delivery
 from api.gateway.executor import ConnectionExecutor
 from api.gateway.protocol import (
     HELLO_TIMEOUT_S,
@@ -28,7 +32,7 @@ from api.gateway.protocol import (
     parse_frame,
     parse_ref,
 )
-from api.gateway.replay import PAGE, Replay
+from api.gateway.replay import PAGE, Opening, Replay
 from api.gateway.socket import StreamSocket
 from api.gateway.tickets import Tickets
 from api.problems import as_lanewise_error, problem_of
@@ -61,29 +65,33 @@ class Stream:
     ) -> None:
         self.connection_id = new_id()
         self._socket = socket
-        self._identity = identity
+        self.identity = identity
         self._executor = executor
         self._tickets = tickets
         self._queue: deque[Delivery] = deque()
         self._queued_bytes = 0
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._writer: gevent.Greenlet | None = None
+        self._live = False  # caught up
         self._ending: tuple[CloseCode, str] | None = None
         self._sent = 0  # the last seq written
         self._heard_at = time.monotonic()
 
-    def offer(self, deliveries: Sequence[Delivery]) -> None:
+    def offer(self, deliveries: Batch) -> None:
         """Takes the next events; see `channel.Listener`."""
-        with self._lock:
+        if self._ending is not None:
+            return
+        if self._live and self._writer is None and deliveries[0].seq == self._sent + 1:
+            self._sent = deliveries[-1].seq
+            if self._socket.write_now(deliveries.frames):
+                return
+        else:
             self._queue.extend(deliveries)
-            self._queued_bytes += sum(len(delivery.frame) for delivery in deliveries)
-            too_much = len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES
-            if too_much:
-                self._queue.clear()
-                self._queued_bytes = 0
-        if too_much:
+            self._queued_bytes += len(deliveries.frames)
+        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES:
+            self._queue.clear()
+            self._queued_bytes = 0
             self.end(CloseCode.TOO_SLOW, "events come faster than you read; resume")
-        self._wake.set()
+        self._start_writer()
 
     def lose(self) -> None:
         """Takes notice that there is no going on; see `channel.Listener`."""
@@ -92,7 +100,7 @@ class Stream:
     def end(self, code: CloseCode, reason: str) -> None:
         """Has the writer close the connection; the first reason counts."""
         self._ending = self._ending or (code, reason)
-        self._wake.set()
+        self._start_writer()
 
     def run(self, channel: Channel, replay: Replay, hello: Hello) -> None:
         """Welcomes the client, catches it up, then serves it until one side ends.
@@ -101,19 +109,25 @@ class Stream:
             StreamClosedError: how it ends, if we end it.
             OSError: the other side is gone.
         """
-        opening = replay.open(hello.after)
-        self._sent = opening.position
-        self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self._identity.expires_at),
-                     "ping_s": PING_S, **opening.welcome})  # fmt: skip
-        self._catch_up(replay)  # however long that takes, nothing is kept in memory for it
-        begin = channel.add(self)
         try:
-            self._catch_up(replay, at_least=begin)
+            frames = None if hello.after is None else replay.recall(channel, self, hello.after)
+            if hello.after is None or frames is None:
+                self._begin(replay.open(hello.after))
+                self._catch_up(replay)  # however long that takes, nothing is kept in memory for it
+                self._catch_up(replay, at_least=channel.add(self))
+            else:
+                self._begin(Opening.recovered(hello.after, hello.after + len(frames)))
+                self._write_frames(frames)
             if self._ending is None:
                 self._write({"t": "live", "seq": self._sent})
             self._serve()
         finally:
             channel.remove(self)
+
+    def _begin(self, opening: Opening) -> None:
+        self._sent = opening.position
+        self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self.identity.expires_at),
+                     "ping_s": PING_S, **opening.welcome})  # fmt: skip
 
     def _catch_up(self, replay: Replay, at_least: int = 0) -> None:
         """Writes the log out from the last event written to its end, which is not before `at_least`."""
@@ -122,27 +136,44 @@ class Stream:
             if views and views[-1]["seq"] != self._sent + len(views):
                 self.lose()  # trimmed meanwhile
                 return
-            for start in range(0, len(views), FRAMES_PER_WRITE):
-                self._socket.write(b"".join(map(encode, views[start : start + FRAMES_PER_WRITE])))
-            if views:
-                self._sent = views[-1]["seq"]
+            self._write_frames([encode(view) for view in views])
             if len(views) < PAGE and self._sent >= at_least:
                 return
             if not views:  # it ends before what was delivered: trimmed meanwhile, or Postgres is back at a backup
                 self.lose()
 
+    def _write_frames(self, frames: list[bytes]) -> None:
+        """Writes the next events."""
+        for start in range(0, len(frames), FRAMES_PER_WRITE):
+            self._socket.write(b"".join(frames[start : start + FRAMES_PER_WRITE]))
+        self._sent += len(frames)
+
     def _serve(self) -> None:
-        writer = threading.Thread(target=self._write_on, name="lanewise-socket", daemon=True)
-        writer.start()
+        self._live = True
+        self._start_writer()
+        next_ping = time.monotonic() + PING_S
         try:
-            for text in self._socket.messages():
-                self._heard_at = time.monotonic()
-                self._handle(parse_frame(text))
+            while self._socket.connected:
+                for text in self._socket.messages(min(next_ping, time.monotonic() + self._left_s())):
+                    self._heard_at = time.monotonic()
+                    self._handle(parse_frame(text))
+                if self._left_s() <= 0:
+                    self.end(CloseCode.UNAUTHORIZED, "the token has expired")
+                    return
+                if time.monotonic() >= next_ping:
+                    next_ping += PING_S
+                    self._beat()
         except StreamClosedError as error:
             self.end(error.code, error.reason)
+        except OSError:
+            pass  # as if nothing more was read
         finally:
-            self.end(CloseCode.NORMAL, "")
-            writer.join()
+            self._finish()
+
+    def _finish(self) -> None:
+        self.end(CloseCode.NORMAL, "")
+        while self._writer is not None:
+            self._writer.join()
         if self._ending is not None and self._ending[0] != CloseCode.NORMAL:
             raise StreamClosedError(*self._ending)
 
@@ -172,29 +203,26 @@ class Stream:
         if not isinstance(ticket, str):
             raise UnauthorizedError("an auth frame needs a ticket")
         identity = self._tickets.use(ticket)
-        if identity.user_id != self._identity.user_id:
+        if identity.user_id != self.identity.user_id:
             raise UnauthorizedError("the ticket is another user's")
-        self._identity = identity
-        self._wake.set()
+        self.identity = identity
         return {"expires_at": iso(identity.expires_at)}
 
+    def _start_writer(self) -> None:
+        if self._live and self._writer is None:
+            self._writer = gevent.spawn(self._write_on)
+
     def _write_on(self) -> None:
-        """Writes events as they come, and pings; ends the connection when that is due."""
-        next_ping = time.monotonic() + PING_S
+        """Writes what is left; then ends the connection if that is due."""
         try:
-            while self._ending is None:
-                self._wake.wait(max(0.0, min(next_ping - time.monotonic(), self._left_s())))
-                self._wake.clear()
-                self._write_queue()
-                if self._left_s() <= 0:
-                    self.end(CloseCode.UNAUTHORIZED, "the token has expired")
-                if time.monotonic() >= next_ping:
-                    next_ping += PING_S
-                    self._beat()
+            self._socket.write(b"")
+            self._write_queue()
+            if self._ending is not None:
+                self._say_bye()
         except OSError:
             self._socket.abort()
-            return
-        self._say_bye()
+        finally:
+            self._writer = None
 
     def _write_queue(self) -> None:
         while self._ending is None and (batch := self._take()):
@@ -207,10 +235,9 @@ class Stream:
                 self._sent = fresh[-1].seq
 
     def _take(self) -> list[Delivery]:
-        with self._lock:
-            batch = [self._queue.popleft() for _ in range(min(FRAMES_PER_WRITE, len(self._queue)))]
-            self._queued_bytes -= sum(len(delivery.frame) for delivery in batch)
-            return batch
+        batch = [self._queue.popleft() for _ in range(min(FRAMES_PER_WRITE, len(self._queue)))]
+        self._queued_bytes -= sum(len(delivery.frame) for delivery in batch)
+        return batch
 
     def _beat(self) -> None:
         if time.monotonic() - self._heard_at > 2 * PING_S + 5:
@@ -220,7 +247,7 @@ class Stream:
         self._write({"t": "ping", "seq": self._sent})
 
     def _left_s(self) -> float:
-        return (self._identity.expires_at - datetime.now(UTC)).total_seconds()
+        return (self.identity.expires_at - datetime.now(UTC)).total_seconds()
 
     def _say_bye(self) -> None:
         code, reason = self._ending or (CloseCode.NORMAL, "")
@@ -228,6 +255,7 @@ class Stream:
             with contextlib.suppress(OSError):
                 self._write({"t": "bye", "retry_ms": random.randint(*RETRY_MS)})  # noqa: S311 - spreads the rush
         self._socket.finish(code, reason)
+        gevent.spawn_later(LINGER_S, self._socket.abort)  # if the client does not end the connection by itself
 
     def _write(self, frame: dict[str, Any]) -> None:
         self._socket.write(encode(frame))

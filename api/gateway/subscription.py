@@ -22,6 +22,7 @@ PING_S = 5.0
 SILENCE_S = 15.0
 RECONNECT_S = 0.5
 CHUNK = 1000
+MAX_TOGETHER = 256  # messages
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ class Subscription:
 
     Args:
         url: of Redis.
-        on_message: called with channel and text.
+        on_messages: called with what has come: texts by channel.
         on_confirmed: called with a channel that Redis has subscribed.
         on_gap: called after the connection was lost, and again when there is a new one.
     """
@@ -40,12 +41,12 @@ class Subscription:
         self,
         url: str,
         *,
-        on_message: Callable[[str, str], None],
+        on_messages: Callable[[dict[str, list[str]]], None],
         on_confirmed: Callable[[str], None],
         on_gap: Callable[[], None],
     ) -> None:
         self._url = url
-        self._on_message = on_message
+        self._on_messages = on_messages
         self._on_confirmed = on_confirmed
         self._on_gap = on_gap
         self._lock = threading.Lock()
@@ -133,14 +134,24 @@ class Subscription:
                     self._send("PING")
             if connection.can_read(timeout=1):
                 heard = now
-                self._handle(connection.read_response())
+                self._read_some(connection)
 
-    def _handle(self, reply: object) -> None:
+    def _read_some(self, connection: redis.Connection) -> None:
+        """Hands on together what is there already: the more comes, the fewer writes it takes."""
+        messages: dict[str, list[str]] = {}
+        for _ in range(MAX_TOGETHER):
+            self._handle(connection.read_response(), messages)
+            if not connection.can_read(timeout=0):
+                break
+        if messages:
+            self._on_messages(messages)
+
+    def _handle(self, reply: object, messages: dict[str, list[str]]) -> None:
         if not isinstance(reply, list):
             return
         match reply:
             case ["message", str(name), str(text)]:
-                self._on_message(name, text)
+                messages.setdefault(name, []).append(text)
             case ["subscribe", str(name), _]:
                 self._on_confirmed(name)
             case _:

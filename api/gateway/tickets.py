@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
+from api.revocations import Revocations
 from shared.errors import SignatureError, UnauthorizedError, UnavailableError
 from shared.ids import new_id
 from shared.redis import RedisError
@@ -23,9 +24,10 @@ class Tickets:
     invalid, never usable twice.
     """
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, revocations: Revocations) -> None:
         settings = services.settings
         self._signer = Signer(settings.secrets, "ticket", settings.deployment)
+        self._revocations = revocations
         self._redis = services.redis
         self._keys = services.keys
 
@@ -42,6 +44,7 @@ class Tickets:
                 "id": ticket_id,
                 "user_id": identity.user_id,
                 "scopes": sorted(identity.scopes),
+                "token_began": identity.issued_at.timestamp(),
                 "token_ends": identity.expires_at.timestamp(),
                 "until": time.time() + TTL_S,
             }
@@ -51,17 +54,19 @@ class Tickets:
         """Returns whom a ticket stands for, and makes it worthless.
 
         Raises:
-            UnauthorizedError: tampered, expired or used.
+            UnauthorizedError: tampered, expired or used, or the user's tokens of that time were revoked.
             UnavailableError: Redis is away.
         """
         try:
             value = self._signer.verify(ticket, max_age_s=TTL_S)
         except SignatureError as error:
             raise UnauthorizedError(_BAD) from error
-        ends = datetime.fromtimestamp(value["token_ends"], UTC)
+        began, ends = (datetime.fromtimestamp(value[name], UTC) for name in ("token_began", "token_ends"))
         if time.time() > min(value["until"], value["token_ends"]) or not self._take_mark(value["id"]):
             raise UnauthorizedError(_BAD)
-        return Identity(value["user_id"], frozenset(value["scopes"]), ends)
+        identity = Identity(value["user_id"], frozenset(value["scopes"]), began, ends)
+        self._revocations.check(identity)
+        return identity
 
     def _set_mark(self, ticket_id: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""`/v1/admin/users/{user_id}/…`: limits and grants, for the scope `admin`. Each call is audited."""
+"""`/v1/admin/users/{user_id}/…`: limits, grants and revocation, for the scope `admin`. Each call is audited."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Response, g
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.models import Grants, GrantsReplacement, LimitsReplacement, UserLimits
+from api.models import Grants, GrantsReplacement, LimitsReplacement, Revocation, UserLimits
 from api.operations import json_response, operation
 from api.state import api
 from shared import audit, models
@@ -72,6 +72,23 @@ def put_grants(identity: Identity, user_id: str, body: GrantsReplacement) -> Res
         replace_grants(session, user_id, grants, identity.user_id)
         view = _grants(session, user_id)
     return json_response(view)
+
+
+@bp.post("/revoke")
+@operation("Revoke a user's tokens", {200: Revocation}, scope="admin", errors=(InvalidError,))
+def revoke(identity: Identity, user_id: str) -> Response:
+    """Tokens that were issued until now are refused, by every process within a second, and what they opened is closed.
+
+    A token counts by its `iat`, which has whole seconds as a rule: one of the same second is refused, whichever was
+    first, and so is one without an `iat`.
+    """
+    with _audited(identity, user_id, "tokens.revoke", {}) as session:
+        statement = insert(models.Revocation).values(user_id=user_id, revoked_at=func.clock_timestamp())
+        latest = func.greatest(models.Revocation.revoked_at, statement.excluded.revoked_at)
+        stored = statement.on_conflict_do_update(index_elements=["user_id"], set_={"revoked_at": latest})
+        revoked_at = session.execute(stored.returning(models.Revocation.revoked_at)).scalar_one()
+    api().revocations.learn(user_id, revoked_at)
+    return json_response({"user_id": user_id, "revoked_at": iso(revoked_at)})
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from lanewise.board import RunView
 from lanewise.client import Client
 from lanewise.demo.fleet import DemoError
 from lanewise.errors import ApiError
-from lanewise.stream import LAST_TYPES, Event, Stream
+from lanewise.run_stream import LAST_TYPES
+from lanewise.stream import Event, Stream
 from shared.errors import LanewiseError
 
 PATIENCE_S = 60.0

@@ -103,3 +103,24 @@ class Fail(Chaotic):
     def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         work(context, run)
         raise Doomed(run.input.canary)
+
+
+class Speech(BaseModel):
+    canary: str
+    events: int
+    burst: int = 10
+    pause_s: float = 0.0  # after each burst
+
+
+class Talk(Chaotic):
+    """Says a lot."""
+
+    name: ClassVar[str] = "talk"
+    Input: ClassVar[type[BaseModel]] = Speech
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        for number in range(run.input.events):
+            run.emit.thinking(f"{run.input.canary} {number}")
+            if number % run.input.burst == 0:
+                time.sleep(run.input.pause_s)
+        return {"canary": run.input.canary}

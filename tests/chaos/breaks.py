@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.chaos.conductor import conduct
+from tests.chaos.gateway_breaks import GATEWAY_BREAKS, is_found
 from tests.chaos.part import say
 from tests.chaos.plan import Plan, Verdict
 from tests.chaos.report import broken, describe
-from tests.chaos.sabotage import PATCHES
+from tests.chaos.sabotage import sabotaged
 from tests.chaos.stores import Stores
 
 DEFINITION = "SELECT pg_get_functiondef(CAST(:name AS regproc)) AS text"
@@ -92,21 +91,21 @@ BREAKS: dict[str, Break] = {
 
 def run(names: Sequence[str], seed: int) -> bool:
     """Makes a short run with each of the breaks; tells whether each was found by the check of its invariant."""
-    found = {name: _found(name, BREAKS[name], seed) for name in names or BREAKS}
-    say("\nbreak                invariant  found")
+    invariants = {name: broken_by.invariant for name, broken_by in BREAKS.items()}
+    invariants |= {name: broken_by.invariant or "(control)" for name, broken_by in GATEWAY_BREAKS.items()}
+    found = {
+        name: is_found(name, seed) if name in GATEWAY_BREAKS else _found(name, BREAKS[name], seed)
+        for name in names or invariants
+    }
+    say("\nbreak                  invariant  as it must be")
     for name, well in found.items():
-        say(f"{name:20} {BREAKS[name].invariant:10} {'yes' if well else 'NO'}")
+        say(f"{name:22} {invariants[name]:10} {'yes' if well else 'NO'}")
     return all(found.values())
 
 
 def make(name: str, broken_by: Break, seed: int) -> Verdict:
     """Makes a short run with something broken."""
-    with tempfile.TemporaryDirectory(prefix="lanewise-break-") as folder:
-        env = {}
-        if name in PATCHES:
-            install = f"from tests.chaos.sabotage import install\ninstall({name!r})\n"
-            Path(folder, "sitecustomize.py").write_text(install)
-            env = {"PYTHONPATH": folder}
+    with sabotaged("tests.chaos.sabotage", name) as env:
         plan = Plan(
             seed,
             users=8,

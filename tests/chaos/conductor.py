@@ -47,7 +47,7 @@ def conduct(plan: Plan, on_fault: Callable[[Fault], None] = lambda _: None) -> V
     with ExitStack() as stack:
         stores = stack.enter_context(Stores.start())
         fleet = stack.enter_context(_fleet(plan, stores))
-        urls = _urls(fleet)
+        urls = api_urls(fleet)
         _make_users(plan, fleet, history)
         stores.run_script(TABLE)
         plan.prepare(stores)
@@ -148,7 +148,8 @@ def _fleet(plan: Plan, stores: Stores) -> Iterator[Fleet]:
         yield fleet
 
 
-def _urls(fleet: Fleet) -> list[str]:
+def api_urls(fleet: Fleet) -> list[str]:
+    """Returns where the apis of a fleet answer."""
     return re.findall(r"^Console\s+(http://[^/\s]+)/", fleet.said(), re.MULTILINE)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ from tests.chaos.stores import Stores
 from tests.fleet.fleet import Fleet
 
 Proof = dict[str, Any]
-GONE_S = 5.0
+GONE_S = 10.0  # one that drains takes its time
 LOST_S = 5.0
 FRESH_S = 1.0
 LEADER = "SELECT w.name FROM lanewise.leases l JOIN lanewise.workers w ON w.id = l.holder WHERE l.name = 'leader'"
@@ -51,10 +52,15 @@ def kill(kind: str) -> Fault:
     """SIGKILL for one process of a kind."""
 
     def fault(scene: Scene, chance: random.Random) -> Proof:
-        process = _one(scene, kind, chance)
-        return _killed(process) if process else {}
+        return end(scene, kind, chance, signal.SIGKILL)
 
     return fault
+
+
+def end(scene: Scene, kind: str, chance: random.Random, how: signal.Signals) -> Proof:
+    """Ends one process of a kind by a signal."""
+    process = _one(scene, kind, chance)
+    return _ended(process, how) if process else {}
 
 
 def kill_leader(scene: Scene, _chance: random.Random) -> Proof:
@@ -63,7 +69,7 @@ def kill_leader(scene: Scene, _chance: random.Random) -> Proof:
     if not rows:
         return {}
     with suppress(psutil.NoSuchProcess):
-        return _killed(psutil.Process(int(rows[0].name.rpartition(":")[2])))
+        return _ended(psutil.Process(int(rows[0].name.rpartition(":")[2])), signal.SIGKILL)
     return {}
 
 
@@ -186,12 +192,12 @@ def _runs(process: psutil.Process) -> bool:
     return False
 
 
-def _killed(process: psutil.Process) -> Proof:
+def _ended(process: psutil.Process, how: signal.Signals) -> Proof:
     try:
-        process.kill()
+        process.send_signal(how)
     except psutil.NoSuchProcess:
         return {}
-    return {"killed": process.pid} if wait_until(lambda: not _runs(process), GONE_S) else {}
+    return {how.name: process.pid} if wait_until(lambda: not _runs(process), GONE_S) else {}
 
 
 FAULTS: dict[str, Fault] = {

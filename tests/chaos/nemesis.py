@@ -14,7 +14,7 @@ IN_FLIGHT_S = 20.0
 TRIES = 1.6  # a fault that cannot be proven is made again later; so many times as many at the most
 
 
-def schedule(seed: int, kinds: Sequence[str]) -> Iterator[str]:
+def schedule(seed: object, kinds: Sequence[str]) -> Iterator[str]:
     """Yields kinds for ever: each comes once in each round, the rounds shuffled by the seed."""
     chance = random.Random(f"faults {seed}")
     while True:

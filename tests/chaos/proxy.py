@@ -1,4 +1,4 @@
-"""Connections to the stores lead through this process, which can spoil them: `python -m tests.chaos.proxy`.
+"""What leads to stores and gateways passes through this process, which can spoil it: `python -m tests.chaos.proxy`.
 
 It reads one order per line from stdin and answers one line: see `Proxy`. The kernel of this machine acknowledges what a
 half-open connection swallows, so what TCP_USER_TIMEOUT would do after its time is done here.
@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import json
 import random
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +36,14 @@ class Link:
     transaction: Transaction = field(default_factory=Transaction)
     reply: Reply | None = None  # held back, because it is to get lost
 
+    def reset(self) -> None:
+        """Ends it as a crash would: both ends get a reset, and what was on its way is lost."""
+        for writer in (self.client, self.server):
+            if writer.is_closing():
+                continue
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.cut()
+
     def cut(self) -> None:
         """Ends it without a word."""
         for writer in (self.client, self.server):
@@ -41,10 +51,10 @@ class Link:
 
 
 class Route:
-    """A port of ours that leads to a store.
+    """A port of ours that leads to a store or a gateway.
 
     Args:
-        upstream: the store's port.
+        upstream: where to.
     """
 
     def __init__(self, upstream: int) -> None:
@@ -67,7 +77,7 @@ class Route:
         """Cuts a share of the connections; returns how many."""
         chosen = self._choose(share, seed)
         for link in chosen:
-            link.cut()
+            link.reset()
         return len(chosen)
 
     def half_open(self, share: float, seed: int) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.sabotage import Saboteur
@@ -117,6 +120,24 @@ PATCHES: dict[str, dict[str, Patch]] = {
 }
 
 
-def install(name: str) -> None:
+def install(patches: Mapping[str, Patch]) -> None:
     """Has this process's modules broken as soon as they are imported."""
-    sys.meta_path.insert(0, Saboteur(PATCHES[name]))
+    sys.meta_path.insert(0, Saboteur(patches))
+
+
+@contextmanager
+def sabotaged(module: str, name: str) -> Iterator[dict[str, str]]:
+    """Yields the environment in which a fleet's processes break themselves.
+
+    Args:
+        module: has the `PATCHES`.
+        name: of some of them; nothing is broken if there are none.
+    """
+    with tempfile.TemporaryDirectory(prefix="lanewise-break-") as folder:
+        lines = (
+            "from tests.chaos.sabotage import install",
+            f"from {module} import PATCHES",
+            f"install(PATCHES.get({name!r}, {{}}))",
+        )
+        Path(folder, "sitecustomize.py").write_text("\n".join(lines))
+        yield {"PYTHONPATH": folder}

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,9 +16,9 @@ import sqlalchemy as sa
 
 from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
 from shared.settings import next_redis_database
+from tests.chaos.detour import Detour
 from tests.services import server_folder, superuser_engine
 
-ROOT = Path(__file__).parents[2]
 # In memory, and nobody pulls the plug: what Postgres has handed to the kernel survives its own death. But a commit has
 # to wait until it is there.
 SETTINGS = ("fsync = off", "full_page_writes = off", "max_wal_size = '256MB'")
@@ -43,14 +38,9 @@ class Stores:
         self._postgres = postgres
         self._redis = redis_server
         self.secret_key = secrets.token_urlsafe(32)
-        self._lock = threading.Lock()
         upstreams = {"postgres": postgres.port, "redis": redis_server.port}
-        self._proxy = subprocess.Popen(
-            (sys.executable, "-m", "tests.chaos.proxy", json.dumps(upstreams)),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True,
-        )  # fmt: skip
-        stack.callback(self._end_proxy)
-        ports = self._answer()
+        self._proxy = stack.enter_context(Detour(upstreams))
+        ports = self._proxy.ports
         self.redis_url = redis_server.url.replace(f":{redis_server.port}/", f":{ports['redis']}/")
         self.database_url = postgres.admin_url.replace(f":{postgres.port}/", f":{ports['postgres']}/")
         self.engine = superuser_engine(postgres.admin_url)
@@ -75,11 +65,7 @@ class Stores:
 
     def order(self, route: str, do: str, **arguments: Any) -> Any:
         """Has the proxy do something (see `Route`); returns its answer."""
-        with self._lock:
-            assert self._proxy.stdin is not None
-            self._proxy.stdin.write(json.dumps({"route": route, "do": do, **arguments}) + "\n")
-            self._proxy.stdin.flush()
-            return self._answer()
+        return self._proxy.order(route, do, **arguments)
 
     def restart_postgres(self) -> dict[str, Any]:
         """Shuts Postgres down at once, without a checkpoint or a farewell, and starts it again."""
@@ -123,17 +109,3 @@ class Stores:
         process.wait(20)
         server.stop()
         return pid
-
-    def _answer(self) -> Any:
-        assert self._proxy.stdout is not None
-        line = self._proxy.stdout.readline()
-        assert line, "the proxy has ended"
-        return json.loads(line)
-
-    def _end_proxy(self) -> None:
-        assert self._proxy.stdin is not None
-        assert self._proxy.stdout is not None
-        self._proxy.stdin.close()
-        self._proxy.kill()
-        self._proxy.wait(10)
-        self._proxy.stdout.close()

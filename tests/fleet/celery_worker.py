@@ -82,6 +82,26 @@ class WorkerProcess(HandleOfNothing):
         """Signals the worker's main process, as a container engine does."""
         self.process.signal(_signal(signal or "SIGKILL"))
 
+    def revive(self) -> None:
+        """Starts it again if it has ended, with a new log; whatever it had started has to be gone by then."""
+        if self.process.exit_code is not None:
+            self.demand_nothing_left()
+            self._spec.log.unlink()
+            self.process = Process(self._spec)
+
+    def end(self) -> None:
+        """Kills it; nothing of it may be left."""
+        self.process.kill()
+        self.demand_nothing_left()
+
+    def demand_nothing_left(self) -> None:
+        """Fails if something that it started is still there, and ends that."""
+        self.process.kill_group(0)
+        left = [] if wait_until(lambda: not marked(self.folder), 5) else marked(self.folder)
+        for process in left:
+            process.kill()
+        assert not left, f"a worker has left behind: {left}"
+
     def restart(self, timeout: float = END_S) -> None:
         """Ends it in order and starts it again."""
         self.process.signal(signal.SIGTERM)
@@ -130,12 +150,7 @@ class OurWorkerContainer(CeleryWorkerContainer):  # type: ignore[misc]
         return None  # our log is JSON, and says less; whoever needs it ready asks Celery: `Worker.ready`
 
     def teardown(self) -> None:
-        self.worker.process.kill()
-        self.worker.process.kill_group(0)
-        left = [] if wait_until(lambda: not marked(self.worker.folder), 5) else marked(self.worker.folder)
-        for process in left:
-            process.kill()
-        assert not left, f"a worker has left behind: {left}"
+        """Leaves it to the next test."""
 
 
 class Worker(CeleryTestWorker):  # type: ignore[misc]

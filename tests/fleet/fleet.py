@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,7 +27,7 @@ from shared.services import Services
 from shared.settings import Settings, load_settings
 from shared.states import ENDS
 from shared.tokens import make_token
-from tests.services import missing, superuser_engine
+from tests.services import missing, server_folder, superuser_engine
 
 ROOT = Path(__file__).parents[2]
 AGENTS = "tests.fleet.agents_acceptance,tests.agents_endless,tests.browser.agents"
@@ -111,9 +109,8 @@ class Fleet:
             redis_program()
         except ConfigurationError as error:
             missing(error)
-        folder = Path(tempfile.mkdtemp(prefix="lanewise-fleet-"))
         with ExitStack() as stack:
-            stack.callback(shutil.rmtree, folder)
+            folder = stack.enter_context(server_folder())
             stack.callback(kill_marked, folder)
             fleet = cls(folder, *options, env=env)
             stack.callback(fleet.close)

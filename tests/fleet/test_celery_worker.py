@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -35,17 +34,16 @@ def servers() -> Iterator[Servers]:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(servers: Servers) -> Iterator[Settings]:
     with servers.new_database() as name:
         yield servers.settings(name)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def services(settings: Settings) -> Iterator[Services]:
     with closing(Services.open(settings)) as opened:
         yield opened
-        opened.redis.flushall()
 
 
 # pytest-celery's fixtures, over processes instead of containers: one broker, no result backend, two workers
@@ -78,28 +76,35 @@ def default_worker_cls() -> type[ours.Worker]:
     return ours.Worker
 
 
-@pytest.fixture
-def default_worker_env(settings: Settings) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def containers(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ours.OurWorkerContainer]]:
+    """Two workers for all tests: whoever finds one of them dead starts it again."""
     assert settings.run_database_url is not None
-    return ours.QUICK | {
+    env = ours.QUICK | {
         "LANEWISE_DATABASE_URL": settings.database_url.get_secret_value(),
         "LANEWISE_RUN_DATABASE_URL": settings.run_database_url.get_secret_value(),
         "LANEWISE_REDIS_URL": settings.redis_url.get_secret_value(),
         "LANEWISE_SECRET_KEY": settings.secrets[0],
         "LANEWISE_DEPLOYMENT": settings.deployment,
     }
+    with ExitStack() as stack:
+        made = []
+        for name in ("one", "two"):
+            made.append(ours.OurWorkerContainer(tmp_path_factory.mktemp("worker") / name, env))
+            stack.callback(made[-1].worker.end)
+        yield made
 
 
 @pytest.fixture
-def default_worker_container(tmp_path: Path, default_worker_env: dict[str, str]) -> ours.OurWorkerContainer:
-    return ours.OurWorkerContainer(tmp_path / "one", default_worker_env)
+def default_worker_container(containers: list[ours.OurWorkerContainer]) -> ours.OurWorkerContainer:
+    for container in containers:
+        container.worker.revive()
+    return containers[0]
 
 
 @pytest.fixture
-def other_worker(tmp_path: Path, default_worker_env: dict[str, str], celery_setup_app: Celery) -> Iterator[ours.Worker]:
-    worker = ours.Worker(ours.OurWorkerContainer(tmp_path / "two", default_worker_env), celery_setup_app)
-    yield worker
-    worker.teardown()
+def other_worker(containers: list[ours.OurWorkerContainer], celery_setup_app: Celery) -> ours.Worker:
+    return ours.Worker(containers[1], celery_setup_app)
 
 
 @pytest.fixture
@@ -135,7 +140,8 @@ class Pair:
             return events.read_run(session, run.user_id, run.id, 0, 10_000)
 
     def kinds(self, run: Run) -> list[str]:
-        return [event["type"] for event in self.log(run)]
+        """The types of its events, but for where it stood: a sweep tells that if it finds the run still parked."""
+        return [event["type"] for event in self.log(run) if event["type"] != "run_position"]
 
     def wait(self, run: Run, status: str, timeout_s: float = WAIT_S) -> Run:
         assert wait_until(lambda: self.now(run).status == status, timeout_s), (self.now(run).status, self.log(run))
@@ -265,6 +271,10 @@ def test_a_killed_sandbox_ends_its_run_within_a_second_and_no_other(pair: Pair) 
     assert "its only attempt" in ended.error["message"]
     assert pair.wait(pair.submit("echo"), "completed", timeout_s=2)
     assert [pair.now(other).status for other in others] == ["running", "running"]
+    for sandbox in (sandbox for each in pair.workers for sandbox in each.sandboxes()):
+        sandbox.kill()
+    for other in others:
+        pair.wait(other, "failed")
 
 
 def test_a_worker_that_stood_still_past_its_lease_writes_nothing_any_more(pair: Pair) -> None:

@@ -14,8 +14,10 @@ from typing import Self
 import httpx
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from lanewise import Client
+from shared.models import Worker
 from tests.fleet.fleet import READY_S, Fleet, new_user, until
 
 USERS = 4
@@ -26,7 +28,7 @@ BETWEEN_S = 0.05
 
 @pytest.fixture(scope="module")
 def rolling() -> Iterator[Fleet]:
-    with Fleet.start("--apis", "2", "--workers", "3", "--slots", "4", "--no-flower") as running:
+    with Fleet.start("--apis", "2", "--workers", "2", "--slots", "4", "--no-flower") as running:
         yield running
 
 
@@ -91,19 +93,31 @@ class Load:
             assert {run["id"] for run in self._fleet.client(user).runs()} == set(made)
 
 
-def restart(fleet: Fleet, process: psutil.Process, kind: str) -> None:
-    """Asks a process to end, as a deployment does, and waits until another one is there in its place."""
+def restart(fleet: Fleet, process: psutil.Process, kind: str) -> psutil.Process:
+    """Asks a process to end, as a deployment does; returns the one that is there in its place, once it is."""
     known = set(fleet.processes()[kind])
     process.send_signal(signal.SIGTERM)
     until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 20, f"the end of a {kind}")
-    until(lambda: len(set(fleet.processes().get(kind, ())) - known) == 1, READY_S, f"another {kind}")
+    (successor,) = until(lambda: set(fleet.processes().get(kind, ())) - known, READY_S, f"another {kind}")
+    return successor
+
+
+def await_work(fleet: Fleet, worker: psutil.Process) -> None:
+    """Waits until a worker takes runs, as a deployment does before it goes on with the next."""
+
+    def announced() -> bool:
+        with fleet.services.database.system_session() as session:
+            names = session.scalars(sa.select(Worker.name).where(~Worker.draining)).all()
+        return any(name.endswith(f":{worker.pid}") for name in names)
+
+    until(announced, READY_S, f"the work of {worker}")
 
 
 def test_workers_restarted_one_by_one_fail_and_repeat_nothing(rolling: Fleet, tmp_path: Path) -> None:
     with Load(rolling, tmp_path) as load:
         load.await_more()
         for worker in rolling.processes()["worker"]:
-            restart(rolling, worker, "worker")
+            await_work(rolling, restart(rolling, worker, "worker"))
             load.await_more()
     load.check()
 

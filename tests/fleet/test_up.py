@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -82,61 +83,101 @@ def names(family: list[psutil.Process]) -> str:
     return "\n".join(" ".join(process.cmdline()) for process in family)
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., Up]]:
-    """Starts `lanewise up`; whatever still runs at the end is killed."""
+@contextmanager
+def starting() -> Iterator[Callable[..., Up]]:
+    """Yields what starts `lanewise up`; whatever still runs at the end is killed."""
     started: list[Up] = []
 
     def starter(*arguments: str | Path, **options: str | tuple[str, ...]) -> Up:
         started.append(Up(*arguments, **options))  # type: ignore[arg-type]
         return started[-1]
 
-    yield starter
-    for up in started:
-        up.kill()
+    try:
+        yield starter
+    finally:
+        for up in started:
+            up.kill()
 
 
 Start = Callable[..., Up]
 
 
-def test_comes_up_in_a_closed_folder_says_where_things_are_and_drains(start: Start, tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
-    data_dir.mkdir(mode=0o700)
-    (data_dir / "mine").write_text("mine")
-    up = start(data_dir)
+@pytest.fixture
+def start() -> Iterator[Start]:
+    with starting() as starter:
+        yield starter
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, Up]]:
+    """Two side by side: one in a closed folder, and one of an ordinary user where we are root."""
+    closed = tmp_path_factory.mktemp("up") / "data"
+    closed.mkdir(mode=0o700)
+    (closed / "mine").write_text("mine")
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    prefix: tuple[str, ...] = ()
+    try:
+        if os.geteuid() == 0:
+            shutil.chown(folder, "nobody")
+            prefix = as_nobody()
+        with starting() as start:
+            yield start(closed, "--apis", "2"), start(folder / "data", "--no-flower", prefix=prefix, HOME=str(folder))
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_comes_up_in_a_closed_folder_and_says_where_things_are(pair: tuple[Up, Up]) -> None:
+    up, _ = pair
     assert httpx.get(f"{up.url}/readyz", timeout=10).json()["status"] == "ok"
     assert "data" in {agent["name"] for agent in up.get("/v1/agents").json()["items"]}
     for title in ("Console", "Flower", "Metrics", "Logs", "Token     bob", "Token     admin"):
         assert f"\n{title}" in up.said
-    family = up.family()
-    assert "celery -A worker worker -P threads" in names(family)
-    second = start(data_dir)
+    assert "celery -A worker worker -P threads" in names(up.family())
+    assert (up.data_dir / "mine").read_text() == "mine"
+
+
+def test_a_second_one_in_the_same_folder_is_refused(pair: tuple[Up, Up], start: Start) -> None:
+    second = start(pair[0].data_dir)
     assert second.popen.wait(STOP_S) != 0
     assert "already runs in" in second.said
     assert "Traceback" not in second.said
-    assert up.stop() == 0
-    assert gone(family)
-    assert (data_dir / "mine").read_text() == "mine"
-    assert not (data_dir / "running.json").exists()
 
 
-def test_two_side_by_side_and_a_killed_one_leaves_nothing_and_starts_again(start: Start, tmp_path: Path) -> None:
-    one, two = start(tmp_path / "one", "--apis", "2", "--no-flower"), start(tmp_path / "two", "--no-flower")
-    consoles = [re.findall(r"Console +(\S+)/ ", up.said) for up in (one, two) if up.url]
+def test_two_side_by_side_share_nothing(pair: tuple[Up, Up]) -> None:
+    one, two = pair
+    consoles = [re.findall(r"Console +(\S+)/ ", up.said) for up in pair if up.url]
     assert [len(urls) for urls in consoles] == [2, 1]
     assert len({*consoles[0], *consoles[1]}) == 3
     assert all(one.get("/v1/me", url).status_code == 200 for url in consoles[0])
+    assert two.get("/v1/me").status_code == 200
     assert one.get("/v1/me", two.url).status_code == 401
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="all of it is an ordinary user's")
+def test_an_ordinary_users_processes_are_that_users(pair: tuple[Up, Up]) -> None:
+    assert pair[1].url
+    assert {process.username() for process in pair[1].family()} == {"nobody"}
+
+
+# The last that needs the pair: it ends both.
+def test_a_killed_one_leaves_nothing_and_starts_again_and_both_drain(pair: tuple[Up, Up], start: Start) -> None:
+    one, two = pair
+    assert all(up.url for up in pair)
     family = one.family()
     assert len(family) > 8
     one.popen.kill()
     one.popen.wait()
     if sys.platform == "linux":
         assert wait_until(lambda: gone(family), 15), names([process for process in family if not gone([process])])
-    again = start(tmp_path / "one", "--no-flower")
+    again = start(one.data_dir, "--no-flower")
     assert again.get("/v1/me").status_code == 200
     assert two.get("/v1/me").status_code == 200
-    assert again.stop(signal.SIGINT) == 0
+    for up, number in ((again, signal.SIGINT), (two, signal.SIGTERM)):
+        family = up.family()
+        assert up.stop(number) == 0
+        assert gone(family)
+        assert not (up.data_dir / "running.json").exists()
+    assert (again.data_dir / "mine").read_text() == "mine"
 
 
 def test_over_given_urls_nothing_is_embedded(start: Start, tmp_path: Path) -> None:
@@ -156,19 +197,3 @@ def test_a_signal_while_it_starts_ends_it_cleanly(start: Start, tmp_path: Path) 
     assert up.stop() == 0
     assert up.output.read_text() == ""
     assert gone(family)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user")
-def test_as_an_ordinary_user(start: Start) -> None:
-    prefix = as_nobody()
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    try:
-        shutil.chown(folder, "nobody")
-        up = start(folder / "data", "--no-flower", prefix=prefix, HOME=str(folder))
-        assert up.get("/v1/me").status_code == 200
-        family = up.family()
-        assert {process.username() for process in family} == {"nobody"}
-        assert up.stop() == 0
-        assert gone(family)
-    finally:
-        shutil.rmtree(folder)

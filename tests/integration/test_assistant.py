@@ -92,20 +92,26 @@ def test_an_answer_is_streamed_in_order_and_its_usage_recorded(node: Node, model
 
 
 def test_many_small_pieces_become_few_events_without_delaying_the_text(node: Node, model: ModelServer) -> None:
-    pieces = [f"{number} " for number in range(1000)]
+    pieces, seen = [f"{number} " for number in range(1000)], threading.Event()
 
-    def trickle(exchange: Exchange) -> None:
+    def pause(exchange: Exchange) -> None:
         exchange.say(*pieces[:900])
-        time.sleep(0.3)
+        assert seen.wait(PATIENCE_S)
         says(*pieces[900:])(exchange)
 
-    model.will(trickle)
+    model.will(pause)
     run = node.begin("helper", {"message": "count"})
-    node.wait_for_event(run, lambda event: event["data"].get("text", "").endswith("899 "))
-    assert node.now(run).status == "running"
+    assert wait_until(lambda: "".join(texts(node, run)).endswith("899 "), PATIENCE_S)
+    seen.set()
     node.wait(run)
     assert "".join(texts(node, run)) == "".join(pieces)
     assert len(texts(node, run)) < 100
+
+
+def test_an_answer_in_one_piece_is_streamed_whole(node: Node, model: ModelServer) -> None:
+    answer = "\N{ELECTRIC LIGHT BULB}" * 20_000  # 80,000 bytes
+    model.will(says(answer))
+    assert "".join(texts(node, ask(node))) == answer
 
 
 def test_tools_of_one_turn_run_in_parallel_and_usage_adds_up(node: Node, model: ModelServer) -> None:

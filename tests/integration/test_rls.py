@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from shared.models import (
     Document,
     IdempotencyKey,
     Passage,
+    Revocation,
     Run,
     RunStep,
     ToolGrant,
@@ -84,6 +86,7 @@ def populated(services: Services) -> dict[str, Run]:
                         user_id=user_id, run_id=run.id, name="a", content_type="text/plain", size=1, sha256="x",
                         content=b"1",
                     ),
+                    Revocation(user_id=user_id, revoked_at=datetime.now(UTC)),
                     ToolGrant(user_id=user_id, tool="t", granted_by="user:root"),
                 ]
             )  # fmt: skip

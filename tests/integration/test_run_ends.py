@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from shared import runs
 from shared.database import Database
 from shared.errors import IllegalTransitionError
-from shared.event_types import EventType
+from shared.event_types import MAX_DATA_BYTES, EventType
 from shared.events import Event
 from shared.models import AuditEntry, Run
 from shared.outcomes import Completed, Ended, Failed, Lost
@@ -193,9 +194,14 @@ class TestHistory:
 
     def test_it_is_bounded(self, services: Services, submit: Submit) -> None:
         run = submit()
+        at_length = Lost("drained", "\x01" * 2000, counted=False)  # 12,000 bytes as JSON
         for _ in range(22):
-            finish(services.database, start_run(services, run), DRAINED)
+            finish(services.database, start_run(services, run), at_length)
         assert [lost["attempt"] for lost in stored(services.database, run).lost] == list(range(3, 23))
+        finish(services.database, start_run(services, run), Failed("ValueError", at_length.message))
+        failed = row(services.database, run)["log"][-1]
+        assert len(failed["data"]["error"]["attempts"]) == 20
+        assert len(json.dumps(failed["data"])) <= MAX_DATA_BYTES
 
 
 class TestLost:

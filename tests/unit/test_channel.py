@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.gateway.channel import Channel, Delivery
+from api.gateway.protocol import encode
+from api.gateway.ring import MAX_BYTES, MAX_FRAMES, OVERHEAD
 
 PAGE = 5
 
@@ -144,3 +146,67 @@ def _repair(channel: Channel, head: int) -> None:
     while not done:
         last = channel.last or 0
         done = channel.fill(views(*range(last + 1, min(last + PAGE, head) + 1)), PAGE, channel.wanted)
+
+
+class TestComingBack:
+    def test_what_was_delivered_is_at_hand_and_what_follows_is_offered(self, channel: Channel, ear: Ear) -> None:
+        channel.receive(views(11, 12, 13))
+        late = Ear()
+        assert channel.resume(late, 11) == [encode(view) for view in views(12, 13)]
+        channel.receive(views(14))
+        assert (late.heard, ear.heard) == ([14], [11, 12, 13, 14])
+        assert channel.resume(Ear(), 14) == []
+
+    @pytest.mark.parametrize("after", [0, 9, 14])
+    def test_elsewhere_nothing_is_begun(self, channel: Channel, after: int) -> None:
+        channel.receive(views(11, 12, 13))
+        late = Ear()
+        assert channel.resume(late, after) is None
+        channel.receive(views(14))
+        assert late.heard == []
+
+    def test_what_precedes_is_taken_if_it_fits_without_a_gap(self, channel: Channel) -> None:
+        channel.receive(views(11))
+        older = [encode(view) for view in views(8, 9)]
+        channel.remember(older, 9)
+        assert (channel.resume(Ear(), 9), channel.missing(7)) == (None, 3)
+        channel.remember(older, 10)
+        assert (channel.resume(Ear(), 8), channel.missing(7)) == ([*older, encode(views(11)[0])], 1)
+
+    def test_a_hole_in_the_log_is_not_bridged(self, channel: Channel) -> None:
+        channel.receive(views(11, 12))
+        channel.begin_repair()
+        channel.fill(views(20, 21), PAGE, wanted=21)
+        assert channel.resume(Ear(), 12) is None
+        assert channel.resume(Ear(), 19) == [encode(view) for view in views(20, 21)]
+
+    def test_at_most_so_many_and_so_many_bytes_are_kept(self, channel: Channel) -> None:
+        for number in range(11, 11 + MAX_FRAMES + 5):
+            channel.receive(views(number))
+        last = channel.last or 0
+        assert channel.resume(Ear(), last - MAX_FRAMES - 1) is None
+        assert len(channel.resume(Ear(), last - MAX_FRAMES) or ()) == MAX_FRAMES
+        channel.trim(3 * (OVERHEAD + len(encode(views(last)[0]))))
+        assert channel.resume(Ear(), last - 4) is None
+        assert len(channel.resume(Ear(), last - 3) or ()) == 3
+        channel.remember([b"x"], last - 3)  # no room
+        assert channel.resume(Ear(), last - 4) is None
+
+    def test_nothing_is_kept_for_long(self, channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+        channel.receive(views(11))
+        channel.trim(MAX_BYTES)
+        assert channel.resume(Ear(), 10)
+        monkeypatch.setattr("api.gateway.ring.KEPT_S", -1.0)
+        channel.trim(MAX_BYTES)
+        assert channel.resume(Ear(), 10) is None
+        assert channel.resume(Ear(), 11) == []
+
+    def test_a_head_that_went_back_is_a_loss_and_begins_anew(self, channel: Channel, ear: Ear) -> None:
+        channel.receive(views(11, 12))
+        channel.rewind(11, 5)  # judged by a position that has moved on
+        assert (ear.lost, channel.last) == (0, 12)
+        channel.rewind(12, 5)
+        assert (ear.lost, channel.last) == (1, 5)
+        assert channel.resume(Ear(), 11) is None
+        assert channel.receive(views(6))
+        assert ear.heard == [11, 12, 6]

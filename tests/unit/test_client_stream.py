@@ -169,6 +169,20 @@ def test_the_stream_of_a_run_starts_with_its_past_and_ends_with_it(service: Serv
     assert [hello["after"] for hello in service.hellos] == [None, 7]
 
 
+def test_the_past_of_a_run_is_read_as_it_is_taken_and_goes_on_after_a_failure(service: Service, client: Client) -> None:
+    pages = [answer({"items": [event(seq, run_seq=seq)], "next_cursor": "more"}) for seq in (1, 2)]
+    last = answer({"items": [event(3, "run_completed", run_seq=3)], "next_cursor": None})
+    service.on("GET", "/v1/runs/r1/events", *pages, problem(400, "bad_request", "no"), last)
+    service.connections = [says(welcome(3), LIVE)]
+    with client.stream(run_id="r1") as stream:
+        assert next(stream)["seq"] == 1
+        assert [request.path for request in service.requests].count("/v1/runs/r1/events") == 1
+        assert next(stream)["seq"] == 2
+        with pytest.raises(ApiError, match="no"):
+            next(stream)
+        assert [item["seq"] for item in stream] == [3]
+
+
 def test_the_stream_of_a_run_that_has_ended_is_its_past(service: Service, client: Client) -> None:
     past = [event(3, "run_queued", run_seq=1), event(5, "run_failed", run_seq=2)]
     service.on("GET", "/v1/runs/r1/events", answer({"items": past, "next_cursor": None}))

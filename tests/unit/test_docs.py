@@ -29,6 +29,7 @@ import shared.records
 import worker.agentthreads
 import worker.calls
 import worker.core
+import worker.held
 import worker.mcp.sessions
 import worker.state
 import worker.supervise
@@ -49,17 +50,21 @@ LIMITS: dict[str, float] = {
     "user, thread and other ids of a context": shared.context.MAX_ID_LENGTH,
     "requests of one user that wait for the end of a run, per api process": api.waiting.MAX_WAITERS_PER_USER,
     "requests that wait for the end of a run, per api process": api.waiting.MAX_WAITERS,
-    "WebSocket connections of a user, per api process": api.gateway.protocol.MAX_SOCKETS_PER_USER,
+    "WebSocket connections of a user, per api process; SSE streams count": api.gateway.protocol.MAX_SOCKETS_PER_USER,
     "time until the first frame of a WebSocket": api.gateway.protocol.HELLO_TIMEOUT_S,
     "age of a WebSocket ticket": api.gateway.tickets.TTL_S,
     "frame from a WebSocket client": api.gateway.protocol.MAX_MESSAGE_BYTES,
     f"frames a second from a WebSocket client, above a burst of {api.gateway.socket.BURST:g}": (
         api.gateway.socket.RATE_PER_S
     ),
-    "frames that wait for a slow WebSocket client": api.gateway.stream.MAX_QUEUED_FRAMES,
-    "bytes that wait for a slow WebSocket client": api.gateway.stream.MAX_QUEUED_BYTES,
+    "frames that wait for a slow WebSocket or SSE client": api.gateway.stream.MAX_QUEUED_FRAMES,
+    "bytes that wait for a slow WebSocket or SSE client": api.gateway.stream.MAX_QUEUED_BYTES,
+    "time in which a WebSocket or SSE client takes nothing of what is written to it": (
+        api.gateway.socket.WRITE_DEADLINE_S
+    ),
     "output of a run": worker.core.MAX_OUTPUT_BYTES,
     "data of an event": shared.event_types.MAX_DATA_BYTES,
+    "text of tokens that become one event": worker.held.MAX_JOINED_BYTES,
     "frame between a worker and a sandbox": shared.frames.MAX_FRAME_BYTES,
     "time in which a sandbox reads nothing of what it is sent": worker.supervise.READS_NOTHING_S,
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,

@@ -18,10 +18,9 @@ from shared.errors import StateConflictError
 from shared.settings import Settings
 from tests.model_server import KEY
 from worker.agents.assistant import TOOLS, Assistant, _installed
-from worker.model import conversation, settings, tokens
+from worker.model import conversation, settings
 from worker.model.conversation import Conversation, remembering
 from worker.model.schema import function_of
-from worker.model.tokens import TokenStream
 from worker.tools.data_helper import DataHelperParameters
 
 
@@ -114,46 +113,6 @@ def test_memory_stays_small_and_keeps_the_newest(texts: list[tuple[str, int]]) -
 @pytest.mark.parametrize("state", [None, 3, [], {}, {"exchanges": 1}, {"exchanges": [{"x": 1}]}, {"exchanges": ["a"]}])
 def test_what_is_no_conversation_begins_a_new_one(state: Any) -> None:
     assert Conversation.from_state(state).exchanges == ()
-
-
-# Tokens
-
-
-@given(st.lists(st.text(max_size=50), max_size=30), st.integers(1, 20))
-def test_no_text_is_lost_or_moved(pieces: list[str], at_most: int) -> None:
-    said: list[str] = []
-
-    async def stream() -> None:
-        with pytest.MonkeyPatch.context() as patch, TokenStream(said.append) as stream:
-            patch.setattr(tokens, "MAX_CHARS", at_most)
-            for piece in pieces:
-                stream.add(piece)
-
-    asyncio.run(stream())
-    assert "".join(said) == "".join(pieces)
-    assert all(0 < len(text) <= at_most for text in said)
-    assert len(said) <= len("".join(pieces)) // at_most + 1
-
-
-def test_a_pause_hands_on_what_there_is() -> None:
-    async def stream() -> list[str]:
-        said: list[str] = []
-        flushed = asyncio.Event()
-
-        def emit(text: str) -> None:
-            said.append(text)
-            flushed.set()
-
-        with TokenStream(emit) as stream:
-            stream.add("a")
-            stream.add("b")
-            assert said == []
-            async with asyncio.timeout(2):
-                await flushed.wait()
-            assert said == ["ab"]
-        return said
-
-    assert asyncio.run(stream()) == ["ab"]
 
 
 # Settings

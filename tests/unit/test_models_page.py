@@ -12,7 +12,8 @@ import pytest
 
 from tests import model_server
 from tests.model_server import fails, says
-from worker.model import Model, client, conversation, dialogue, reply, settings, tokens
+from worker import held
+from worker.model import Model, client, conversation, dialogue, reply, settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 LIMITS = {
@@ -51,7 +52,7 @@ def test_every_limit_has_the_value_of_the_code() -> None:
     }
     assert numbers == LIMITS
     text = PAGE.read_text()
-    assert f"arrives within {tokens.DELAY_S * 1000:g} ms" in text
+    assert f"arrives within {held.MAX_HOLD_S * 1000:g} ms" in text
     assert f"{conversation.MAX_EXCHANGES} of them, {conversation.MAX_BYTES // 1024} KiB" in text
 
 

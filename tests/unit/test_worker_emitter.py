@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -59,11 +59,21 @@ def test_texts_are_texts(emit: UserWebSocketEmitter, bridge: RecordingBridge, va
     assert bridge.sent == []
 
 
-def test_the_limit_of_an_events_data(emit: UserWebSocketEmitter, bridge: RecordingBridge) -> None:
-    room = MAX_DATA_BYTES - len('{"text": ""}')
-    emit.token("x" * room)
+@pytest.mark.parametrize(
+    ("say", "around"),
+    [
+        (UserWebSocketEmitter.thinking, '{"text": ""}'),
+        (UserWebSocketEmitter.token, '{"text": ""}'),
+        (lambda emit, note: emit.progress(0.5, note), '{"fraction": 0.5, "note": ""}'),
+    ],
+)
+def test_the_limit_of_an_events_data(
+    emit: UserWebSocketEmitter, bridge: RecordingBridge, say: Callable[[UserWebSocketEmitter, str], None], around: str
+) -> None:
+    room = MAX_DATA_BYTES - len(around)
+    say(emit, "x" * room)
     with pytest.raises(TooLargeError, match=f"{MAX_DATA_BYTES + 1} bytes; the limit is {MAX_DATA_BYTES}"):
-        emit.token("x" * (room + 1))
+        say(emit, "x" * (room + 1))
     assert emit.count == len(bridge.sent) == 1
 
 

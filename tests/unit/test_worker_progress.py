@@ -6,7 +6,12 @@ import threading
 
 import pytest
 
-from worker.progress import WorkflowProgress
+from shared.errors import TooLargeError
+from shared.event_types import MAX_DATA_BYTES
+from tests.parts import RecordingBridge
+from tests.services import a_context
+from worker.emitter import UserWebSocketEmitter
+from worker.progress import StepBridge, WorkflowProgress
 from worker.workflow import Parallel, Step
 
 
@@ -30,3 +35,13 @@ def test_what_was_computed_first_is_told_first() -> None:
     progress.update(two, 1.0, quickly)
     first.join()
     assert told == [pytest.approx(0.5), pytest.approx(1.0)]
+
+
+def test_a_note_that_fits_only_without_the_steps_share_is_refused_to_its_agent() -> None:
+    """Not by the runner, which would take it for a breach of the protocol and fail the run."""
+    step, bridge = Step("one", "a", lambda _: {}), RecordingBridge()
+    emit = UserWebSocketEmitter(a_context(), StepBridge(bridge, WorkflowProgress(step), step), "a")
+    with pytest.raises(TooLargeError, match="event data"):
+        emit.progress(0.5, "x" * (MAX_DATA_BYTES - len('{"fraction": 0.5, "note": ""}')))
+    emit.progress(0.5, "half way")
+    assert bridge.data("agent_progress") == [{"fraction": 0.5, "note": "half way", "step": "one", "run_fraction": 0.5}]

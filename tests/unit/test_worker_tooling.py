@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError, InvalidContextError
+from shared.event_types import MAX_DATA_BYTES
 from tests.parts import DictStore, RecordingBridge, UnboundDatabase
 from tests.services import a_context
 from worker.authoring import Tool, ToolError
@@ -35,6 +37,17 @@ class Count(Tool):
 
     def run(self, context: UserExecutionContext, parameters: Words) -> Any:
         return len(parameters.text.split()) * parameters.times
+
+
+class Write(Tool):
+    """Takes and gives a lot, or fails at length."""
+
+    name = "write"
+
+    def run(self, context: UserExecutionContext, parameters: Any) -> Any:
+        if parameters.text[0] == "!":
+            raise type("E" * 100_000, (Exception,), {})(parameters.text)
+        return parameters.text
 
 
 class Where(Tool):
@@ -85,7 +98,7 @@ class Pay(Tool):
         return "paid"
 
 
-TOOLS = (Count, Where, WherePlain, Fail, Endless, Pay)
+TOOLS = (Count, Where, WherePlain, Fail, Endless, Pay, Write)
 
 
 class Home:
@@ -127,7 +140,7 @@ def test_a_dispatcher_works_over_the_registry_that_it_is_given() -> None:
 
 def test_a_registry_holds_instances_each_name_once(home: Home) -> None:
     registry = home.tools.registry
-    assert registry.names() == ["count", "endless", "fail", "pay", "where", "where_plain"]
+    assert registry.names() == ["count", "endless", "fail", "pay", "where", "where_plain", "write"]
     with pytest.raises(ConfigurationError, match="not an instance of Tool"):
         registry.register(Count)  # type: ignore[arg-type]
     count = registry.get("count")
@@ -247,6 +260,13 @@ def test_a_tool_that_raises_is_a_value_and_an_event(home: Home, how: str, error:
     assert home.bridge.data("tool_failed")[0]["error"] == error
     with pytest.raises(ToolError, match="fail: "):
         result.unwrap()
+
+
+@pytest.mark.parametrize("text", ["x" * 500_000, "!" + "\N{ELECTRIC LIGHT BULB}" * 100_000])
+def test_however_much_a_tool_takes_and_gives_its_events_are_small(home: Home, text: str) -> None:
+    result = home.dispatch("write", text=text)
+    assert result.success is (text[0] == "x")
+    assert max(len(json.dumps(data)) for _, _, data, _ in home.bridge.sent) < MAX_DATA_BYTES
 
 
 @pytest.mark.parametrize(

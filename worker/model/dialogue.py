@@ -19,13 +19,13 @@ from worker.model.client import Message, Model
 from worker.model.errors import ModelLimitError, ModelProtocolError
 from worker.model.reply import Reply, ToolCall
 from worker.model.schema import function_of
-from worker.model.tokens import TokenStream
 
 MAX_TURNS = 20
 MAX_CALLS = 64
 MAX_MALFORMED_CALLS = 5
 MAX_TOKENS = 400_000
 MAX_RESULT_BYTES = 16 * 1024
+MAX_PIECE = 2000  # characters; with every one escaped still well below the 64 KiB of an event
 _CHARS_PER_TOKEN = 4  # where an endpoint does not count
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -106,9 +106,13 @@ class Dialogue:
         if self._tools:
             # In the last turn it has to answer with what it knows by then.
             options = {"tools": self._tools, "tool_choice": "auto" if self.turns < MAX_TURNS else "none"}
-        with TokenStream(self._run.emit.token) as tokens:
-            reply = await self._model.reply(self._messages, tokens.add, **options)
+        reply = await self._model.reply(self._messages, self._say, **options)
         return reply.to_dict()
+
+    def _say(self, text: str) -> None:
+        """Streams what the model says: some endpoints say all of it at once."""
+        for start in range(0, len(text), MAX_PIECE):
+            self._run.emit.token(text[start : start + MAX_PIECE])
 
     def _spend(self, reply: Reply) -> None:
         counted = reply.input_tokens + reply.output_tokens

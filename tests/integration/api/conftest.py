@@ -139,8 +139,10 @@ class Fleet:
 
 
 @contextmanager
-def make_fleet(servers: Servers, log: Path, env: dict[str, str] | None = None, **changes: Any) -> Iterator[Fleet]:
-    """Makes one, with other settings if they are given, or `env` for the api only. Its log must hold no error."""
+def make_fleet(
+    servers: Servers, log: Path, env: dict[str, str] | None = None, app: str | None = None, **changes: Any
+) -> Iterator[Fleet]:
+    """Makes one, with other settings if they are given, `env` or `app` for the api only. Its log must hold no error."""
     with ExitStack() as stack:
         name = stack.enter_context(servers.new_database())
         settings = servers.settings(name, lease_s=300, **changes)
@@ -148,7 +150,7 @@ def make_fleet(servers: Servers, log: Path, env: dict[str, str] | None = None, *
         superuser = stack.enter_context(superuser_engine(servers.url(name)).connect())
         worker = FakeWorker(services)
         server = stack.enter_context(
-            run_server(settings, partial(make_token, settings.jwt_keys[0]), log, **(env or {}))
+            run_server(settings, partial(make_token, settings.jwt_keys[0]), log, app=app, **(env or {}))
         )
         yield Fleet(server, name, settings, services, superuser, worker)
     text = log.read_text()

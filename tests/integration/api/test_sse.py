@@ -16,11 +16,12 @@ import pytest
 
 from api.gateway import sse
 from api.gateway.channel import Channel
+from api.gateway.gate import Gate
 from lanewise.process import wait_until
 from shared.models import Run
 from shared.tokens import Identity
-from tests.api_process import Server
-from tests.integration.api.conftest import Fleet, Home
+from tests.api_process import FakeWorker, Server
+from tests.integration.api.conftest import Fleet, Home, UserClient
 from tests.services import missing
 
 ACCEPT = {"Accept": "text/event-stream"}
@@ -186,14 +187,31 @@ class TestEnds:
 
     def test_a_stream_in_which_nothing_happens_beats(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sse, "HEARTBEAT_S", 0.05)
-        identity = Identity("alice", frozenset(), datetime.now(UTC) + timedelta(seconds=60))
-        channel = Channel("alice", "channel")
-        channel.place(0)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            run = Run(id="0" * 32, last_run_seq=0)
-            stream = sse.RunStream(home.services.database, identity, run, 0, ours).follow(channel)
+        with opened(home, Run(user_id="alice", id="0" * 32, last_run_seq=0)) as (stream, _):
             assert [next(stream) for _ in range(3)] == [b"retry: 1000\n\n", b":\n\n", b":\n\n"]
+
+    def test_the_end_that_is_published_between_log_and_live_is_seen(
+        self, home: Home, worker: FakeWorker, alice: UserClient, body: dict[str, Any]
+    ) -> None:
+        run = worker.start(alice.user_id, alice.post("/v1/runs", json=body).json()["id"])
+        with opened(home, run) as (stream, channel):
+            assert next(stream) == b"retry: 1000\n\n"
+            assert next(stream).count(b"data:") == 2
+            worker.finish(run)
+            channel.receive([{"seq": 3}])  # before anybody listens
+            assert b"run_completed" in next(stream)
+            assert list(stream) == []
+
+
+@contextmanager
+def opened(home: Home, run: Run) -> Iterator[tuple[Iterator[bytes], Channel]]:
+    """Yields a stream of a run from its beginning, in this process, and the channel that it is to listen to."""
+    identity = Identity(run.user_id, frozenset(), datetime.now(UTC), datetime.now(UTC) + timedelta(seconds=60))
+    channel = Channel(run.user_id, "channel")
+    channel.place(run.last_run_seq)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield sse.RunStream(home.services.database, Gate(), identity, run, 0, ours).follow(channel), channel
 
 
 class TestAnswers:

@@ -80,7 +80,8 @@ def test_all_events_come_before_the_end_however_many(node: Node) -> None:
     assert node.wait(run).output == {"count": 1200}
     log = node.log(run)
     assert [event["run_seq"] for event in log] == list(range(1, len(log) + 1))
-    assert [event["data"]["text"] for event in log if event["type"] == "agent_token"] == [f"{n}:" for n in range(1200)]
+    said = "".join(event["data"]["text"] for event in log if event["type"] == "agent_token")
+    assert said == "".join(f"{n}:" for n in range(1200))
     assert log[-1]["type"] == "run_completed"
 
 
@@ -329,19 +330,20 @@ def test_redis_wiped_in_the_middle(
 # Lost attempts
 
 
-def kill_sandbox(node: Node, run: Run, attempt: int = 1) -> None:
-    """Kills the one sandbox that is there."""
+def kill_sandbox(node: Node, run: Run, attempt: int = 1) -> float:
+    """Kills the one sandbox that is there; returns the moment just before."""
     node.wait_for_text(run, attempt=attempt)
     (pid,) = sandbox_pids(node.parts.zygote)
+    now = time.monotonic()
     psutil.Process(pid).send_signal(signal.SIGKILL)
+    return now
 
 
 def test_an_attempt_lost_to_a_death_counts_and_the_run_goes_on(node: Node) -> None:
-    run = node.begin("recover", {"seconds": 0.3})
-    now = time.monotonic()
-    kill_sandbox(node, run)
+    run = node.begin("recover", {"seconds": 1})
+    killed = kill_sandbox(node, run)
     event = node.wait_for_kind(run, "run_recovering")
-    assert time.monotonic() - now < 1
+    assert time.monotonic() - killed < 1
     assert event["data"]["reason"] == "sandbox_died"
     assert "signal 9 (SIGKILL)" in event["data"]["message"]
     node.join()
@@ -408,20 +410,22 @@ def test_what_is_handed_back_is_not_counted_and_begins_again(node: Node) -> None
 
 
 def test_the_time_limit_counts_over_all_attempts(node: Node) -> None:
-    run = node.begin("recover", time_limit_s=0.8)
+    run = node.begin("recover", time_limit_s=3)
     node.wait_for_text(run)
     time.sleep(0.4)  # running time is what is measured here
     kill_sandbox(node, run)
     node.wait_for_kind(run, "run_recovering")
     node.join()
-    assert 0.4 <= node.now(run).ran_s < 0.8
+    assert 0.4 <= node.now(run).ran_s < 3
+    with node.services.database.user_session(run.user_id) as session:  # as if its first attempt had taken longer
+        session.execute(sa.text("UPDATE runs SET ran_s = ran_s + 2 WHERE id = :id"), {"id": run.id})
     begun = time.monotonic()
     node.pump()
     ended = node.wait(run)
-    assert time.monotonic() - begun < 0.8
+    assert time.monotonic() - begun < 3
     assert (ended.status, ended.attempt) == ("timed_out", 2)
     assert ended.error is not None
-    assert "time limit of 0.8 s" in ended.error["message"]
+    assert "time limit of 3 s" in ended.error["message"]
 
 
 def test_a_cancelled_run_that_is_lost_ends_cancelled_and_not_again(node: Node) -> None:

@@ -1,0 +1,149 @@
+"""Clients that come back together: one reading of the log serves a user's, and each still sees all, once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import sqlalchemy as sa
+
+from api.gateway.ring import MAX_FRAMES
+from tests.api_process import Server, Stream
+from tests.integration.api.conftest import Fleet
+from tests.services import in_parallel
+
+SOCKETS = 20
+
+
+def replays(server: Server) -> dict[str, int]:
+    """Returns how many clients were caught up, by where from."""
+    found = {"memory": 0, "log": 0}
+    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+        for source in found:
+            if line.startswith(f'lanewise_replays_total{{source="{source}"}}'):
+                found[source] = int(float(line.split()[-1]))
+    return found
+
+
+def resume(stack: ExitStack, server: Server, user: str, afters: Sequence[int]) -> list[Stream]:
+    """Opens a socket for each position, all at once."""
+    sockets = [stack.enter_context(server.socket(user)) for _ in afters]
+
+    def hello(number: int) -> Stream:
+        return Stream(sockets[number], afters[number]).until_live()
+
+    return in_parallel(len(afters), hello)
+
+
+def test_the_log_is_read_once_for_all_sockets_of_a_user(fleet: Fleet, user: str) -> None:
+    run = fleet.worker.start(user, fleet.server.submit(user))
+    fleet.worker.say(run, *(str(number) for number in range(98)))
+    before = replays(fleet.server)
+    with ExitStack() as stack:
+        streams = resume(stack, fleet.server, user, [10] * SOCKETS)  # nobody has been listening for this user
+        after = replays(fleet.server)
+        assert (after["log"] - before["log"], after["memory"] - before["memory"]) == (1, SOCKETS - 1)
+        assert {stream.live_at for stream in streams} == {100}
+        fleet.worker.say(run, "live")
+        for stream in streams:
+            assert stream.until_seq(101).numbers == list(range(11, 102))
+            assert stream.welcome["recovered"]
+            assert (stream.welcome["head"], stream.welcome["replay"]) == (100, 90)
+        later = resume(stack, fleet.server, user, [101, 100, 50, 10])
+        assert replays(fleet.server)["log"] == after["log"]
+        with fleet.server.client(user) as client:
+            stored = client.get(f"/v1/runs/{run.id}/events?limit=200").json()["items"]
+        for stream, begin in zip(later, (101, 100, 50, 10), strict=True):
+            assert stream.events == stored[begin:]
+        (earlier,) = resume(stack, fleet.server, user, [3])  # before what is at hand: only that is read
+        assert earlier.events == stored[3:]
+
+
+def test_more_than_is_kept_comes_from_the_log_alone(fleet: Fleet, user: str) -> None:
+    run = fleet.worker.start(user, fleet.server.submit(user))
+    with ExitStack() as stack:
+        (first,) = resume(stack, fleet.server, user, [0])
+        for _ in range(3):
+            fleet.worker.say(run, *["x"] * (MAX_FRAMES // 2))
+        head = 2 + 3 * (MAX_FRAMES // 2)
+        assert first.until_seq(head).numbers == list(range(1, head + 1))
+        edge = head - MAX_FRAMES
+        for stream, begin in zip(
+            resume(stack, fleet.server, user, [edge, edge - 1, 0]), (edge, edge - 1, 0), strict=True
+        ):
+            assert stream.numbers == list(range(begin + 1, head + 1))
+
+
+def test_large_events_are_kept_by_their_bytes(fleet: Fleet, user: str) -> None:
+    run = fleet.worker.start(user, fleet.server.submit(user))
+    with ExitStack() as stack:
+        (first,) = resume(stack, fleet.server, user, [2])
+        fleet.worker.say(run, *["x" * 50_000] * 8)
+        first.until_seq(10)
+        before = replays(fleet.server)
+        resume(stack, fleet.server, user, [7])  # three fit
+        assert replays(fleet.server) == {"memory": before["memory"] + 1, "log": before["log"]}
+        (second,) = resume(stack, fleet.server, user, [2])
+        assert replays(fleet.server) == {"memory": before["memory"] + 1, "log": before["log"] + 1}
+        assert second.events == first.events
+
+
+def test_a_place_that_is_not_to_be_had_is_told_though_later_ones_are_at_hand(fleet: Fleet, user: str) -> None:
+    run = fleet.worker.start(user, fleet.server.submit(user))
+    fleet.worker.say(run, *"abcdef")
+    fleet.superuser.execute(sa.text("DELETE FROM lanewise.run_events WHERE user_id = :u AND seq <= 4"), {"u": user})
+    fleet.superuser.execute(sa.text("UPDATE lanewise.user_streams SET trimmed = 4 WHERE user_id = :u"), {"u": user})
+    with ExitStack() as stack:
+        good, trimmed, ahead = resume(stack, fleet.server, user, [4, 3, 9])
+        assert (good.welcome["recovered"], good.numbers) == (True, [5, 6, 7, 8])
+        assert (trimmed.welcome["recovered"], trimmed.welcome["reason"], trimmed.events) == (False, "trimmed", [])
+        assert (ahead.welcome["recovered"], ahead.welcome["reason"], ahead.events) == (False, "ahead", [])
+        fleet.worker.say(run, "g")
+        for stream in (good, trimmed, ahead):
+            assert stream.until_seq(9).numbers[-1] == 9
+
+
+def test_postgres_back_at_a_backup_ends_streams_and_is_told(fleet: Fleet, user: str) -> None:
+    run = fleet.worker.start(user, fleet.server.submit(user))
+    with fleet.server.stream(user) as stream:
+        fleet.worker.say(run, *"abcdef")
+        stream.until_seq(8)
+        for statement in (
+            "DELETE FROM lanewise.run_events WHERE user_id = :u AND seq > 5",
+            "UPDATE lanewise.user_streams SET head = 5 WHERE user_id = :u",
+            "UPDATE lanewise.runs SET last_run_seq = 5 WHERE user_id = :u",
+        ):
+            fleet.superuser.execute(sa.text(statement), {"u": user})
+        assert stream.closed_with() == 4410
+    with fleet.server.stream(user, after=8) as again:
+        assert (again.welcome["recovered"], again.welcome["reason"], again.welcome["head"]) == (False, "ahead", 5)
+        fleet.worker.say(run, "new")
+        assert again.until_seq(6).events[0]["data"] == {"text": "new"}
+
+
+def test_a_storm_of_many_users_leaves_rest_responsive(fleet: Fleet, user: str) -> None:
+    users = [f"{user}-{number}" for number in range(12)]
+    in_parallel(4, lambda part: [_talk(fleet, name) for name in users[part::4]])
+    with ExitStack() as stack, fleet.server.client(user) as client:
+        sockets = [stack.enter_context(fleet.server.socket(name)) for name in users for _ in range(5)]
+        before = replays(fleet.server)
+
+        def work(number: int) -> Any:
+            if number < len(sockets):
+                return Stream(sockets[number], 0).until_live().numbers
+            return [client.get("/v1/runs").status_code]
+
+        done = in_parallel(len(sockets) + 5, work)
+        after = replays(fleet.server)
+    assert done[: len(sockets)] == [list(range(1, 53))] * len(sockets)
+    assert done[len(sockets) :] == [[200]] * 5
+    assert after["log"] - before["log"] == len(users)
+    assert after["memory"] - before["memory"] == 4 * len(users)
+
+
+def _talk(fleet: Fleet, user: str) -> str:
+    run = fleet.worker.start(user, fleet.server.submit(user))
+    fleet.worker.say(run, *["x"] * 50)
+    return run.id
