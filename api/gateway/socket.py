@@ -85,8 +85,13 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         self._sock = cast("socket.socket", self.sock)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is any use in reading on."""
+        return self.connected and not self._closed
+
     def messages(self, deadline: float) -> Iterator[str]:
-        """Yields text messages until the connection ends (`connected` tells).
+        """Yields text messages while it is open.
 
         Args:
             deadline: on the monotonic clock; then it stops.
@@ -97,7 +102,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         while True:
             while self.input_buffer:
                 yield self.input_buffer.pop(0)
-            if not self.connected or self._closed or time.monotonic() >= deadline:
+            if not self.is_open or time.monotonic() >= deadline:
                 return
             self._read(deadline)
 

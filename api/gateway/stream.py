@@ -153,7 +153,7 @@ class Stream:
         self._start_writer()
         next_ping = time.monotonic() + PING_S
         try:
-            while self._socket.connected:
+            while self._socket.is_open:
                 for text in self._socket.messages(min(next_ping, time.monotonic() + self._left_s())):
                     self._heard_at = time.monotonic()
                     self._handle(parse_frame(text))
