@@ -31,8 +31,7 @@ class Held(NamedTuple):
     channels: float
     subscriptions: int
     greenlets: int
-    descriptors: int
-    redis_connections: int
+    descriptors: int  # but for those of pools of connections to Redis and Postgres
 
 
 @pytest.fixture
