@@ -66,9 +66,6 @@ def test_churn_leaves_nothing_behind(counted: Fleet, redis_client: redis.Redis) 
     runs = [worker.start(user, server.submit(user)) for user in users]
     with server.stream("stays") as stays:
         stays.until_live()
-        own = gateway._replace(tokens=[server.token("stays")])
-        churn(own, lambda visits: visits < 50, threads=VISITORS)  # so that what is made once is there
-        assert wait_until(lambda: held().sockets == 1, BACK_S)
         before = held()
         over = threading.Event()
 
@@ -86,5 +83,10 @@ def test_churn_leaves_nothing_behind(counted: Fleet, redis_client: redis.Redis) 
             talking.join()
         assert len(seen) == len(QUICK)
         assert seen.total() > 200
-        assert wait_until(lambda: held() == before, BACK_S), f"{held()} instead of {before}"
+
+        def is_back() -> bool:
+            return all(now <= then for now, then in zip(held(), before, strict=True))
+
+        # Each kind came some 40 times: what leaked with one of them would be far more than what was under way before.
+        assert wait_until(is_back, BACK_S), f"{held()} instead of {before}"
         assert (before.sockets, before.channels, before.subscriptions) == (1, 1, 1)
