@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -18,6 +16,7 @@ from shared.models import SCHEMA
 from shared.signing import derive_key
 
 OWNER, SERVICE, RUN = "lanewise_owner", "lanewise_service", "lanewise_run"
+MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 0x6C616E65  # one migration at a time; any constant will do
 GRANT_OPTIONS_SINCE = 160_000  # of Postgres; before that, members inherit unless they are made otherwise
 LOCK_TIMEOUT = "2s"  # whoever needs the table meanwhile waits behind a migration that waits for it
@@ -81,7 +80,7 @@ def _try(engine: Engine, service: URL, run: URL, secrets: Sequence[str]) -> bool
             connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {OWNER}"))
             connection.execute(sa.text(f"SET LOCAL ROLE {OWNER}"))
             connection.execute(sa.text(f"SET LOCAL search_path = {SCHEMA}"))
-            command.upgrade(_config(connection), "head")
+            _upgrade(connection)
             _store_keys(connection, secrets)
     except OperationalError as error:
         if isinstance(error.orig, (LockNotAvailable, DeadlockDetected)):
@@ -104,17 +103,18 @@ def _lock_holders(engine: Engine) -> str:
 
 
 def head_revision() -> str:
-    """Returns the newest revision that this code knows."""
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - needed by readiness and doctor only
-
-    return ScriptDirectory.from_config(_config(None)).get_current_head() or ""
+    """Returns the newest revision that this code knows: the number that the newest of the files begins with."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
-def _config(connection: Connection | None) -> Config:
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - an api asks for the newest revision only, and starts sooner without
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    return config
+    command.upgrade(config, "head")
 
 
 def _driver(url: str) -> URL:

@@ -93,11 +93,11 @@ class Steps(Agent):
         die = run.input.model_dump().get("die")
 
         async def first() -> Any:
-            run.emit.token("first")
+            run.emit.thinking("first")
             return ("a", {"t": (1, 2.0)})
 
         def second(number: int) -> Any:
-            run.emit.token("second")
+            run.emit.thinking("second")
             if die == "in second" and not (run.state.load("run") or {}).get("died"):
                 run.state.save({"died": True}, "run")
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -129,7 +129,7 @@ class Busy(Agent):
         given = run.input.model_dump()
 
         async def first() -> int:
-            run.emit.token("first")
+            run.emit.thinking("first")
             return 1
 
         made = await run.state.step("first", first)
@@ -176,7 +176,7 @@ class Part(Agent):
 
     async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         given = run.input.model_dump()
-        run.emit.token(given["name"])
+        run.emit.thinking(given["name"])
         run.emit.progress(0.5, "half way")
         if given.get("die") and not run.state.load("run"):
             run.state.save(True, "run")
@@ -219,7 +219,7 @@ class Book(Agent):
         given = run.input.model_dump()
 
         def write(session: Any) -> Any:
-            run.emit.token("writing")
+            run.emit.thinking("writing")
             session.execute(sa.text("INSERT INTO orders (user_id, item) VALUES (lanewise.run_user(), :item)"), given)
             if given.get("fail"):
                 raise ValueError("after the insert")
@@ -244,7 +244,7 @@ class Holder(Agent):
         how = run.input.model_dump()["how"]
         with run.db() as session:
             session.execute(sa.text("SELECT record_own_step('x', '1')"))
-            run.emit.token("begun")
+            run.emit.thinking("begun")
             if how == "artifact":
                 run.artifacts.save("a.txt", "x", "text/plain")
             elif how == "step":
@@ -252,7 +252,7 @@ class Holder(Agent):
             elif how == "result":
                 # As `perform` does, and then it does not go.
                 run.store._link.send({"t": "result", "output": "held"})  # type: ignore[attr-defined]
-            run.emit.token("called")
+            run.emit.thinking("called")
             time.sleep(FOREVER_S)
 
 

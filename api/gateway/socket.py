@@ -86,24 +86,26 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     @property
-    def is_open(self) -> bool:
-        """Whether there is any use in reading on."""
-        return self.connected and not self._closed
+    def ended(self) -> bool:
+        """Whether no more messages will come, or we have said that we close."""
+        return self._closed or not self.connected
 
     def messages(self, deadline: float) -> Iterator[str]:
-        """Yields text messages while it is open.
+        """Yields text messages until the connection has `ended`.
 
         Args:
-            deadline: on the monotonic clock; then it stops.
+            deadline: on the monotonic clock; then it stops, but reads what has come by then: we may be late ourselves.
 
         Raises:
             StreamClosedError: too big, too many, not text, or not of the protocol.
         """
+        over = False
         while True:
             while self.input_buffer:
                 yield self.input_buffer.pop(0)
-            if not self.is_open or time.monotonic() >= deadline:
+            if over or self.ended:
                 return
+            over = time.monotonic() >= deadline
             self._read(deadline)
 
     def write(self, frames: bytes) -> None:
@@ -142,6 +144,11 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             self._sock.settimeout(WRITE_DEADLINE_S)
         self._rest = frames[sent:]
         return not self._rest
+
+    @property
+    def kept(self) -> int:
+        """How many bytes the next `write` writes before its own."""
+        return len(self._rest)
 
     def _send_all(self, frames: bytes) -> None:
         """Writes what was kept and the frames; more may be kept meanwhile."""

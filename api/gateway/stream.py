@@ -87,7 +87,7 @@ class Stream:
         else:
             self._queue.extend(deliveries)
             self._queued_bytes += len(deliveries.frames)
-        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES:
+        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes + self._socket.kept > MAX_QUEUED_BYTES:
             self._queue.clear()
             self._queued_bytes = 0
             self.end(CloseCode.TOO_SLOW, "events come faster than you read; resume")
@@ -153,7 +153,7 @@ class Stream:
         self._start_writer()
         next_ping = time.monotonic() + PING_S
         try:
-            while self._socket.is_open:
+            while not self._socket.ended:
                 for text in self._socket.messages(min(next_ping, time.monotonic() + self._left_s())):
                     self._heard_at = time.monotonic()
                     self._handle(parse_frame(text))

@@ -80,20 +80,19 @@ def deliver_as_it_comes(module: Any) -> None:
 def tell_everybody(module: Any) -> None:
     right = module.Hub._receive
 
-    def receive(hub: Any, _name: str, text: str) -> None:
-        for name in list(hub._channels):
-            right(hub, name, text)
+    def receive(hub: Any, messages: dict[str, list[str]]) -> None:
+        for texts in messages.values():
+            right(hub, dict.fromkeys(list(hub._channels), texts))
 
     put(module.Hub, "_receive", receive)
 
 
 def drop_silently(module: Any) -> None:
+    right = module.Stream.offer
+
     def offer(stream: Any, deliveries: Any) -> None:
-        with stream._lock:
-            room = max(0, MOST_QUEUED - len(stream._queue))
-            stream._queue.extend(deliveries[:room])
-            stream._queued_bytes += sum(len(delivery.frame) for delivery in deliveries[:room])
-        stream._wake.set()
+        if len(stream._queue) + len(deliveries) <= MOST_QUEUED:
+            right(stream, deliveries)
 
     put(module.Stream, "offer", offer)
 

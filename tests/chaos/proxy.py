@@ -128,6 +128,8 @@ class Route:
         except OSError:
             writer.transport.abort()
             return
+        # Else the kernel would take megabytes in for us before whoever writes notices a stall.
+        server.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, CHUNK)
         link = Link(writer, server)
         self._links.add(link)
         ways = [

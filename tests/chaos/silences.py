@@ -16,7 +16,7 @@ Silence = Callable[[Gateways, Scripts], None]
 CHANCE = random.Random("silences")
 STALL_S = 3.0
 BACK_S = 10.0
-FLOOD, FLOOD_BYTES = 90, 60_000  # a gateway keeps 4 MiB for a socket, and the way there some more
+FLOOD, FLOOD_BYTES, MESSAGE = 110, 60_000, 5  # a gateway keeps 4 MiB for a socket, and the way there some more
 
 
 def published(_gateways: Gateways, scripts: Scripts) -> None:
@@ -69,7 +69,9 @@ def flood(gateways: Gateways, scripts: Scripts) -> None:
     for route in gateways.urls:
         gateways.detour.order(route, "spoil", mood="stall", for_s=STALL_S)
     until = time.monotonic() + STALL_S
-    scripts[0].publish(scripts[0].say(FLOOD, FLOOD_BYTES))
+    stored = scripts[0].say(FLOOD, FLOOD_BYTES)
+    for start in range(0, FLOOD, MESSAGE):
+        scripts[0].publish(stored[start : start + MESSAGE])
     time.sleep(max(0.0, until - time.monotonic()))
 
 

@@ -139,8 +139,9 @@ def test_who_comes_to_a_stream_that_is_ahead_of_the_log_is_sent_to_resume(fleet:
         with connect(fleet.stream_url, additional_headers=headers) as second:
             second.send('{"t":"hello","v":1,"after":0}')
             assert next(frames(second))["t"] == "welcome"
-            with pytest.raises(ConnectionClosed) as closed:
-                second.recv(timeout=10)
+            with pytest.raises(ConnectionClosed) as closed:  # it may be told from memory what the first one was told
+                while True:
+                    second.recv(timeout=10)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 4410
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from lanewise.process import Process, ProcessSpec
+from lanewise.process import Process, ProcessSpec, wait_until
 from shared.models import Worker
 from shared.services import Services
 from shared.settings import Settings
-from tests.fleet.fleet import READY_S, ROOT, until
+from tests.fleet.fleet import READY_S, ROOT
 from tests.integration.conftest import *  # noqa: F403 - the stores' fixtures
 
 CELERY = (sys.executable, "-m", "celery", "-A", "worker", "worker", "-P", "threads", "-c", "1", "--without-mingle",
@@ -30,37 +31,25 @@ def env(settings: Settings) -> dict[str, str]:
     }  # fmt: skip
 
 
-def served(services: Services, spec: ProcessSpec) -> Iterator[list[str]]:
-    process = Process(spec)
+def test_workers_serve_what_they_are_told_to(services: Services, env: dict[str, str], tmp_path: Path) -> None:
+    told: dict[int, list[str]] = {}
+    with ExitStack() as stack:
+        for setting, options, queues in (
+            (None, (), ["default"]),
+            ("special,extra", (), ["extra", "special"]),
+            ("special", ("-Q", "other"), ["other"]),
+        ):
+            given = env if setting is None else {**env, "LANEWISE_QUEUES": setting}
+            argv, log = (*CELERY, "-n", f"worker{len(told)}@%h", *options), tmp_path / str(len(told))
+            process = Process(ProcessSpec(name="worker", argv=argv, env=given, log=log, stop_timeout_s=20))
+            stack.callback(process.stop)
+            stack.callback(process.signal, signal.SIGTERM)  # to all before any is waited for
+            told[process.pid] = queues
 
-    def announced() -> list[str] | None:
-        assert process.exit_code is None, process.last_lines()
-        with services.database.system_session() as session:
-            return session.scalar(sa.select(Worker.queues))
+        def served() -> dict[int, list[str]]:
+            with services.database.system_session() as session:
+                rows = session.execute(sa.select(Worker.name, Worker.queues))
+                return {int(name.rpartition(":")[2]): sorted(queues) for name, queues in rows}
 
-    try:
-        yield until(announced, READY_S, process.last_lines)
-    finally:
-        process.stop()
-
-
-@pytest.mark.parametrize(
-    ("setting", "options", "queues"),
-    [
-        (None, (), ["default"]),
-        ("special,extra", (), ["extra", "special"]),
-        ("special", ("-Q", "other"), ["other"]),
-    ],
-)
-def test_a_worker_serves_what_it_is_told_to(  # noqa: PLR0913, PLR0917 - parameters and fixtures
-    services: Services,
-    env: dict[str, str],
-    tmp_path: Path,
-    setting: str | None,
-    options: tuple[str, ...],
-    queues: list[str],
-) -> None:
-    given = env if setting is None else {**env, "LANEWISE_QUEUES": setting}
-    spec = ProcessSpec(name="worker", argv=(*CELERY, *options), env=given, log=tmp_path / "log", stop_timeout_s=20)
-    for found in served(services, spec):
-        assert sorted(found) == queues
+        assert wait_until(lambda: len(served()) == len(told), READY_S), [log.read_text() for log in tmp_path.iterdir()]
+        assert served() == told

@@ -102,8 +102,10 @@ class TestPostgresAway:
             with _closed(servers, fleet_apart.database):
                 stream.send(t="run.submit", ref="1", agent="echo", input={"text": "x"})
                 assert stream.answer("1")["problem"]["code"] == "unavailable"
+                with server.stream("alice") as other:  # what others have just seen is at hand
+                    assert other.until_live().numbers == [1, 2]
                 with server.socket("alice") as other:
-                    other.send('{"t":"hello","v":1,"after":0}')
+                    other.send('{"t":"hello","v":1,"after":null}')
                     assert close_code(other) == 1013
             worker.services.database.close()  # the test's own connections were cut, too
             worker.say(run, "back", publish=False)

@@ -35,8 +35,8 @@ def finish(node: Node, run: Run) -> Run:
 
 
 def said(node: Node, run: Run) -> list[tuple[int, str]]:
-    """Returns the tokens of a run, with their attempts."""
-    return [(event["attempt"], event["data"]["text"]) for event in node.log(run) if event["type"] == "agent_token"]
+    """Returns what the agent of a run said, with the attempts."""
+    return [(event["attempt"], event["data"]["text"]) for event in node.log(run) if event["type"] == "agent_thinking"]
 
 
 def retry(node: Node, run: Run) -> Run:

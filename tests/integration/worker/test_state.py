@@ -52,8 +52,8 @@ def finish(node: Node, run: Run) -> Run:
 
 
 def texts(node: Node, run: Run) -> list[tuple[int, str]]:
-    """Returns the tokens of a run, with their attempts."""
-    return [(event["attempt"], event["data"]["text"]) for event in node.log(run) if event["type"] == "agent_token"]
+    """Returns what the agent of a run said, with the attempts."""
+    return [(event["attempt"], event["data"]["text"]) for event in node.log(run) if event["type"] == "agent_thinking"]
 
 
 def rows(node: Node, model: type, user_id: str = "alice") -> list[Any]:
