@@ -59,7 +59,7 @@ class Wait(Agent):
         """Waits until it is ended from outside."""
         del context
         run.emit.thinking(str(os.getpid()))
-        await asyncio.sleep(300)
+        await asyncio.sleep(590)  # its time limit is 600
 
 
 class NapInput(BaseModel):
