@@ -17,7 +17,7 @@ from typing import Any
 import gevent  # type: ignore[import-untyped]
 import structlog
 
-from api.gateway.channel import Batch, Channel, Delivery
+from api.gateway.channel import Batch, Channel
 from api.gateway.executor import ConnectionExecutor
 from api.gateway.protocol import (
     HELLO_TIMEOUT_S,
@@ -68,7 +68,7 @@ class Stream:
         self.identity = identity
         self._executor = executor
         self._tickets = tickets
-        self._queue: deque[Delivery] = deque()
+        self._queue: deque[tuple[int, bytes]] = deque()  # seq and frame: all else of an event would double its memory
         self._queued_bytes = 0
         self._writer: gevent.Greenlet | None = None
         self._live = False  # caught up
@@ -85,7 +85,7 @@ class Stream:
             if self._socket.write_now(deliveries.frames):
                 return
         else:
-            self._queue.extend(deliveries)
+            self._queue.extend((delivery.seq, delivery.frame) for delivery in deliveries)
             self._queued_bytes += len(deliveries.frames)
         if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes + self._socket.kept > MAX_QUEUED_BYTES:
             self._queue.clear()
@@ -226,17 +226,17 @@ class Stream:
 
     def _write_queue(self) -> None:
         while self._ending is None and (batch := self._take()):
-            fresh = [delivery for delivery in batch if delivery.seq > self._sent]
-            if fresh and fresh[0].seq != self._sent + 1:
+            fresh = [(seq, frame) for seq, frame in batch if seq > self._sent]
+            if fresh and fresh[0][0] != self._sent + 1:
                 self.lose()
                 return
             if fresh:
-                self._socket.write(b"".join(delivery.frame for delivery in fresh))
-                self._sent = fresh[-1].seq
+                self._socket.write(b"".join(frame for _, frame in fresh))
+                self._sent = fresh[-1][0]
 
-    def _take(self) -> list[Delivery]:
+    def _take(self) -> list[tuple[int, bytes]]:
         batch = [self._queue.popleft() for _ in range(min(FRAMES_PER_WRITE, len(self._queue)))]
-        self._queued_bytes -= sum(len(delivery.frame) for delivery in batch)
+        self._queued_bytes -= sum(len(frame) for _, frame in batch)
         return batch
 
     def _beat(self) -> None:
