@@ -15,6 +15,7 @@ MOST_QUEUED = 20
 
 def sweep_only_when_woken(module: Any) -> None:
     put(module, "SWEEP_S", 3600.0)
+    put(module, "SWEEP_AWAY_S", 3600.0)  # for the first sweep comes before the first connection
 
 
 def place_before_the_subscription(module: Any) -> None:
