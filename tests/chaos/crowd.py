@@ -28,8 +28,8 @@ CANARY = re.compile(rb"lwcanary[0-9a-f]{32}")
 OPEN_S = 10.0
 SILENCE_S = 60.0  # two pings
 PAUSE_S = (0.05, 0.6)  # between two attempts, on top of what the service asks for
-MIDDLE = 40  # a cut in the middle of a replay comes after so many events at most
-MORE = 0.05  # how probable such a cut is for each that is still to come, besides those that are due
+MIDDLE = 0.5  # of our cuts are followed by one in the middle of the replay, after so many events at most
+EVENTS = 40
 FROM_HEAD = 0.1  # of the followers want no more than what happens from then on
 AWAY_S = 4.0  # at most, so that there is something to be replayed
 RESET = struct.pack("ii", 1, 0)
@@ -139,6 +139,7 @@ class Follower:
 
     async def _connect(self) -> None:
         url = self._chance.choice(self._urls)
+        middle = self._why in {"abort", "reset"} and self._chance.random() < MIDDLE
         self._retry_s, self._why = 0.0, ""
         async with connect(
             url, additional_headers={"Authorization": f"Bearer {self._token}"}, compression=None, max_size=None,
@@ -146,8 +147,7 @@ class Follower:
         ) as socket:  # fmt: skip
             self.watch.moves += bool(self._url) and url != self._url
             self._url, self._socket, self._replaying = url, socket, True
-            middle = self._owed or self._chance.random() < MORE * self._left
-            self._to_cut = self._chance.randint(1, MIDDLE) if middle else 0
+            self._to_cut = self._chance.randint(1, EVENTS) if middle or self._owed else 0
             try:
                 after = self.watch.last if self.watch.start is not None else None if self._from_head else 0
                 await socket.send(json.dumps({"t": "hello", "v": 1, "after": after}))

@@ -116,12 +116,18 @@ class Teller:
             self._story.violations.append(("late", f"{what}: not everybody has everything within {within_s:g} s"))
 
     def _trim(self) -> None:
-        """Removes the first script's run and all that has ended of its user, as after a long time."""
+        """Removes the first script's run and all that has ended of its user, as after a long time.
+
+        What old age removes no gateway has in memory any more, so they begin anew.
+        """
         person, services = self._people[0], self._gateways.scene.fleet.services
         self._scripts[0].end()
         self._scripts[0] = Script(services, person)
         self._gateways.scene.stores.rows(f"{AGE} RETURNING id", user=person.name)
         assert Retention(services.database, 365).remove_old().events
+        for gateway in self._gateways.scene.fleet.processes()["api.worker"]:
+            gateway.kill()
+            gateway.wait(CALM_S)
 
     def _judge(self, audiences: list[Audience]) -> None:
         story, logs = self._story, self._gateways.logs()
