@@ -21,9 +21,9 @@ from lanewise.process import wait_until
 from shared.redis import Keys
 
 START_S = 20.0
-ANSWER_S = 120.0
+ANSWER_S = 240.0
 PUBLISH_S = 60.0
-HELLO = '{"t":"hello","v":1,"after":null}'
+HELLO = '{"t":"hello","v":1,"after":%s}'
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,20 @@ class Server:
     fleet: Fleet
     ours: bool = False
 
-    def socket(self, user_id: str, number: int) -> dict[str, Any]:
-        """Returns what `watchers` needs to open a socket of the user's, whose events it calls `number`'s."""
+    def socket(self, user_id: str, number: int, after: int | None = None) -> dict[str, Any]:
+        """Returns what `watchers` needs to open a socket of the user's, whose events it calls `number`'s.
+
+        Args:
+            after: for our hello: the last event that the client has; None: it wants a snapshot.
+        """
         address = {"host": LOOPBACK, "port": self.port, "user": number}
         if self.ours:
-            return {**address, "path": "/v1/stream", "token": self.fleet.token(user_id), "hello": HELLO}
+            return {
+                **address,
+                "path": "/v1/stream",
+                "token": self.fleet.token(user_id),
+                "hello": HELLO % json.dumps(after),
+            }
         return {**address, "path": f"/{keys(self.fleet).events(user_id)}"}
 
     @cached_property
