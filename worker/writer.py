@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 MAX_QUEUED_PER_RUN = 200  # 64 KiB each at the most
 MAX_BATCH = 500
+MAX_BATCH_BYTES = 1024 * 1024  # of event data, or a single event
 RETRY_S = 0.5
 
 
@@ -108,10 +109,18 @@ class EventWriter:
         with self._changed:
             if not self._writing:
                 self._await_events()
-                self._writing = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+                self._writing = self._pop_batch()
                 self._queued -= Counter(event.of for event in self._writing)
                 self._changed.notify_all()
             return self._writing
+
+    def _pop_batch(self) -> list[Event]:
+        batch: list[Event] = []
+        room = MAX_BATCH_BYTES
+        while self._queue and len(batch) < MAX_BATCH and (not batch or self._queue[0].size <= room):
+            batch.append(self._queue.popleft())
+            room -= batch[-1].size
+        return batch
 
     def _await_events(self) -> None:
         """Waits until something is to be written, and adds the tokens that can go along."""

@@ -104,6 +104,20 @@ def test_what_arrives_while_one_batch_is_written_forms_the_next(
     assert batches == [500, 500, 200]
 
 
+def test_a_batch_is_bounded_by_the_size_of_its_events_too(services: Services, writer: EventWriter) -> None:
+    run = start_run(services, submit_run(services))
+    for number in range(40):
+        loud = Event(run.user_id, run.id, 1, EventType.AGENT_THINKING, run.agent, {"text": f"{number}:" + ":" * 60_000})
+        assert writer.put(loud, 0)
+    batches: list[int] = []
+    write = writer._write
+    writer._write = lambda batch: (batches.append(len(batch)), write(batch))[1]  # type: ignore[method-assign,func-returns-value]
+    writer.start()
+    writer.stop(PATIENCE_S)
+    assert written(services, run) == list(range(40))
+    assert batches == [17, 17, 6]  # of 1 MiB
+
+
 def test_the_queue_is_bounded_and_says_when_it_is_full(
     services: Services, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
