@@ -103,7 +103,7 @@ class EventWriter:
             with self._changed:
                 self._writing = []
                 self._changed.notify_all()
-            self._services.publish(stored)  # after: no run's end is to wait for a Redis that hangs
+            self._publish(stored)  # after: no run's end is to wait for a Redis that hangs
 
     def _next_batch(self) -> list[Event]:
         with self._changed:
@@ -155,5 +155,11 @@ class EventWriter:
             stored = self._write([event])
         except UnavailableError:
             return False
-        self._services.publish(stored)
+        self._publish(stored)
         return True
+
+    def _publish(self, stored: list[StoredEvent]) -> None:
+        try:
+            self._services.publish(stored)
+        except Exception:  # they are in the log; without this thread all runs here would hang
+            log.exception("events are not published", events=len(stored))

@@ -264,6 +264,21 @@ def test_one_event_that_the_database_refuses_costs_no_other_one(services: Servic
     assert written(services, other) == [2]
 
 
+def test_what_cannot_be_published_does_not_end_the_writing(
+    services: Services, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError
+
+    run = start_run(services, submit_run(services))
+    monkeypatch.setattr(Services, "publish", fail)
+    writer.start()
+    writer.put(event(run, 0), 0)
+    assert wait_until(lambda: written(services, run) == [0], PATIENCE_S)
+    writer.put(event(run, 1), 0)
+    assert wait_until(lambda: written(services, run) == [0, 1], PATIENCE_S)
+
+
 def test_a_restart_of_postgres_in_the_middle_loses_nothing(node: Node, servers: Servers) -> None:
     chatty = node.begin("chatty", {"events": 3000})
     brief = node.begin("echo", user_id="bob")
