@@ -72,20 +72,24 @@ class EventWriter:
             return True
 
     def take(self, attempt: Attempt, give_up: Callable[[], bool]) -> list[Event]:
-        """Takes an attempt's events that are not being written yet out of the queue, for the transaction that ends it.
+        """Takes an attempt's events out of the queue, for the transaction that ends it.
 
-        Waits until those being written are stored, or `give_up` says that it has been long enough.
+        Waits until those being written are stored, or `give_up` says that it has been long enough. Then those that
+        have ordinals are taken too: whichever of the two commits comes second adds nothing of them to the log.
         """
         with self._changed:
-            while any(event.of == attempt for event in self._writing) and not give_up():
+            while (writing := self._being_written(attempt)) and not give_up():
                 self._changed.wait(RETRY_S)
-            taken = [event for event in self._queue if event.of == attempt]
+            taken = [event for event in writing if event.ordinal is not None]
+            taken += [event for event in self._queue if event.of == attempt]
             del self._queued[attempt]
-            if taken:
-                self._queue = deque(event for event in self._queue if event.of != attempt)
+            self._queue = deque(event for event in self._queue if event.of != attempt)
             taken += self._tokens.release(attempt)
             self._changed.notify_all()
             return taken
+
+    def _being_written(self, attempt: Attempt) -> list[Event]:
+        return [event for event in self._writing if event.of == attempt]
 
     def _run(self) -> None:
         while batch := self._next_batch():
