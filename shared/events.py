@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import redis
@@ -17,6 +18,8 @@ from shared.event_types import EventType
 from shared.models import RunEvent, UserStream
 from shared.redis import Keys
 from shared.states import ExecutionState
+
+MAX_MESSAGE_BYTES = 256 * 1024  # Redis cuts off a subscriber for whom 32 MiB wait
 
 _APPEND = text("SELECT * FROM append_events(CAST(:events AS jsonb))")
 
@@ -57,6 +60,11 @@ class Event:
     def of(self) -> Attempt:
         """Whose event it is."""
         return Attempt(self.run_id, self.attempt)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of its data as JSON."""
+        return len(json.dumps(self.data))
 
 
 @dataclass(frozen=True)
@@ -121,19 +129,34 @@ def numbered(events: Sequence[Event], rows: Iterable[Row[Any]]) -> list[StoredEv
 
 
 def publish(client: redis.Redis, keys: Keys, stored: Iterable[StoredEvent]) -> None:
-    """Sends committed events to their users' channels: one message per user, a JSON array in the order of `seq`.
+    """Sends committed events to their users' channels, as JSON arrays in the order of `seq`.
+
+    A message has at most 256 KiB, or a single event.
 
     Raises:
         redis.RedisError: subscribers will find the events in the log when they compare heads.
     """
-    by_user: dict[str, list[dict[str, Any]]] = {}
+    by_user: dict[str, list[str]] = {}
     for item in stored:
-        by_user.setdefault(item.event.user_id, []).append(item.view())
+        by_user.setdefault(item.event.user_id, []).append(json.dumps(item.view(), separators=(",", ":")))
     if by_user:
         with client.pipeline(transaction=False) as pipeline:
             for user_id, views in by_user.items():
-                pipeline.publish(keys.events(user_id), json.dumps(views, separators=(",", ":")))
+                for message in _messages(views):
+                    pipeline.publish(keys.events(user_id), message)
             pipeline.execute()
+
+
+def _messages(views: Iterable[str]) -> Iterator[str]:
+    together: list[str] = []
+    size = 1  # of the brackets and commas there is one more than views
+    for view in views:
+        if together and size + len(view) + 1 > MAX_MESSAGE_BYTES:
+            yield f"[{','.join(together)}]"
+            together, size = [], 1
+        together.append(view)
+        size += len(view) + 1
+    yield f"[{','.join(together)}]"
 
 
 def head(session: Session, user_id: str) -> int:

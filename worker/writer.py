@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 MAX_QUEUED_PER_RUN = 200  # 64 KiB each at the most
 MAX_BATCH = 500
+MAX_BATCH_BYTES = 1024 * 1024  # of event data, or a single event
 RETRY_S = 0.5
 
 
@@ -71,20 +72,24 @@ class EventWriter:
             return True
 
     def take(self, attempt: Attempt, give_up: Callable[[], bool]) -> list[Event]:
-        """Takes an attempt's events that are not being written yet out of the queue, for the transaction that ends it.
+        """Takes an attempt's events out of the queue, for the transaction that ends it.
 
-        Waits until those being written are stored, or `give_up` says that it has been long enough.
+        Waits until those being written are stored, or `give_up` says that it has been long enough. Then those that
+        have ordinals are taken too: whichever of the two commits comes second adds nothing of them to the log.
         """
         with self._changed:
-            while any(event.of == attempt for event in self._writing) and not give_up():
+            while (writing := self._being_written(attempt)) and not give_up():
                 self._changed.wait(RETRY_S)
-            taken = [event for event in self._queue if event.of == attempt]
+            taken = [event for event in writing if event.ordinal is not None]
+            taken += [event for event in self._queue if event.of == attempt]
             del self._queued[attempt]
-            if taken:
-                self._queue = deque(event for event in self._queue if event.of != attempt)
+            self._queue = deque(event for event in self._queue if event.of != attempt)
             taken += self._tokens.release(attempt)
             self._changed.notify_all()
             return taken
+
+    def _being_written(self, attempt: Attempt) -> list[Event]:
+        return [event for event in self._writing if event.of == attempt]
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -102,16 +107,24 @@ class EventWriter:
             with self._changed:
                 self._writing = []
                 self._changed.notify_all()
-            self._services.publish(stored)  # after: no run's end is to wait for a Redis that hangs
+            self._publish(stored)  # after: no run's end is to wait for a Redis that hangs
 
     def _next_batch(self) -> list[Event]:
         with self._changed:
             if not self._writing:
                 self._await_events()
-                self._writing = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+                self._writing = self._pop_batch()
                 self._queued -= Counter(event.of for event in self._writing)
                 self._changed.notify_all()
             return self._writing
+
+    def _pop_batch(self) -> list[Event]:
+        batch: list[Event] = []
+        room = MAX_BATCH_BYTES
+        while self._queue and len(batch) < MAX_BATCH and (not batch or self._queue[0].size <= room):
+            batch.append(self._queue.popleft())
+            room -= batch[-1].size
+        return batch
 
     def _await_events(self) -> None:
         """Waits until something is to be written, and adds the tokens that can go along."""
@@ -146,5 +159,11 @@ class EventWriter:
             stored = self._write([event])
         except UnavailableError:
             return False
-        self._services.publish(stored)
+        self._publish(stored)
         return True
+
+    def _publish(self, stored: list[StoredEvent]) -> None:
+        try:
+            self._services.publish(stored)
+        except Exception:  # they are in the log; without this thread all runs here would hang
+            log.exception("events are not published", events=len(stored))

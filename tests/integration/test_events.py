@@ -213,6 +213,39 @@ def test_publishing_sends_a_user_one_message_in_order(services: Services, run: R
         assert subscription.get_message() is None
 
 
+def test_what_is_published_comes_in_messages_of_bounded_size(
+    services: Services, run: Run, redis_client: redis.Redis
+) -> None:
+    texts = ["é" * 10_000] * 11 + ["x" * 50_000] * 7 + ["brief"] * 2  # an é has six bytes
+    stored = store(services.database, *(event(run, text=text) for text in texts))
+    with redis_client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        subscription.subscribe(services.keys.events("alice"))
+        subscription.get_message(timeout=5)
+        services.publish(stored)
+        views: list[Any] = []
+        while len(views) < len(stored):
+            message = subscription.get_message(timeout=5)
+            assert message is not None
+            assert len(message["data"]) <= 256 * 1024
+            views += json.loads(message["data"])
+        assert views == [item.view() for item in stored]
+
+
+def test_an_event_above_the_size_of_a_message_is_published_alone(
+    services: Services, run: Run, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_MESSAGE_BYTES", 500)
+    stored = store(services.database, event(run), event(run, text="x" * 1000), event(run))
+    with redis_client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+        subscription.subscribe(services.keys.events("alice"))
+        subscription.get_message(timeout=5)
+        services.publish(stored)
+        for item in stored:
+            message = subscription.get_message(timeout=5)
+            assert message is not None
+            assert json.loads(message["data"]) == [item.view()]
+
+
 class Reader(threading.Thread):
     """Follows one user's log as a client does: asks for what is above the last number, and takes it in order."""
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from lanewise.process import wait_until
+from shared import runs
 from shared.event_types import EventType
 from shared.events import Attempt, Event, StoredEvent, read_run, read_stream
 from shared.models import Run
+from shared.outcomes import Completed
 from shared.services import Services
 from tests.nodes import Node
 from tests.services import OpenServices, Servers, start_run, submit_run
@@ -70,20 +73,20 @@ def stream_is_gapless(services: Services, user_id: str) -> bool:
 
 
 def test_many_runs_write_at_once_and_each_keeps_its_order(services: Services, writer: EventWriter) -> None:
-    runs = [start_run(services, submit_run(services, f"user-{n % 3}")) for n in range(6)]
+    started = [start_run(services, submit_run(services, f"user-{n % 3}")) for n in range(6)]
     writer.start()
 
     def emit(run: Run) -> None:
         for number in range(300):
             assert writer.put(event(run, number), PATIENCE_S)
 
-    threads = [threading.Thread(target=emit, args=(run,)) for run in runs]
+    threads = [threading.Thread(target=emit, args=(run,)) for run in started]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
     writer.stop(PATIENCE_S)
-    for run in runs:
+    for run in started:
         assert written(services, run) == list(range(300))
     assert all(stream_is_gapless(services, f"user-{n}") for n in range(3))
 
@@ -102,6 +105,20 @@ def test_what_arrives_while_one_batch_is_written_forms_the_next(
     writer.stop(PATIENCE_S)
     assert written(services, run) == list(range(1200))
     assert batches == [500, 500, 200]
+
+
+def test_a_batch_is_bounded_by_the_size_of_its_events_too(services: Services, writer: EventWriter) -> None:
+    run = start_run(services, submit_run(services))
+    for number in range(40):
+        loud = Event(run.user_id, run.id, 1, EventType.AGENT_THINKING, run.agent, {"text": f"{number}:" + ":" * 60_000})
+        assert writer.put(loud, 0)
+    batches: list[int] = []
+    write = writer._write
+    writer._write = lambda batch: (batches.append(len(batch)), write(batch))[1]  # type: ignore[method-assign,func-returns-value]
+    writer.start()
+    writer.stop(PATIENCE_S)
+    assert written(services, run) == list(range(40))
+    assert batches == [17, 17, 6]  # of 1 MiB
 
 
 def test_the_queue_is_bounded_and_says_when_it_is_full(
@@ -171,9 +188,37 @@ def test_taking_waits_for_what_is_being_written(services: Services, writer: Even
     assert [*written(services, run), *(int(item.data["text"]) for item in taken)] == [0, 1]
 
 
-def test_taking_gives_up_when_it_is_told_to(services: Services, writer: EventWriter) -> None:
+@pytest.mark.parametrize("first", ["the end", "the batch"])
+def test_an_end_that_waits_no_longer_leaves_no_hole_and_doubles_nothing(
+    services: Services, writer: EventWriter, first: str
+) -> None:
     run = start_run(services, submit_run(services))
-    writer._writing = [event(run, 0)]
+    entered, release = threading.Event(), threading.Event()
+    write = writer._write
+
+    def slowly(batch: list[Event]) -> list[StoredEvent]:
+        entered.set()
+        assert release.wait(PATIENCE_S)
+        return write(batch)
+
+    writer._write = slowly  # type: ignore[method-assign]
+    writer.start()
+    writer.put(replace(event(run, 1), ordinal=1), 0)
+    assert entered.wait(PATIENCE_S)
+    writer.put(replace(event(run, 2), ordinal=2), 0)
+    pending = writer.take(attempt(run), lambda: True)
+    if first == "the batch":
+        release.set()
+        assert wait_until(lambda: written(services, run) == [1], PATIENCE_S)
+    assert runs.end(services.database.once(run.user_id), run, Completed({}), "worker", pending)
+    release.set()
+    writer.stop(PATIENCE_S)
+    assert written(services, run) == [1, 2]
+
+
+def test_taking_leaves_what_could_be_doubled(services: Services, writer: EventWriter) -> None:
+    run = start_run(services, submit_run(services))
+    writer._writing = [event(run, 0)]  # without an ordinal
     assert writer.take(attempt(run), lambda: True) == []
     writer._writing = []
 
@@ -248,6 +293,21 @@ def test_one_event_that_the_database_refuses_costs_no_other_one(services: Servic
     writer.stop(PATIENCE_S)
     assert written(services, mine) == [0, 1]
     assert written(services, other) == [2]
+
+
+def test_what_cannot_be_published_does_not_end_the_writing(
+    services: Services, writer: EventWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError
+
+    run = start_run(services, submit_run(services))
+    monkeypatch.setattr(Services, "publish", fail)
+    writer.start()
+    writer.put(event(run, 0), 0)
+    assert wait_until(lambda: written(services, run) == [0], PATIENCE_S)
+    writer.put(event(run, 1), 0)
+    assert wait_until(lambda: written(services, run) == [0, 1], PATIENCE_S)
 
 
 def test_a_restart_of_postgres_in_the_middle_loses_nothing(node: Node, servers: Servers) -> None:
