@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -13,17 +13,20 @@ from shared.events import Attempt, Event, StoredEvent, append
 from shared.services import Services
 from worker import metrics
 from worker.held import MIN_HOLD_S, HeldTokens
+from worker.turns import TurnQueue
 
 log = structlog.get_logger(__name__)
 
 MAX_QUEUED_PER_RUN = 200  # 64 KiB each at the most
 MAX_BATCH = 500
-MAX_BATCH_BYTES = 1024 * 1024  # of event data, or a single event
+MAX_BATCH_BYTES = 1024 * 1024  # of event data
 RETRY_S = 0.5
 
 
 class EventWriter:
     """Commits what runners hand in, as fast as commits come back: what arrives meanwhile forms the next batch.
+
+    Runs take turns in it, so that a loud one stands in nobody's way.
 
     Only tokens wait, 40 ms at most, for those that follow: they become one event, see `HeldTokens`. An event gets its
     number when its batch is written, and nothing joins one that is.
@@ -36,7 +39,7 @@ class EventWriter:
     def __init__(self, services: Services, on_refused: Callable[[Attempt], None]) -> None:
         self._services = services
         self._on_refused = on_refused
-        self._queue: deque[Event] = deque()
+        self._queue = TurnQueue()
         self._tokens = HeldTokens()
         self._queued: Counter[Attempt] = Counter()  # held ones too
         self._writing: list[Event] = []
@@ -66,7 +69,7 @@ class EventWriter:
                 return True
             if not self._changed.wait_for(lambda: self._queued[event.of] < MAX_QUEUED_PER_RUN, timeout_s):
                 return False
-            self._queue += self._tokens.add(event)
+            self._enqueue(self._tokens.add(event))
             self._queued[event.of] += 1
             self._changed.notify_all()
             return True
@@ -81,10 +84,8 @@ class EventWriter:
             while (writing := self._being_written(attempt)) and not give_up():
                 self._changed.wait(RETRY_S)
             taken = [event for event in writing if event.ordinal is not None]
-            taken += [event for event in self._queue if event.of == attempt]
+            taken += self._queue.remove(attempt) + self._tokens.release(attempt)
             del self._queued[attempt]
-            self._queue = deque(event for event in self._queue if event.of != attempt)
-            taken += self._tokens.release(attempt)
             self._changed.notify_all()
             return taken
 
@@ -113,24 +114,20 @@ class EventWriter:
         with self._changed:
             if not self._writing:
                 self._await_events()
-                self._writing = self._pop_batch()
+                self._writing = self._queue.pop(MAX_BATCH, MAX_BATCH_BYTES)
                 self._queued -= Counter(event.of for event in self._writing)
                 self._changed.notify_all()
             return self._writing
 
-    def _pop_batch(self) -> list[Event]:
-        batch: list[Event] = []
-        room = MAX_BATCH_BYTES
-        while self._queue and len(batch) < MAX_BATCH and (not batch or self._queue[0].size <= room):
-            batch.append(self._queue.popleft())
-            room -= batch[-1].size
-        return batch
+    def _enqueue(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self._queue.put(event)
 
     def _await_events(self) -> None:
         """Waits until something is to be written, and adds the tokens that can go along."""
         while not (self._queue or self._stopping) and (wait_s := self._tokens.due_in_s()) != 0:
             self._changed.wait(wait_s)
-        self._queue += self._tokens.release_older(0 if self._stopping else MIN_HOLD_S)
+        self._enqueue(self._tokens.release_older(0 if self._stopping else MIN_HOLD_S))
 
     def _wait_to_retry(self) -> bool:
         with self._changed:
