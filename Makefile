@@ -33,7 +33,7 @@ demo: $(VENV)/.run-stamp  ## real runs for three users, live, on a fleet of its 
 	@$(BIN)/python -m lanewise.demo
 
 up: $(VENV)/.run-stamp  ## the fleet on embedded services, until Ctrl-C
-	@$(BIN)/lanewise up
+	@$(BIN)/lanewise up $(ARGS)
 
 test: $(VENV)/.dev-stamp  ## the test suite
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

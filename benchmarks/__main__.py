@@ -55,7 +55,7 @@ def main() -> None:
     """Measures, prints, and leaves nothing behind."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions: within four minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(BENCHMARKS)):

@@ -114,7 +114,7 @@ class Server:
 
     def client(self, user_id: str = "alice", **options: Any) -> httpx.Client:
         """Returns an HTTP client of a user's."""
-        headers = {"Authorization": f"Bearer {self.token(user_id)}"}
+        headers = {"Authorization": f"Bearer {self.token(user_id)}", **options.pop("headers", {})}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
 
     @contextmanager

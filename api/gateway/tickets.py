@@ -35,8 +35,11 @@ class Tickets:
         """Returns a ticket that stands for the identity, no longer than its token.
 
         Raises:
+            UnauthorizedError: the token has expired: what it opens would close at once.
             UnavailableError: Redis is away.
         """
+        if identity.expires_at <= datetime.now(UTC):  # REST still takes it: `shared.tokens.LEEWAY_S`
+            raise UnauthorizedError("the token has expired")
         ticket_id = new_id()
         self._set_mark(ticket_id)
         return self._signer.sign(

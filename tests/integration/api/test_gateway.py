@@ -258,6 +258,13 @@ class TestSignIn:
         with fleet.server.socket(None, additional_headers={"Authorization": header}) as connection:
             assert close_code(connection) == 4401
 
+    def test_a_token_that_has_just_expired_gets_no_ticket(self, fleet: Fleet, user: str) -> None:
+        """REST forgives clocks that differ by some seconds, but a stream would close at once, again and again."""
+        with fleet.server.client(headers={"Authorization": f"Bearer {fleet.server.token(user, ttl_s=-3)}"}) as client:
+            assert client.get("/v1/me").status_code == 200
+            answer = client.post("/v1/tickets")
+        assert (answer.status_code, answer.json()["detail"]) == (401, "the token has expired")
+
     def test_a_ticket_of_another_user_does_not_help_a_token(self, fleet: Fleet, user: str) -> None:
         with fleet.server.socket(user) as connection:
             _hello(connection, ticket=_ticket(fleet.server, f"{user}-2"), after=0)
