@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from werkzeug.wrappers import Request, Response
 from tests.browser.conftest import OpenContext
 from tests.conformance import LIVE
 from tests.fleet.fleet import ROOT, Fleet
-from tests.scripted import Connection, LostError, Service, answer, event, problem, says, welcome
+from tests.scripted import WAIT_S, Connection, LostError, Service, answer, event, problem, says, welcome
 
 RUN = {"id": "r1", "status": "queued"}
 BEGIN = """
@@ -124,6 +126,34 @@ def test_a_submission_is_repeated_with_its_key_until_it_is_answered(page: Page, 
     assert len({request.headers["Idempotency-Key"] for request in submissions}) == 1
     assert re.fullmatch('"[0-9a-f]{32}"', submissions[0].headers["Idempotency-Key"])
     assert {request.get_data() for request in submissions} == {b'{"agent":"echo","input":{},"metadata":{"a":1}}'}
+
+
+def test_a_signal_ends_a_request_before_its_time_and_never_takes_the_limit_away(page: Page, service: Service) -> None:
+    over = threading.Event()
+
+    def begin() -> Iterator[bytes]:
+        yield b"{"
+        over.wait(WAIT_S)
+
+    def stall(_: Request) -> Response:
+        over.wait(WAIT_S)
+        return answer({})
+
+    service.on("GET", "/v1/me", stall)
+    service.on("GET", "/v1/runs", Response(begin(), content_type="application/json"))
+    script = """
+        const controller = new AbortController(), { signal } = controller;
+        const ask = (path, timeoutS) => told(api.request("GET", path, { signal, timeoutS }));
+        const late = [await ask("/v1/me", 0.2), await ask("/v1/runs", 0.2)];
+        const pending = ask("/v1/me", 60);
+        controller.abort();
+        return [...late, (await pending)[0], (await ask("/v1/me", 60))[0]];
+    """
+    try:
+        answers = run(page, service, script)
+    finally:
+        over.set()
+    assert answers == [["ApiError", 0, "unreachable"]] * 2 + ["AbortError"] * 2
 
 
 def test_an_error_says_what_the_problem_says(page: Page, service: Service) -> None:
