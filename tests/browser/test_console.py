@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.agents import canary, short_canary
 from tests.browser.conftest import OpenContext, Watch, keep_screenshot
@@ -87,16 +87,43 @@ def test_a_gateway_that_restarts_in_the_middle_leaves_no_gap(
 ) -> None:
     console, watch = open_console("patient")
     gate = tmp_path / "gate"
-    run_id = console.start("story", lines=40, gate=gate)
+    run_id = console.start("story", lines=40, title="Of a fox", gate=gate)
     console.await_line(20)
     fleet.process("api").terminate()
     expect(console.page.get_by_text("Away from the service")).to_be_visible()
+    console.page.context.set_offline(True)  # however soon the gateway is back
+    console.open()
+    console.open("runs", run_id)
+    expect(console.page.get_by_text("Loading…")).to_be_visible()
     gate.touch()  # the run ends while nobody can be told
+    fleet.wait(console.user, run_id)
+    console.page.context.set_offline(False)
     console.await_live()
     expect(console.page.get_by_text("Away from the service")).to_be_hidden()
     console.await_status("Completed")
+    expect(console.page.get_by_role("heading", name="Of a fox")).to_be_visible()
     assert console.told() == console.stored(run_id)
     fleet.await_ready()
+    watch.expect(AWAY)
+
+
+def test_a_result_that_cannot_be_read_at_first_is_shown_later(open_console: OpenConsole, tmp_path: Path) -> None:
+    console, watch = open_console("persistent")
+    run_id = console.start("story", lines=4, title="Of a fox", gate=tmp_path / "gate")
+    console.await_line(2)
+    lost: list[str] = []
+
+    def lose(route: Route) -> None:
+        lost.append(route.request.url)
+        route.abort()
+
+    for path in (f"/v1/runs/{run_id}", f"/v1/runs/{run_id}/artifacts"):
+        console.page.route(f"{console.fleet.url}{path}", lose, times=1)
+    (tmp_path / "gate").touch()
+    console.await_status("Completed")
+    expect(console.page.get_by_role("heading", name="Of a fox")).to_be_visible()
+    expect(console.page.get_by_role("region", name="Artifacts")).to_be_visible()
+    assert len(lost) == 2
     watch.expect(AWAY)
 
 
