@@ -227,9 +227,16 @@ class RunPage {
 }
 
 function idWithCopy(id) {
+  const code = h("code", { title: id }, shortId(id));
   const copy = async () => {
-    await attempt("The id cannot be copied", () => navigator.clipboard.writeText(id));
-    notify("The id is copied.");
+    try {
+      await navigator.clipboard.writeText(id); // over plain HTTP there is no clipboard
+      notify("The id is copied.");
+    } catch {
+      code.textContent = id;
+      getSelection().selectAllChildren(code);
+      notify("The browser does not let this page copy. The id is selected: copy it yourself.");
+    }
   };
-  return [h("code", { title: id }, shortId(id)), h("button", { type: "button", class: "quiet", "aria-label": "Copy the run's id", title: "Copy", onclick: copy }, icon("copy"))];
+  return [code, h("button", { type: "button", class: "quiet", "aria-label": "Copy the run's id", title: "Copy", onclick: copy }, icon("copy"))];
 }

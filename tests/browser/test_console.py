@@ -139,6 +139,22 @@ def test_a_run_is_cancelled(open_console: OpenConsole, tmp_path: Path) -> None:
     expect(console.page.get_by_role("button", name="Retry")).to_be_visible()
 
 
+def test_an_id_is_copied_or_else_selected(open_console: OpenConsole, fleet: Fleet) -> None:
+    console, _ = open_console("copier", permissions=["clipboard-read", "clipboard-write"])
+    page = console.page
+    run_id = fleet.submit(console.user, "story", {"lines": 2})["id"]
+    console.open("runs", run_id)
+    page.get_by_role("button", name="Copy the run's id").click()
+    expect(page.get_by_text("The id is copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == run_id
+    page.get_by_role("button", name="Dismiss").click()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain HTTP
+    page.get_by_role("button", name="Copy the run's id").click()
+    expect(page.get_by_text("The id is selected")).to_be_visible()
+    expect(page.get_by_text("The id is copied.")).to_be_hidden()
+    assert page.evaluate("String(getSelection())") == run_id
+
+
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
     opened = [open_console(name) for name in ("alice", "bob")]
     consoles = [console for console, _ in opened]
