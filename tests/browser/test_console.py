@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
 
 from tests.browser.agents import canary, short_canary
 from tests.browser.conftest import OpenContext, Watch, keep_screenshot
@@ -153,6 +153,44 @@ def test_an_id_is_copied_or_else_selected(open_console: OpenConsole, fleet: Flee
     expect(page.get_by_text("The id is selected")).to_be_visible()
     expect(page.get_by_text("The id is copied.")).to_be_hidden()
     assert page.evaluate("String(getSelection())") == run_id
+
+
+def test_a_service_that_went_back_is_told_to_the_user_and_to_nobody_else(
+    open_console: OpenConsole, tmp_path: Path
+) -> None:
+    console, _ = open_console("returner", sign_in=False)
+    page = console.page
+    sockets: list[WebSocketRoute] = []
+
+    def forward(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        server = socket.connect_to_server()
+
+        def say(message: str | bytes) -> None:
+            frame = json.loads(message)
+            if frame.get("after") is not None:
+                frame["after"] += 1_000  # what the client has seen is more than the service knows of
+            server.send(json.dumps(frame))
+
+        socket.on_message(say)
+
+    page.route_web_socket("**/v1/stream", forward)
+    console.sign_in()
+    run_id = console.start("story", lines=4, gate=tmp_path / "gate")
+    console.await_line(2)
+    sockets[0].close(code=1012)
+    notice = page.get_by_role("status", name="Messages").get_by_text("The service has gone back to an earlier state.")
+    expect(notice).to_be_visible()
+    keep_screenshot(page, "the-service-went-back")
+    console.await_live()
+    (tmp_path / "gate").touch()
+    console.await_status("Completed")
+    assert console.told() == console.stored(run_id)
+    expect(notice).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    console.user = new_user("next")
+    console.sign_in()
+    expect(page.get_by_role("status", name="Messages")).to_have_text("")
 
 
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
