@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -191,6 +192,30 @@ def test_a_service_that_went_back_is_told_to_the_user_and_to_nobody_else(
     console.user = new_user("next")
     console.sign_in()
     expect(page.get_by_role("status", name="Messages")).to_have_text("")
+
+
+SAID = """
+(status) => {
+  window.said = [status.textContent];
+  new MutationObserver(() => window.said.push(status.textContent))
+    .observe(status, { childList: true, subtree: true, characterData: true });
+}
+"""
+
+
+def test_a_lane_that_changes_says_its_figures_once(open_console: OpenConsole, fleet: Fleet, tmp_path: Path) -> None:
+    console, _ = open_console("listener")
+    figures = console.page.get_by_role("status", name="Slots and queue")
+    expect(figures).to_contain_text("0 of 3 slots in use")
+    figures.evaluate(SAID)
+    run = fleet.submit(console.user, "story", {"lines": 200, "gate": str(tmp_path / "gate")})
+    expect(figures).to_contain_text("1 of 3 slots in use")
+    expect(console.page.get_by_text("told 100")).to_be_visible()
+    (tmp_path / "gate").touch()
+    fleet.wait(console.user, run["id"])
+    expect(figures).to_contain_text("0 of 3 slots in use")
+    said = console.page.evaluate("window.said")
+    assert [one for one, other in pairwise(said) if one == other] == []
 
 
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
