@@ -7,7 +7,10 @@
 
 /** @typedef {{id: string, agent: string, status: string, thread_id: string, last_run_seq: number}} Run and more */
 /** @typedef {{seq: number, run_id: string, run_seq: number, type: string, data: object}} Event and more */
-/** @typedef {{reason: "trimmed" | "ahead" | null, head: number, runs: Run[]}} Snapshot null: no position yet */
+/**
+ * @typedef {{reason: "trimmed" | "ahead" | null, head: number, runs: Run[], more: boolean}} Snapshot null: no position
+ *   yet; more: live runs are left out
+ */
 /** @typedef {"connecting" | "replaying" | "live" | "waiting" | "closed"} State */
 /** @typedef {{threadId?: string, metadata?: object, idempotencyKey?: string}} Submission */
 
@@ -312,9 +315,10 @@ export class EventStream {
     connection.heard();
     this.#socket = connection.socket;
     if (this.#last === null || !frame.recovered) {
-      const snapshot = { reason: this.#last === null ? null : frame.reason, head, runs: frame.snapshot?.runs ?? [] };
+      const reason = this.#last === null ? null : frame.reason;
+      const { runs = [], more = false } = frame.snapshot ?? {};
       this.#last = head;
-      this.#enqueue({ t: "snapshot", snapshot }, length);
+      this.#enqueue({ t: "snapshot", snapshot: { reason, head, runs, more } }, length);
     }
     this.#enqueue({ t: "replaying" }, 0);
     for (const request of this.#pending.values()) request.send();

@@ -218,6 +218,40 @@ def test_a_lane_that_changes_says_its_figures_once(open_console: OpenConsole, fl
     assert [one for one, other in pairwise(said) if one == other] == []
 
 
+def test_a_lane_is_right_after_a_snapshot_that_leaves_runs_out(
+    open_console: OpenConsole, fleet: Fleet, tmp_path: Path
+) -> None:
+    console, _ = open_console("crowd", sign_in=False)
+    gates = [str(tmp_path / name) for name in ("fox", "hen", "cat", "dog")]  # what rows show of an input
+    runs = [fleet.submit(console.user, "story", {"lines": 2, "gate": gate}) for gate in gates]
+    for run in runs[:3]:
+        fleet.event(console.user, run["id"], "agent_progress")
+
+    def forward(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def hear(message: str | bytes) -> None:
+            frame = json.loads(message)
+            if frame["t"] == "welcome":  # as of so many and so large runs that not all of them fit
+                left = [{**run, "input": None} for run in frame["snapshot"]["runs"] if run["id"] == runs[0]["id"]]
+                frame["snapshot"] = {"runs": left, "more": True}
+            socket.send(json.dumps(frame))
+
+        server.on_message(hear)
+
+    console.page.route_web_socket("**/v1/stream", forward)
+    console.sign_in()
+    tracks = console.page.get_by_role("list", name="Slots").get_by_role("listitem")
+    expect(tracks.locator(".title")).to_have_text(gates[:3])
+    expect(tracks.get_by_text("free", exact=True)).to_have_count(0)
+    places = console.page.get_by_role("list", name="Queue").get_by_role("listitem")
+    expect(places.locator(".title")).to_have_text(gates[3:])
+    for run, gate in zip(runs, gates, strict=True):
+        Path(gate).touch()
+        fleet.wait(console.user, run["id"])
+    expect(tracks.get_by_text("free", exact=True)).to_have_count(3)
+
+
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
     opened = [open_console(name) for name in ("alice", "bob")]
     consoles = [console for console, _ in opened]

@@ -51,3 +51,35 @@ def test_a_timeline_that_forgets_its_oldest_rows_says_which(console: Page) -> No
     assert said > 1
     assert shown == [*range(said, 502), *range(504, 624)]
     assert heads == ["first", "second"]
+
+
+def test_a_lane_knows_that_a_run_runs_by_any_event_of_its_agents(console: Page) -> None:
+    statuses = evaluate(
+        console,
+        """
+        const { Lane } = await import("/lane.js");
+        const lane = new Lane({ request: () => Promise.reject(new Error("away")) });
+        lane.apply(told("data", "agent_progress", { fraction: 0.5, note: "" }));
+        lane.apply({ ...told("data", "run_position", { position: 3, reason: "user_limit" }), run_id: "r2" });
+        lane.close();
+        return [...lane.runs.values()].map((run) => run.status);
+        """,
+    )
+    assert statuses == ["running", "queued"]
+
+
+def test_a_lane_learns_what_an_unknown_run_is_though_its_events_overtake_the_answer(console: Page) -> None:
+    run = evaluate(
+        console,
+        """
+        const { Lane } = await import("/lane.js");
+        const lane = new Lane({ request: () => Promise.reject(new Error("away")) });
+        for (const type of ["agent_started", "agent_thinking"]) lane.apply(told("a-helper", type));
+        const read = { id: "r1", agent: "story", status: "running", last_run_seq: 1, input: { title: "Of a fox" } };
+        lane.put({ ...read, queue: null, created_at: at, started_at: "2026-01-01T00:00:01Z" });
+        lane.close();
+        return lane.runs.get("r1");
+        """,
+    )
+    assert (run["agent"], run["title"], run["last_run_seq"]) == ("story", "Of a fox", 2)
+    assert run["started_at"] == "2026-01-01T00:00:01Z"
