@@ -83,6 +83,6 @@ class Documents {
 
   #put(file) {
     const headers = { "Content-Type": file.type || "application/octet-stream" };
-    return this.#api.request("PUT", `/v1/documents/${encodeURIComponent(file.name)}`, { body: file, headers, signal: AbortSignal.timeout(UPLOAD_S * 1000) });
+    return this.#api.request("PUT", `/v1/documents/${encodeURIComponent(file.name)}`, { body: file, headers, timeoutS: UPLOAD_S });
   }
 }

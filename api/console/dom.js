@@ -30,6 +30,12 @@ export function fill(parent, ...children) {
   append(parent, ...children);
 }
 
+/** As `fill`, but leaves alone what reads the same already: screen readers are not told again, focus stays. */
+export function refill(parent, ...children) {
+  const wanted = h(parent.tagName, {}, ...children);
+  if (parent.textContent !== wanted.textContent) parent.replaceChildren(...wanted.childNodes);
+}
+
 /** Text of somebody else, which must not turn round what stands beside it. */
 export function foreign(text, attributes = {}) {
   return h("bdi", attributes, text);

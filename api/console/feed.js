@@ -4,6 +4,26 @@ const PAGE = 200;
 const RETRY_MS = 2_000;
 const FIRST_LOOK = 400; // so many of the newest events are read to begin with
 
+/**
+ * Repeats a read while the service is away.
+ *
+ * @param {() => Promise<any>} read
+ * @param {AbortSignal} closed nobody wants it any more
+ * @throws {ApiError} what no patience mends @throws {DOMException} it was closed
+ */
+export async function patiently(read, closed) {
+  for (;;) {
+    try {
+      return await read();
+    } catch (error) {
+      closed.throwIfAborted();
+      if (error.status > 0 && error.status < 500 && error.status !== 429) throw error;
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      closed.throwIfAborted();
+    }
+  }
+}
+
 export class Feed {
   #api;
   #run;
@@ -44,7 +64,7 @@ export class Feed {
     try {
       let more = true;
       while (more || this.#last < this.#wanted) {
-        const { items, next_cursor: next } = await this.#readPatiently();
+        const { items, next_cursor: next } = await patiently(() => this.#read(this.#last, PAGE), this.#closed.signal);
         if (this.#closed.signal.aborted) return;
         if (items.length > 0) {
           this.#last = items.at(-1).run_seq;
@@ -67,17 +87,6 @@ export class Feed {
 
   close() {
     this.#closed.abort();
-  }
-
-  async #readPatiently() {
-    for (;;) {
-      try {
-        return await this.#read(this.#last, PAGE);
-      } catch (error) {
-        if (this.#closed.signal.aborted || (error.status > 0 && error.status < 500 && error.status !== 429)) throw error;
-        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-      }
-    }
   }
 
   #read(after, limit) {

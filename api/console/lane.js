@@ -4,6 +4,7 @@ import { summary } from "./format.js";
 
 const MAX_RUNS = 300;
 const TELL_MS = 100; // changes of that long are told together
+const MAX_RUNNING = 200; // the longest page
 const REFRESH_MS = 1_000; // at most one look at limits and slots in that time
 const LOOK_AGAIN_MS = 15_000; // places behind the tenth, and estimates, are not told by events
 export const ENDS = new Set(["completed", "failed", "cancelled", "timed_out"]);
@@ -35,16 +36,20 @@ export class Lane extends EventTarget {
   reset(snapshot) {
     this.runs.clear();
     for (const run of snapshot.runs) this.put(run);
-    this.refresh();
+    this.refresh(true); // a snapshot may be short of runs, and runs of their input
     this.dispatchEvent(new CustomEvent("reset", { detail: snapshot }));
   }
 
-  /** Takes in a run as REST tells it; one that is older than what is known is not taken. */
+  /** Takes in a run as REST tells it; of one that is older than what is known only what never changes. */
   put(run) {
     const known = this.runs.get(run.id);
-    if (known && known.last_run_seq > run.last_run_seq) return;
     const { input, output, ...rest } = run;
-    this.runs.set(run.id, { ...rest, title: summary(input), queue: withMoment(rest.queue) });
+    const title = input === null ? known?.title ?? "" : summary(input);
+    if (known && known.last_run_seq > run.last_run_seq) {
+      Object.assign(known, { title, agent: run.agent, created_at: run.created_at, started_at: known.started_at ?? run.started_at });
+    } else {
+      this.runs.set(run.id, { ...rest, title, queue: withMoment(rest.queue) });
+    }
     this.#changed();
   }
 
@@ -60,20 +65,24 @@ export class Lane extends EventTarget {
     this.dispatchEvent(new CustomEvent("event", { detail: event }));
   }
 
-  /** Has limits and slots read again, soon; the newest runs, too, if one is known by its events only or `whole`. */
+  /** Has limits and slots read again, soon; runs, too, if one is known by its events only or `whole`. */
   refresh(whole = false) {
     this.#whole ||= whole;
     this.#refreshing ??= setTimeout(async () => {
       try {
         this.me = await this.#api.request("GET", "/v1/me");
-        if (this.#whole || this.some((run) => run.title === null).length > 0) {
+        const unknown = this.some((run) => run.title === null);
+        if (this.#whole || unknown.length > 0) {
           this.#whole = false;
-          const { items } = await this.#api.request("GET", "/v1/runs?limit=50");
-          for (const run of items) this.put(run);
+          for (const query of [`status=running&limit=${MAX_RUNNING}`, "status=queued", ""]) {
+            const { items } = await this.#api.request("GET", `/v1/runs?${query}`);
+            for (const run of items) this.put(run);
+          }
+          for (const run of unknown) run.title ??= ""; // it is in none of the lists, and would not be the next time
         }
         this.#changed();
       } catch {
-        // The connection says that the service is away; the next refresh is soon.
+        this.#whole = true; // the connection says that the service is away; the next refresh is soon
       } finally {
         this.#refreshing = null;
       }
@@ -118,8 +127,8 @@ function progress(run, { agent, data }) {
 
 function stub(event) {
   return {
-    id: event.run_id, agent: event.agent, status: "queued", thread_id: event.thread_id, title: null, attempt: event.attempt,
-    last_run_seq: 0, progress: { fraction: 0, note: "" }, queue: null, error: null, created_at: event.at,
+    id: event.run_id, agent: event.agent, status: event.type.startsWith("run_") ? "queued" : "running", // agents tell of what runs
+    thread_id: event.thread_id, title: null, attempt: event.attempt, last_run_seq: 0, progress: { fraction: 0, note: "" }, queue: null, error: null, created_at: event.at,
     started_at: null, finished_at: null,
   };
 }

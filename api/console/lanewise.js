@@ -7,7 +7,10 @@
 
 /** @typedef {{id: string, agent: string, status: string, thread_id: string, last_run_seq: number}} Run and more */
 /** @typedef {{seq: number, run_id: string, run_seq: number, type: string, data: object}} Event and more */
-/** @typedef {{reason: "trimmed" | "ahead" | null, head: number, runs: Run[]}} Snapshot null: no position yet */
+/**
+ * @typedef {{reason: "trimmed" | "ahead" | null, head: number, runs: Run[], more: boolean}} Snapshot null: no position
+ *   yet; more: live runs are left out
+ */
 /** @typedef {"connecting" | "replaying" | "live" | "waiting" | "closed"} State */
 /** @typedef {{threadId?: string, metadata?: object, idempotencyKey?: string}} Submission */
 
@@ -59,8 +62,8 @@ export class Api {
    *
    * @param {string} method
    * @param {string} path with its query, e.g. "/v1/runs?limit=20"
-   * @param {{body?: any, headers?: object, signal?: AbortSignal}} [options] a plain object is sent as JSON; text, a
-   *   Blob or bytes as they are; a signal stands in place of the bound of 30 s
+   * @param {{body?: any, headers?: object, signal?: AbortSignal, timeoutS?: number}} [options] a plain object is sent
+   *   as JSON; text, a Blob or bytes as they are; a signal ends it before its time, which is 30 s for all of the answer
    * @returns {Promise<any>}
    */
   async request(method, path, options = {}) {
@@ -72,7 +75,7 @@ export class Api {
   }
 
   /** As `request`, but returns the whole `Response`: for documents and artifacts. */
-  async fetch(method, path, { body, headers = {}, signal } = {}) {
+  async fetch(method, path, { body, headers = {}, signal, timeoutS = TIMEOUT_S } = {}) {
     const json = body?.constructor === Object;
     const response = await fetch(this.url + path, {
       method,
@@ -82,7 +85,7 @@ export class Api {
         ...(json && { "Content-Type": "application/json" }),
         ...headers,
       },
-      signal: signal ?? AbortSignal.timeout(TIMEOUT_S * 1000),
+      signal: bounded(signal, timeoutS),
       cache: "no-store",
     }).catch((error) => {
       throw signal?.aborted ? error : unreachable(`${this.url} cannot be reached`);
@@ -312,9 +315,10 @@ export class EventStream {
     connection.heard();
     this.#socket = connection.socket;
     if (this.#last === null || !frame.recovered) {
-      const snapshot = { reason: this.#last === null ? null : frame.reason, head, runs: frame.snapshot?.runs ?? [] };
+      const reason = this.#last === null ? null : frame.reason;
+      const { runs = [], more = false } = frame.snapshot ?? {};
       this.#last = head;
-      this.#enqueue({ t: "snapshot", snapshot }, length);
+      this.#enqueue({ t: "snapshot", snapshot: { reason, head, runs, more } }, length);
     }
     this.#enqueue({ t: "replaying" }, 0);
     for (const request of this.#pending.values()) request.send();
@@ -419,6 +423,19 @@ function pauseBeforeRepeatS(error, failures) {
 /** Without the jitter all clients of a restarted service would come back at the same moments. */
 function backoffS(failures) {
   return (0.5 + Math.random() / 2) * Math.min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** Math.min(failures - 1, 16));
+}
+
+/** Returns a signal for a limit of time and what ends it earlier. `AbortSignal.any` is younger than the oldest browsers. */
+function bounded(signal, timeoutS) {
+  const limit = AbortSignal.timeout(timeoutS * 1000);
+  if (!signal) return limit;
+  const either = new AbortController();
+  for (const one of [signal, limit]) {
+    const abort = () => either.abort(one.reason);
+    if (one.aborted) abort();
+    else one.addEventListener("abort", abort, { signal: either.signal }); // gone with the limit at the latest
+  }
+  return either.signal;
 }
 
 function unreachable(detail) {

@@ -6,7 +6,7 @@ import { append, fill, h } from "./dom.js";
 import { historyPage } from "./history.js";
 import { icon } from "./icons.js";
 import { Lane } from "./lane.js";
-import { notices } from "./notice.js";
+import { forgetNotices, notices } from "./notice.js";
 import { overviewPage } from "./overview.js";
 import { currentRoute, link } from "./route.js";
 import { runPage } from "./run.js";
@@ -48,6 +48,7 @@ function leave() {
   app?.connection.close();
   app?.lane.close();
   app = null;
+  forgetNotices();
 }
 
 function skipLink(main) {

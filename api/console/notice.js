@@ -23,6 +23,11 @@ export function notify(text, kind = "info") {
   if (kind === "info") setTimeout(close, SHOWN_S * 1000);
 }
 
+/** Takes all messages away: they are of the user who leaves. */
+export function forgetNotices() {
+  region.replaceChildren();
+}
+
 /** Does something that may fail, and says so if it does. Returns undefined then. */
 export async function attempt(what, action) {
   try {

@@ -1,6 +1,6 @@
 // The lane: what runs in the user's slots, what waits and why, what has ended lately.
 
-import { fill, foreign, h, reconcile } from "./dom.js";
+import { fill, foreign, h, reconcile, refill } from "./dom.js";
 import { elapsed, plural } from "./format.js";
 import { ENDS } from "./lane.js";
 import { link } from "./route.js";
@@ -25,13 +25,13 @@ export function overviewPage({ lane }) {
     const queued = lane.some((run) => run.status === "queued").sort(byPlace);
     const ended = lane.some((run) => ENDS.has(run.status));
     const inQueue = queued.length < ALL_KNOWN ? queued.length : Math.max(queued.length, lane.me?.queued ?? 0);
-    fill(figures, inWords(lane.me, inQueue));
+    refill(figures, inWords(lane.me, inQueue));
     reconcile(tracks, rows.tracks, slots(running, lane.me), (slot) => slot.key, (slot) => (slot.run ? new Track(slot.run) : new FreeTrack()));
     reconcile(queue, rows.queue, queued.slice(0, MAX_QUEUED), (run) => run.id, (run) => new Place(run));
     const more = inQueue - Math.min(queued.length, MAX_QUEUED);
-    fill(queueNote, queued.length === 0 ? "Nothing waits." : more > 0 && h("a", { href: link(["runs"], { status: "queued" }) }, `${plural(more, "more run")} in the queue`));
+    refill(queueNote, queued.length === 0 ? "Nothing waits." : more > 0 && h("a", { href: link(["runs"], { status: "queued" }) }, `${plural(more, "more run")} in the queue`));
     reconcile(recent, rows.recent, ended.slice(0, MAX_RECENT), (run) => run.id, (run) => new RunRow(run));
-    fill(recentNote, ended.length === 0
+    refill(recentNote, ended.length === 0
       ? ["Nothing has ended yet. ", h("a", { href: "#/new" }, "Start a run"), " and watch it here."]
       : h("a", { href: "#/runs" }, "All runs"));
   }

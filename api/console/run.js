@@ -2,7 +2,7 @@
 
 import { confirm } from "./dialog.js";
 import { fill, foreign, h } from "./dom.js";
-import { Feed } from "./feed.js";
+import { Feed, patiently } from "./feed.js";
 import { Images, save, view } from "./files.js";
 import { ago, bytes, duration, secondsBetween, shortId, summary } from "./format.js";
 import { icon } from "./icons.js";
@@ -39,7 +39,7 @@ class RunPage {
   #facts = h("dl", { class: "facts" });
   #live = (event) => event.detail.run_id === this.#id && this.#heard(event.detail);
   #reset = ({ detail }) => (detail.reason === null ? this.#reload() : this.#app.again());
-  #closed = false;
+  #closed = new AbortController();
 
   constructor(app, id) {
     this.#app = app;
@@ -49,7 +49,7 @@ class RunPage {
   }
 
   close() {
-    this.#closed = true;
+    this.#closed.abort();
     this.#app.lane.removeEventListener("event", this.#live);
     this.#app.lane.removeEventListener("reset", this.#reset);
     this.#feed?.close();
@@ -58,8 +58,9 @@ class RunPage {
 
   async open() {
     try {
-      this.#run = await this.#app.api.run(this.#id);
+      this.#run = await this.#read();
     } catch (error) {
+      if (this.#closed.signal.aborted) return;
       const text = error.status === 404 ? "There is no such run. It may be past retention, or its thread was deleted." : error.detail;
       fill(this.element, h("h1", {}, "Run"), h("p", { class: "empty" }, text, " ", h("a", { href: "#/runs" }, "All runs")));
       return;
@@ -77,12 +78,17 @@ class RunPage {
   /** After the first snapshot: what has happened between the look at the run and the snapshot is not told again. */
   async #reload() {
     if (this.#feed === null) return;
-    const run = await attempt("The run cannot be read", () => this.#app.api.run(this.#id));
+    const run = await attempt("The run cannot be read", () => this.#read());
     if (run === undefined) return;
     this.#run = run;
     this.#feed.catchUp().catch(() => {});
     this.#render();
     if (ENDS.has(run.status)) this.#showEnd();
+  }
+
+  #read(rest = "") {
+    const { signal } = this.#closed;
+    return patiently(() => this.#app.api.request("GET", `/v1/runs/${encodeURIComponent(this.#id)}${rest}`, { signal }), signal);
   }
 
   #layOut() {
@@ -117,7 +123,7 @@ class RunPage {
   }
 
   async #ended() {
-    const run = await attempt("The result cannot be read", () => this.#app.api.run(this.#id));
+    const run = await attempt("The result cannot be read", () => this.#read());
     if (run === undefined) return;
     this.#run = run;
     this.#render();
@@ -127,7 +133,7 @@ class RunPage {
   #render() {
     const run = this.#run;
     this.title = `${run.agent}, ${STATUS[run.status].toLowerCase()}`;
-    if (!this.#closed) document.title = `${this.title} · Lanewise`;
+    if (!this.#closed.signal.aborted) document.title = `${this.title} · Lanewise`;
     const ended = ENDS.has(run.status);
     const note = run.status === "queued" ? waiting(run.queue && { moment: null, ...run.queue }) : ended ? null : foreign(run.progress.note || "working");
     const place = run.status === "queued" && run.queue?.position > 0 ? `place ${run.queue.position}, ` : null;
@@ -178,7 +184,7 @@ class RunPage {
   async #showArtifacts() {
     const { api } = this.#app;
     const base = `/v1/runs/${encodeURIComponent(this.#id)}/artifacts`;
-    const found = await attempt("The artifacts cannot be listed", () => api.request("GET", base));
+    const found = await attempt("The artifacts cannot be listed", () => this.#read("/artifacts"));
     if (!found || found.items.length === 0) return;
     const item = ({ name, size }) => {
       const path = `${base}/${encodeURIComponent(name)}`;
@@ -221,9 +227,16 @@ class RunPage {
 }
 
 function idWithCopy(id) {
+  const code = h("code", { title: id }, shortId(id));
   const copy = async () => {
-    await attempt("The id cannot be copied", () => navigator.clipboard.writeText(id));
-    notify("The id is copied.");
+    try {
+      await navigator.clipboard.writeText(id); // over plain HTTP there is no clipboard
+      notify("The id is copied.");
+    } catch {
+      code.textContent = id;
+      getSelection().selectAllChildren(code);
+      notify("The browser does not let this page copy. The id is selected: copy it yourself.");
+    }
   };
-  return [h("code", { title: id }, shortId(id)), h("button", { type: "button", class: "quiet", "aria-label": "Copy the run's id", title: "Copy", onclick: copy }, icon("copy"))];
+  return [code, h("button", { type: "button", class: "quiet", "aria-label": "Copy the run's id", title: "Copy", onclick: copy }, icon("copy"))];
 }

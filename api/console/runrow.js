@@ -48,7 +48,7 @@ export class RunRow {
     this.#shown = now;
     this.element.dataset.status = run.status;
     this.#agent.textContent = run.agent;
-    this.#title.textContent = run.title;
+    this.#title.textContent = run.title || this.#title.textContent; // the lane does not know all inputs
     fill(this.#state, badge(run.status));
     fill(this.#times, run.finished_at ? [runTime(run), " · "] : null, ago(run.finished_at ?? run.created_at));
   }

@@ -76,12 +76,13 @@ export class Timeline {
     return words;
   }
 
-  /** Takes away the oldest quarter; a section that still goes on keeps its head. */
+  /** Takes away the oldest quarter; a section that still goes on, or has younger rows, keeps its head. */
   #trim() {
     const gone = this.#rows.splice(0, MAX_ROWS / 4);
     const open = new Set([...this.#sections.values()].map((section) => section.element));
-    const kept = gone.filter((row) => open.has(row.element));
-    for (const row of gone) if (!open.has(row.element)) row.element.remove();
+    for (const row of gone) if (!row.section) row.element.remove();
+    const kept = gone.filter((row) => row.section && (open.has(row.element) || row.element.querySelector(".step")));
+    for (const row of gone) if (!kept.includes(row)) row.element.remove();
     this.first = this.#rows[0].seq;
     this.#rows.unshift(...kept);
     this.#trimmed();

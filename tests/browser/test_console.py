@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
 
 from tests.browser.agents import canary, short_canary
 from tests.browser.conftest import OpenContext, Watch, keep_screenshot
@@ -87,16 +88,43 @@ def test_a_gateway_that_restarts_in_the_middle_leaves_no_gap(
 ) -> None:
     console, watch = open_console("patient")
     gate = tmp_path / "gate"
-    run_id = console.start("story", lines=40, gate=gate)
+    run_id = console.start("story", lines=40, title="Of a fox", gate=gate)
     console.await_line(20)
     fleet.process("api").terminate()
     expect(console.page.get_by_text("Away from the service")).to_be_visible()
+    console.page.context.set_offline(True)  # however soon the gateway is back
+    console.open()
+    console.open("runs", run_id)
+    expect(console.page.get_by_text("Loading…")).to_be_visible()
     gate.touch()  # the run ends while nobody can be told
+    fleet.wait(console.user, run_id)
+    console.page.context.set_offline(False)
     console.await_live()
     expect(console.page.get_by_text("Away from the service")).to_be_hidden()
     console.await_status("Completed")
+    expect(console.page.get_by_role("heading", name="Of a fox")).to_be_visible()
     assert console.told() == console.stored(run_id)
     fleet.await_ready()
+    watch.expect(AWAY)
+
+
+def test_a_result_that_cannot_be_read_at_first_is_shown_later(open_console: OpenConsole, tmp_path: Path) -> None:
+    console, watch = open_console("persistent")
+    run_id = console.start("story", lines=4, title="Of a fox", gate=tmp_path / "gate")
+    console.await_line(2)
+    lost: list[str] = []
+
+    def lose(route: Route) -> None:
+        lost.append(route.request.url)
+        route.abort()
+
+    for path in (f"/v1/runs/{run_id}", f"/v1/runs/{run_id}/artifacts"):
+        console.page.route(f"{console.fleet.url}{path}", lose, times=1)
+    (tmp_path / "gate").touch()
+    console.await_status("Completed")
+    expect(console.page.get_by_role("heading", name="Of a fox")).to_be_visible()
+    expect(console.page.get_by_role("region", name="Artifacts")).to_be_visible()
+    assert len(lost) == 2
     watch.expect(AWAY)
 
 
@@ -110,6 +138,118 @@ def test_a_run_is_cancelled(open_console: OpenConsole, tmp_path: Path) -> None:
     assert console.fleet.run(console.user, run_id)["status"] == "cancelled"
     expect(console.page.get_by_text("line 6", exact=True)).to_have_count(0)
     expect(console.page.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_an_id_is_copied_or_else_selected(open_console: OpenConsole, fleet: Fleet) -> None:
+    console, _ = open_console("copier", permissions=["clipboard-read", "clipboard-write"])
+    page = console.page
+    run_id = fleet.submit(console.user, "story", {"lines": 2})["id"]
+    console.open("runs", run_id)
+    page.get_by_role("button", name="Copy the run's id").click()
+    expect(page.get_by_text("The id is copied.")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == run_id
+    page.get_by_role("button", name="Dismiss").click()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain HTTP
+    page.get_by_role("button", name="Copy the run's id").click()
+    expect(page.get_by_text("The id is selected")).to_be_visible()
+    expect(page.get_by_text("The id is copied.")).to_be_hidden()
+    assert page.evaluate("String(getSelection())") == run_id
+
+
+def test_a_service_that_went_back_is_told_to_the_user_and_to_nobody_else(
+    open_console: OpenConsole, tmp_path: Path
+) -> None:
+    console, _ = open_console("returner", sign_in=False)
+    page = console.page
+    sockets: list[WebSocketRoute] = []
+
+    def forward(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        server = socket.connect_to_server()
+
+        def say(message: str | bytes) -> None:
+            frame = json.loads(message)
+            if frame.get("after") is not None:
+                frame["after"] += 1_000  # what the client has seen is more than the service knows of
+            server.send(json.dumps(frame))
+
+        socket.on_message(say)
+
+    page.route_web_socket("**/v1/stream", forward)
+    console.sign_in()
+    run_id = console.start("story", lines=4, gate=tmp_path / "gate")
+    console.await_line(2)
+    sockets[0].close(code=1012)
+    notice = page.get_by_role("status", name="Messages").get_by_text("The service has gone back to an earlier state.")
+    expect(notice).to_be_visible()
+    keep_screenshot(page, "the-service-went-back")
+    console.await_live()
+    (tmp_path / "gate").touch()
+    console.await_status("Completed")
+    assert console.told() == console.stored(run_id)
+    expect(notice).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    console.user = new_user("next")
+    console.sign_in()
+    expect(page.get_by_role("status", name="Messages")).to_have_text("")
+
+
+SAID = """
+(status) => {
+  window.said = [status.textContent];
+  new MutationObserver(() => window.said.push(status.textContent))
+    .observe(status, { childList: true, subtree: true, characterData: true });
+}
+"""
+
+
+def test_a_lane_that_changes_says_its_figures_once(open_console: OpenConsole, fleet: Fleet, tmp_path: Path) -> None:
+    console, _ = open_console("listener")
+    figures = console.page.get_by_role("status", name="Slots and queue")
+    expect(figures).to_contain_text("0 of 3 slots in use")
+    figures.evaluate(SAID)
+    run = fleet.submit(console.user, "story", {"lines": 200, "gate": str(tmp_path / "gate")})
+    expect(figures).to_contain_text("1 of 3 slots in use")
+    expect(console.page.get_by_text("told 100")).to_be_visible()
+    (tmp_path / "gate").touch()
+    fleet.wait(console.user, run["id"])
+    expect(figures).to_contain_text("0 of 3 slots in use")
+    said = console.page.evaluate("window.said")
+    assert [one for one, other in pairwise(said) if one == other] == []
+
+
+def test_a_lane_is_right_after_a_snapshot_that_leaves_runs_out(
+    open_console: OpenConsole, fleet: Fleet, tmp_path: Path
+) -> None:
+    console, _ = open_console("crowd", sign_in=False)
+    gates = [str(tmp_path / name) for name in ("fox", "hen", "cat", "dog")]  # what rows show of an input
+    runs = [fleet.submit(console.user, "story", {"lines": 2, "gate": gate}) for gate in gates]
+    for run in runs[:3]:
+        fleet.event(console.user, run["id"], "agent_progress")
+
+    def forward(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def hear(message: str | bytes) -> None:
+            frame = json.loads(message)
+            if frame["t"] == "welcome":  # as of so many and so large runs that not all of them fit
+                left = [{**run, "input": None} for run in frame["snapshot"]["runs"] if run["id"] == runs[0]["id"]]
+                frame["snapshot"] = {"runs": left, "more": True}
+            socket.send(json.dumps(frame))
+
+        server.on_message(hear)
+
+    console.page.route_web_socket("**/v1/stream", forward)
+    console.sign_in()
+    tracks = console.page.get_by_role("list", name="Slots").get_by_role("listitem")
+    expect(tracks.locator(".title")).to_have_text(gates[:3])
+    expect(tracks.get_by_text("free", exact=True)).to_have_count(0)
+    places = console.page.get_by_role("list", name="Queue").get_by_role("listitem")
+    expect(places.locator(".title")).to_have_text(gates[3:])
+    for run, gate in zip(runs, gates, strict=True):
+        Path(gate).touch()
+        fleet.wait(console.user, run["id"])
+    expect(tracks.get_by_text("free", exact=True)).to_have_count(3)
 
 
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:

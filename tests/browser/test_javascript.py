@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +13,8 @@ from werkzeug.wrappers import Request, Response
 
 from tests.browser.conftest import OpenContext
 from tests.conformance import LIVE
-from tests.fleet.fleet import ROOT, Fleet
-from tests.scripted import Connection, LostError, Service, answer, event, problem, says, welcome
+from tests.fleet.fleet import ROOT, Fleet, new_user
+from tests.scripted import WAIT_S, Connection, LostError, Service, answer, event, problem, says, welcome
 
 RUN = {"id": "r1", "status": "queued"}
 BEGIN = """
@@ -126,6 +128,34 @@ def test_a_submission_is_repeated_with_its_key_until_it_is_answered(page: Page, 
     assert {request.get_data() for request in submissions} == {b'{"agent":"echo","input":{},"metadata":{"a":1}}'}
 
 
+def test_a_signal_ends_a_request_before_its_time_and_never_takes_the_limit_away(page: Page, service: Service) -> None:
+    over = threading.Event()
+
+    def begin() -> Iterator[bytes]:
+        yield b"{"
+        over.wait(WAIT_S)
+
+    def stall(_: Request) -> Response:
+        over.wait(WAIT_S)
+        return answer({})
+
+    service.on("GET", "/v1/me", stall)
+    service.on("GET", "/v1/runs", Response(begin(), content_type="application/json"))
+    script = """
+        const controller = new AbortController(), { signal } = controller;
+        const ask = (path, timeoutS) => told(api.request("GET", path, { signal, timeoutS }));
+        const late = [await ask("/v1/me", 0.2), await ask("/v1/runs", 0.2)];
+        const pending = ask("/v1/me", 60);
+        controller.abort();
+        return [...late, (await pending)[0], (await ask("/v1/me", 60))[0]];
+    """
+    try:
+        answers = run(page, service, script)
+    finally:
+        over.set()
+    assert answers == [["ApiError", 0, "unreachable"]] * 2 + ["AbortError"] * 2
+
+
 def test_an_error_says_what_the_problem_says(page: Page, service: Service) -> None:
     service.on("POST", "/v1/runs", problem(429, "quota", "too many", Retry_After="7"))
     service.on("GET", "/v1/me", Response("<html>", 502))
@@ -144,8 +174,10 @@ def test_what_the_page_of_the_docs_shows_works(fleet: Fleet, user: str, open_con
     context, _ = open_context(fleet.url)
     page = context.new_page()
     page.goto(fleet.url)
-    with page.expect_console_message(lambda message: "run_completed" in message.text):
-        run_id = page.evaluate(f"async (token) => {{ {block}; return run.id; }}", fleet.token(user))
-    assert fleet.wait(user, run_id)["agent"] == "data"
-    head = fleet.events(user, run_id)[-1]["seq"]
-    page.wait_for_function("(head) => Number(localStorage.position) === head", arg=head)
+    for name in (user, new_user()):  # the second one's numbers begin anew
+        with page.expect_console_message(lambda message: "run_completed" in message.text):
+            run_id = page.evaluate(f"async (token) => {{ {block}; return run.id; }}", fleet.token(name))
+        assert fleet.wait(name, run_id)["agent"] == "data"
+        head = fleet.events(name, run_id)[-1]["seq"]
+        stored = "([name, head]) => Number(localStorage.getItem(`position of ${name} in the log`)) === head"
+        page.wait_for_function(stored, arg=[name, head])
