@@ -31,11 +31,10 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, ProtocolError
 
-from api.gateway.protocol import CloseCode, StreamClosedError, bad_message
+from api.gateway.protocol import BYTES_PER_WRITE, CloseCode, StreamClosedError, bad_message
 from shared.errors import BadRequestError, UpgradeRequiredError
 
-WRITE_DEADLINE_S = 10.0  # for each `WRITE_BYTES`: who takes a byte now and then does not keep us
-WRITE_BYTES = 256 * 1024
+WRITE_DEADLINE_S = 10.0  # for each `BYTES_PER_WRITE`: who takes a byte now and then does not keep us
 RECEIVE_BYTES = 16 * 1024
 SEND_BUFFER_BYTES = 256 * 1024  # the kernel would let it grow to megabytes for each reader that is slow
 RATE_PER_S = 400.0  # frames; above the 200 submissions a second that a user may send
@@ -71,7 +70,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
     def __init__(self, environ: dict[str, Any], max_message_bytes: int) -> None:
         self._lock = threading.Lock()
         self._closed = False  # nothing more may be written
-        self._rest = b""  # of what `write_now` could not write: goes out before anything else
+        self._rest = memoryview(b"")  # of what `write_now` could not write: goes out before anything else
         self._over = False  # nothing more will come
         self._limit = max_message_bytes
         self._message = bytearray()  # what has come of the present one
@@ -127,11 +126,13 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
                 raise
 
     def write_now(self, frames: bytes) -> bool:
-        """Writes whole frames without waiting; False: some of it is kept for the next `write`, which must come soon."""
+        """Writes whole frames without waiting; False: nothing of it, because something else has to go out before.
+
+        What the network does not take is `kept` for the next `write`, which must come soon.
+        """
         if self._closed:
             return True
         if self._rest or self._lock.locked():
-            self._rest += frames
             return False
         try:
             sent = self._sock.send(frames)
@@ -141,22 +142,23 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             self._closed = True
             self.abort()
             return True
-        self._rest = frames[sent:]
-        return not self._rest
+        self._rest = memoryview(frames)[sent:]  # no copy: all sockets share the frames
+        return True
 
     @property
-    def kept(self) -> int:
-        """How many bytes the next `write` writes before its own."""
-        return len(self._rest)
+    def kept(self) -> bool:
+        """Whether the next `write` has something to write before its own."""
+        return bool(self._rest)
 
     def _send_all(self, frames: bytes) -> None:
         """Writes what was kept and the frames; more may be kept meanwhile."""
-        while frames or self._rest:
-            rest, self._rest = self._rest, b""
-            data = rest + frames
-            for start in range(0, len(data), WRITE_BYTES):
-                self._send(memoryview(data)[start : start + WRITE_BYTES])
-            frames = b""
+        data = memoryview(frames)
+        while data or self._rest:
+            rest, self._rest = self._rest, memoryview(b"")
+            self._send(rest)
+            for start in range(0, len(data), BYTES_PER_WRITE):
+                self._send(data[start : start + BYTES_PER_WRITE])
+            data = memoryview(b"")
 
     def _send(self, data: memoryview) -> None:
         deadline = time.monotonic() + WRITE_DEADLINE_S
