@@ -69,7 +69,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
 
     def __init__(self, environ: dict[str, Any], max_message_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._closed = False  # nothing more may be written
+        self._closed = False
         self._rest = memoryview(b"")  # of what `write_now` could not write: goes out before anything else
         self._over = False  # nothing more will come
         self._limit = max_message_bytes
@@ -85,6 +85,11 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         self._sock = cast("socket.socket", self.sock)
         self._sock.settimeout(0)  # gevent looks at it at each wait, and reader and writers wait each for themselves
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more may be written."""
+        return self._closed
 
     @property
     def ended(self) -> bool:

@@ -220,7 +220,7 @@ class Stream:
         return {"expires_at": iso(identity.expires_at)}
 
     def _start_writer(self) -> None:
-        if self._live and self._writer is None:
+        if self._live and self._writer is None and not self._socket.closed:
             self._writer = gevent.spawn(self._write_on)
 
     def _write_on(self) -> None:

@@ -12,7 +12,7 @@ import gevent  # type: ignore[import-untyped]
 import pytest
 
 from api.gateway.channel import Batch, Delivery
-from api.gateway.protocol import CloseCode
+from api.gateway.protocol import CloseCode, StreamClosedError
 from api.gateway.stream import MAX_QUEUED_BYTES, Stream
 from tests.websockets import accepted
 
@@ -89,3 +89,15 @@ def test_all_who_wait_share_what_they_wait_for() -> None:
         gevent.sleep(0)
         assert tracemalloc.get_traced_memory()[0] < count * TEXT_BYTES
         assert all(stream._queue for stream in streams)
+
+
+def test_what_ended_while_a_request_was_handled_is_ended_once() -> None:
+    with streaming() as (stream, theirs):
+        stream.end(CloseCode.GAP, "lost")
+        with gevent.Timeout(PATIENCE_S):
+            while not stream._socket.ended:
+                gevent.sleep(0.001)
+        with pytest.raises(StreamClosedError):
+            stream._finish()
+        theirs.sendall(b"on its way")  # has to be read, or the client gets a reset instead of our close frame
+        assert read(theirs, b"lost")
