@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from typing import Any, NamedTuple
 
+from gevent.socket import socketpair  # type: ignore[import-untyped]
+
+from api.gateway.socket import StreamSocket
 from tests.api_process import Server
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
@@ -160,3 +163,26 @@ def live(server: Server, user_id: str) -> Iterator[Wire]:
         assert connection.head()[0] == 101
         connection.hello()
         yield connection
+
+
+@contextmanager
+def accepted() -> Iterator[tuple[StreamSocket, socket.socket]]:
+    """Yields a connection as the server has it, in this process, and the client's end; both are for greenlets."""
+    ours, theirs = socketpair()
+    environ = {
+        "gunicorn.socket": ours,
+        "HTTP_CONNECTION": "Upgrade",
+        "HTTP_UPGRADE": "websocket",
+        "HTTP_SEC_WEBSOCKET_KEY": b64encode(os.urandom(16)).decode(),
+        "HTTP_SEC_WEBSOCKET_VERSION": "13",
+        "HTTP_HOST": "lanewise.test",
+        "PATH_INFO": "/v1/stream",
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+    }
+    with ours, theirs:
+        made = StreamSocket(environ, max_message_bytes=1000)
+        received = b""
+        while not received.endswith(b"\r\n\r\n"):
+            received += theirs.recv(4096)
+        yield made, theirs

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from api.gateway.gate import Gate
-from api.gateway.protocol import encode
+from api.gateway.protocol import encode, portions
 from api.gateway.ring import Ring
 
 MAX_EARLY = 256
@@ -36,9 +36,9 @@ class Batch(list[Delivery]):
     """Events that follow one another, at least one."""
 
     @cached_property
-    def frames(self) -> bytes:
-        """The frames of all of them, put together once for all sockets."""
-        return b"".join(delivery.frame for delivery in self)
+    def portions(self) -> list[tuple[int, bytes]]:
+        """The frames of all of them, put together once for all sockets; see `protocol.portions`."""
+        return list(portions(delivery.frame for delivery in self))
 
 
 class Listener(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Self
@@ -15,6 +16,8 @@ PING_S = 25
 MAX_MESSAGE_BYTES = 2 * 1024 * 1024  # as a JSON body over REST
 MAX_REF_LENGTH = 128
 MAX_SOCKETS_PER_USER = 100
+FRAMES_PER_WRITE = 16
+BYTES_PER_WRITE = 256 * 1024  # and a frame
 
 
 class CloseCode(IntEnum):
@@ -140,3 +143,17 @@ def close_for(error: LanewiseError) -> StreamClosedError:
 
 def _refuse(name: str) -> None:
     raise ValueError(name)
+
+
+def portions(frames: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Puts frames together so that each write is of a bounded size; yields how many, and their bytes."""
+    portion: list[bytes] = []
+    size = 0
+    for frame in frames:
+        portion.append(frame)
+        size += len(frame)
+        if len(portion) == FRAMES_PER_WRITE or size >= BYTES_PER_WRITE:
+            yield len(portion), b"".join(portion)
+            portion, size = [], 0
+    if portion:
+        yield len(portion), b"".join(portion)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, cast
 
+from gevent.socket import wait_read, wait_write  # type: ignore[import-untyped]
 from simple_websocket import ConnectionError as HandshakeError
 from simple_websocket import Server
 from wsproto.connection import ConnectionState
@@ -30,10 +31,10 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, ProtocolError
 
-from api.gateway.protocol import CloseCode, StreamClosedError, bad_message
+from api.gateway.protocol import BYTES_PER_WRITE, CloseCode, StreamClosedError, bad_message
 from shared.errors import BadRequestError, UpgradeRequiredError
 
-WRITE_DEADLINE_S = 10.0
+WRITE_DEADLINE_S = 10.0  # for each `BYTES_PER_WRITE`: who takes a byte now and then does not keep us
 RECEIVE_BYTES = 16 * 1024
 SEND_BUFFER_BYTES = 256 * 1024  # the kernel would let it grow to megabytes for each reader that is slow
 RATE_PER_S = 400.0  # frames; above the 200 submissions a second that a user may send
@@ -68,8 +69,8 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
 
     def __init__(self, environ: dict[str, Any], max_message_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._closed = False  # nothing more may be written
-        self._rest = b""  # of what `write_now` could not write: goes out before anything else
+        self._closed = False
+        self._rest = memoryview(b"")  # of what `write_now` could not write: goes out before anything else
         self._over = False  # nothing more will come
         self._limit = max_message_bytes
         self._message = bytearray()  # what has come of the present one
@@ -81,9 +82,14 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             hint = getattr(error, "event_hint", None)
             kind = UpgradeRequiredError if hint and hint.status_code == UpgradeRequiredError.status else BadRequestError
             raise kind(f"not a WebSocket handshake: {error}") from None
-        # Reader and writers set its time-out each for themselves: gevent looks at it when a wait begins.
         self._sock = cast("socket.socket", self.sock)
+        self._sock.settimeout(0)  # gevent looks at it at each wait, and reader and writers wait each for themselves
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more may be written."""
+        return self._closed
 
     @property
     def ended(self) -> bool:
@@ -125,13 +131,14 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
                 raise
 
     def write_now(self, frames: bytes) -> bool:
-        """Writes whole frames without waiting; False: some of it is kept for the next `write`, which must come soon."""
+        """Writes whole frames without waiting; False: nothing of it, because something else has to go out before.
+
+        What the network does not take is `kept` for the next `write`, which must come soon.
+        """
         if self._closed:
             return True
         if self._rest or self._lock.locked():
-            self._rest += frames
             return False
-        self._sock.settimeout(0)
         try:
             sent = self._sock.send(frames)
         except BlockingIOError:
@@ -140,23 +147,31 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
             self._closed = True
             self.abort()
             return True
-        finally:
-            self._sock.settimeout(WRITE_DEADLINE_S)
-        self._rest = frames[sent:]
-        return not self._rest
+        self._rest = memoryview(frames)[sent:]  # no copy: all sockets share the frames
+        return True
 
     @property
-    def kept(self) -> int:
-        """How many bytes the next `write` writes before its own."""
-        return len(self._rest)
+    def kept(self) -> bool:
+        """Whether the next `write` has something to write before its own."""
+        return bool(self._rest)
 
     def _send_all(self, frames: bytes) -> None:
         """Writes what was kept and the frames; more may be kept meanwhile."""
-        while frames or self._rest:
-            rest, self._rest = self._rest, b""
-            self._sock.settimeout(WRITE_DEADLINE_S)
-            self._sock.sendall(rest + frames)
-            frames = b""
+        data = memoryview(frames)
+        while data or self._rest:
+            rest, self._rest = self._rest, memoryview(b"")
+            self._send(rest)
+            for start in range(0, len(data), BYTES_PER_WRITE):
+                self._send(data[start : start + BYTES_PER_WRITE])
+            data = memoryview(b"")
+
+    def _send(self, data: memoryview) -> None:
+        deadline = time.monotonic() + WRITE_DEADLINE_S
+        while data:
+            try:
+                data = data[self._sock.send(data) :]
+            except BlockingIOError:
+                wait_write(self._sock.fileno(), max(0, deadline - time.monotonic()))
 
     def finish(self, code: int, reason: str = "") -> None:
         """Sends the close frame, unless that was done before, and lets the reader see the other side's answer."""
@@ -180,16 +195,17 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         deadline = time.monotonic() + timeout_s
         with contextlib.suppress(OSError):
             while (left := deadline - time.monotonic()) > 0:
-                self._sock.settimeout(left)
+                wait_read(self._sock.fileno(), left)
                 if not self._sock.recv(RECEIVE_BYTES):
                     return
 
     def _read(self, deadline: float) -> None:
-        """Reads once, at most until the deadline."""
-        self._sock.settimeout(max(0.01, deadline - time.monotonic()))
+        """Reads what is there; if nothing is, waits for it, at most until the deadline."""
         try:
             data = self._sock.recv(RECEIVE_BYTES)
-        except TimeoutError:
+        except BlockingIOError:
+            with contextlib.suppress(TimeoutError):
+                wait_read(self._sock.fileno(), max(0, deadline - time.monotonic()))
             return
         except OSError:
             data = b""

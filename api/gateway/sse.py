@@ -24,10 +24,10 @@ from flask import Response, request
 from api.addresses import request_address
 from api.gateway.channel import Channel, Delivery
 from api.gateway.gate import Gate
-from api.gateway.protocol import MAX_SOCKETS_PER_USER, CloseCode
+from api.gateway.protocol import FRAMES_PER_WRITE, MAX_SOCKETS_PER_USER, CloseCode
 from api.gateway.replay import PAGE
 from api.gateway.socket import SEND_BUFFER_BYTES, WRITE_DEADLINE_S
-from api.gateway.stream import FRAMES_PER_WRITE, MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
+from api.gateway.stream import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from api.state import Api
 from shared.database import Database
 from shared.errors import BadRequestError, LanewiseError, QuotaError

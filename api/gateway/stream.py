@@ -20,6 +20,8 @@ import structlog
 from api.gateway.channel import Batch, Channel
 from api.gateway.executor import ConnectionExecutor
 from api.gateway.protocol import (
+    BYTES_PER_WRITE,
+    FRAMES_PER_WRITE,
     HELLO_TIMEOUT_S,
     PING_S,
     CloseCode,
@@ -31,6 +33,7 @@ from api.gateway.protocol import (
     error_frame,
     parse_frame,
     parse_ref,
+    portions,
 )
 from api.gateway.replay import PAGE, Opening, Replay
 from api.gateway.socket import StreamSocket
@@ -43,7 +46,6 @@ from shared.tokens import Identity
 
 MAX_QUEUED_FRAMES = 4096
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
-FRAMES_PER_WRITE = 16
 LINGER_S = 2.0
 RETRY_MS = (200, 3000)
 
@@ -80,18 +82,16 @@ class Stream:
         """Takes the next events; see `channel.Listener`."""
         if self._ending is not None:
             return
-        if self._live and self._writer is None and deliveries[0].seq == self._sent + 1:
-            self._sent = deliveries[-1].seq
-            if self._socket.write_now(deliveries.frames):
-                return
-        else:
-            self._queue.extend((delivery.seq, delivery.frame) for delivery in deliveries)
-            self._queued_bytes += len(deliveries.frames)
-        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes + self._socket.kept > MAX_QUEUED_BYTES:
+        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES:  # after a chance to read it
             self._queue.clear()
             self._queued_bytes = 0
             self.end(CloseCode.TOO_SLOW, "events come faster than you read; resume")
-        self._start_writer()
+            return
+        for delivery in deliveries[self._write_now(deliveries) :]:
+            self._queue.append((delivery.seq, delivery.frame))
+            self._queued_bytes += len(delivery.frame)
+        if self._queue or self._socket.kept:
+            self._start_writer()
 
     def lose(self) -> None:
         """Takes notice that there is no going on; see `channel.Listener`."""
@@ -124,6 +124,17 @@ class Stream:
         finally:
             channel.remove(self)
 
+    def _write_now(self, deliveries: Batch) -> int:
+        """Writes without waiting if nothing has to go before; returns how many of the events that were."""
+        written = 0
+        if self._live and self._writer is None and deliveries[0].seq == self._sent + 1:
+            for count, frames in deliveries.portions:
+                if not self._socket.write_now(frames):
+                    break
+                written += count
+                self._sent += count
+        return written
+
     def _begin(self, opening: Opening) -> None:
         self._sent = opening.position
         self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self.identity.expires_at),
@@ -144,8 +155,8 @@ class Stream:
 
     def _write_frames(self, frames: list[bytes]) -> None:
         """Writes the next events."""
-        for start in range(0, len(frames), FRAMES_PER_WRITE):
-            self._socket.write(b"".join(frames[start : start + FRAMES_PER_WRITE]))
+        for _, portion in portions(frames):
+            self._socket.write(portion)
         self._sent += len(frames)
 
     def _serve(self) -> None:
@@ -209,7 +220,7 @@ class Stream:
         return {"expires_at": iso(identity.expires_at)}
 
     def _start_writer(self) -> None:
-        if self._live and self._writer is None:
+        if self._live and self._writer is None and not self._socket.closed:
             self._writer = gevent.spawn(self._write_on)
 
     def _write_on(self) -> None:
@@ -235,8 +246,13 @@ class Stream:
                 self._sent = fresh[-1][0]
 
     def _take(self) -> list[tuple[int, bytes]]:
-        batch = [self._queue.popleft() for _ in range(min(FRAMES_PER_WRITE, len(self._queue)))]
-        self._queued_bytes -= sum(len(frame) for _, frame in batch)
+        """Returns what the next write is of; see `protocol.portions`."""
+        batch: list[tuple[int, bytes]] = []
+        size = 0
+        while self._queue and len(batch) < FRAMES_PER_WRITE and size < BYTES_PER_WRITE:
+            batch.append(self._queue.popleft())
+            size += len(batch[-1][1])
+        self._queued_bytes -= size
         return batch
 
     def _beat(self) -> None:

@@ -61,8 +61,8 @@ def catch_up_slowly(module: Any) -> None:
 def write_doubles(module: Any) -> None:
     def write_queue(stream: Any) -> None:
         while stream._ending is None and (batch := stream._take()):
-            stream._socket.write(b"".join(delivery.frame for delivery in batch))
-            stream._sent = batch[-1].seq
+            stream._socket.write(b"".join(frame for _, frame in batch))
+            stream._sent = batch[-1][0]
 
     catch_up_slowly(module)
     put(module.Stream, "_write_queue", write_queue)

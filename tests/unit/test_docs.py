@@ -59,7 +59,7 @@ LIMITS: dict[str, float] = {
     ),
     "frames that wait for a slow WebSocket or SSE client": api.gateway.stream.MAX_QUEUED_FRAMES,
     "bytes that wait for a slow WebSocket or SSE client": api.gateway.stream.MAX_QUEUED_BYTES,
-    "time in which a WebSocket or SSE client takes nothing of what is written to it": (
+    "time for a WebSocket client to take 256 KiB, or an SSE client anything, of what is written to it": (
         api.gateway.socket.WRITE_DEADLINE_S
     ),
     "output of a run": worker.core.MAX_OUTPUT_BYTES,

@@ -1,42 +1,54 @@
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Iterator
 
+import gevent  # type: ignore[import-untyped]
 import pytest
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from api.gateway.socket import StreamSocket
+from tests.websockets import accepted
 
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-
-
-@pytest.fixture
-def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield ours, theirs
+PATIENCE_S = 20.0
+MUCH = b"x" * 2_000_000  # more than the network's buffers hold
 
 
-def test_what_has_come_is_read_however_late_we_are(ends: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = ends
-    environ = {
-        "gunicorn.socket": ours,
-        "HTTP_CONNECTION": "Upgrade",
-        "HTTP_UPGRADE": "websocket",
-        "HTTP_SEC_WEBSOCKET_KEY": KEY,
-        "HTTP_SEC_WEBSOCKET_VERSION": "13",
-        "HTTP_HOST": "lanewise.test",
-        "PATH_INFO": "/v1/stream",
-        "REQUEST_METHOD": "GET",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-    }
-    accepted = StreamSocket(environ, max_message_bytes=1000)
-    theirs.sendall(Connection(ConnectionType.CLIENT).send(TextMessage("hello")))
-    long_ago = time.monotonic() - 1
-    assert list(accepted.messages(deadline=long_ago)) == ["hello"]
-    began = time.monotonic()
-    assert list(accepted.messages(deadline=long_ago)) == []
-    assert time.monotonic() - began < 1
+def test_what_has_come_is_read_however_late_we_are() -> None:
+    with accepted() as (ours, theirs):
+        theirs.sendall(Connection(ConnectionType.CLIENT).send(TextMessage("hello")))
+        long_ago = time.monotonic() - 1
+        assert list(ours.messages(deadline=long_ago)) == ["hello"]
+        began = time.monotonic()
+        assert list(ours.messages(deadline=long_ago)) == []
+        assert time.monotonic() - began < 1
+
+
+def test_a_reader_that_looks_again_and_again_leaves_the_writer_its_time() -> None:
+    def look(socket: StreamSocket) -> None:
+        while not socket.ended:
+            assert list(socket.messages(deadline=time.monotonic() + 0.01)) == []
+
+    with accepted() as (ours, theirs):
+        writing = gevent.spawn(ours.write, MUCH)
+        looking = gevent.spawn(look, ours)
+        left = len(MUCH)
+        while left and (data := theirs.recv(1 << 18)):
+            left -= len(data)
+            gevent.sleep(0.05)  # longer than the reader waits
+        writing.get(timeout=PATIENCE_S)
+        theirs.close()
+        looking.get(timeout=PATIENCE_S)
+
+
+def test_who_takes_a_little_now_and_then_has_no_longer_than_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.gateway.socket.SEND_BUFFER_BYTES", 8192)
+    monkeypatch.setattr("api.gateway.socket.WRITE_DEADLINE_S", 0.5)
+    with accepted() as (ours, theirs):
+        writing = gevent.spawn(ours.write, MUCH)
+        with gevent.Timeout(PATIENCE_S):
+            while not writing.ready():
+                theirs.recv(4096)
+                gevent.sleep(0.02)
+        with pytest.raises(TimeoutError):
+            writing.get()
