@@ -10,8 +10,9 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import gevent  # type: ignore[import-untyped]
@@ -32,7 +33,7 @@ from api.gateway.protocol import (
     parse_frame,
     parse_ref,
 )
-from api.gateway.replay import PAGE, Opening, Replay
+from api.gateway.replay import Opening, Replay
 from api.gateway.socket import StreamSocket
 from api.gateway.tickets import Tickets
 from api.problems import as_lanewise_error, problem_of
@@ -44,6 +45,7 @@ from shared.tokens import Identity
 MAX_QUEUED_FRAMES = 4096
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
 FRAMES_PER_WRITE = 16
+NEAR = 100  # so many events before the end of the log a client that catches up begins to listen
 LINGER_S = 2.0
 RETRY_MS = (200, 3000)
 
@@ -112,12 +114,14 @@ class Stream:
         try:
             frames = None if hello.after is None else replay.recall(channel, self, hello.after)
             if hello.after is None or frames is None:
-                self._begin(replay.open(hello.after))
-                self._catch_up(replay)  # however long that takes, nothing is kept in memory for it
-                self._catch_up(replay, at_least=channel.add(self))
+                opening = replay.open(hello.after)
+                self._begin(opening)
+                while self._ending is None and self._sent < (near := (channel.last or 0) - NEAR):
+                    self._catch_up(replay, near)  # however long that takes, no events queue up for it
+                self._catch_up(replay, max(channel.add(self), opening.welcome["head"]))
             else:
                 self._begin(Opening.recovered(hello.after, hello.after + len(frames)))
-                self._write_frames(frames)
+                self._write_frames(iter(frames))
             if self._ending is None:
                 self._write({"t": "live", "seq": self._sent})
             self._serve()
@@ -129,24 +133,20 @@ class Stream:
         self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self.identity.expires_at),
                      "ping_s": PING_S, **opening.welcome})  # fmt: skip
 
-    def _catch_up(self, replay: Replay, at_least: int = 0) -> None:
-        """Writes the log out from the last event written to its end, which is not before `at_least`."""
-        while self._ending is None:
+    def _catch_up(self, replay: Replay, at_least: int) -> None:
+        """Writes the log out from the last event written up to `at_least`, and what was read with it."""
+        while self._ending is None and self._sent < at_least:
             views = replay.read(self._sent)
-            if views and views[-1]["seq"] != self._sent + len(views):
-                self.lose()  # trimmed meanwhile
+            if not views or views[-1]["seq"] != self._sent + len(views):
+                self.lose()  # trimmed meanwhile, or Postgres is back at a backup
                 return
-            self._write_frames([encode(view) for view in views])
-            if len(views) < PAGE and self._sent >= at_least:
-                return
-            if not views:  # it ends before what was delivered: trimmed meanwhile, or Postgres is back at a backup
-                self.lose()
+            self._write_frames(map(encode, views))
 
-    def _write_frames(self, frames: list[bytes]) -> None:
-        """Writes the next events."""
-        for start in range(0, len(frames), FRAMES_PER_WRITE):
-            self._socket.write(b"".join(frames[start : start + FRAMES_PER_WRITE]))
-        self._sent += len(frames)
+    def _write_frames(self, frames: Iterator[bytes]) -> None:
+        """Writes the next events, made a few at a time."""
+        while portion := list(islice(frames, FRAMES_PER_WRITE)):
+            self._socket.write(b"".join(portion))
+            self._sent += len(portion)
 
     def _serve(self) -> None:
         self._live = True
