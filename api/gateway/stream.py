@@ -100,8 +100,11 @@ class Stream:
         self.end(CloseCode.GAP, "events were lost; resume")
 
     def end(self, code: CloseCode, reason: str) -> None:
-        """Has the writer close the connection; the first reason counts."""
-        self._ending = self._ending or (code, reason)
+        """Has the connection closed soon, whatever goes on; the first reason counts."""
+        if self._ending is None:
+            self._ending = (code, reason)
+            if not self._live:  # the catch-up looks at it between two writes, each of which may take long
+                gevent.spawn_later(LINGER_S, self._socket.abort)
         self._start_writer()
 
     def run(self, channel: Channel, replay: Replay, hello: Hello) -> None:
@@ -144,7 +147,7 @@ class Stream:
 
     def _write_frames(self, frames: Iterator[bytes]) -> None:
         """Writes the next events, made a few at a time."""
-        while portion := list(islice(frames, FRAMES_PER_WRITE)):
+        while self._ending is None and (portion := list(islice(frames, FRAMES_PER_WRITE))):
             self._socket.write(b"".join(portion))
             self._sent += len(portion)
 
