@@ -59,9 +59,9 @@ class Tickets:
         """
         try:
             value = self._signer.verify(ticket, max_age_s=TTL_S)
-        except SignatureError as error:
+            began, ends = (datetime.fromtimestamp(value[name], UTC) for name in ("token_began", "token_ends"))
+        except (SignatureError, KeyError) as error:  # an api of another version puts other things into its tickets
             raise UnauthorizedError(_BAD) from error
-        began, ends = (datetime.fromtimestamp(value[name], UTC) for name in ("token_began", "token_ends"))
         if time.time() > min(value["until"], value["token_ends"]) or not self._take_mark(value["id"]):
             raise UnauthorizedError(_BAD)
         identity = Identity(value["user_id"], frozenset(value["scopes"]), began, ends)
