@@ -76,7 +76,7 @@ class Stream:
         self._live = False  # caught up
         self._ending: tuple[CloseCode, str] | None = None
         self._sent = 0  # the last seq written
-        self._heard_at = time.monotonic()
+        self._heard_at = 0.0
 
     def offer(self, deliveries: Batch) -> None:
         """Takes the next events; see `channel.Listener`."""
@@ -154,7 +154,8 @@ class Stream:
     def _serve(self) -> None:
         self._live = True
         self._start_writer()
-        next_ping = time.monotonic() + PING_S
+        self._heard_at = time.monotonic()  # whoever catches up is not pinged: not to be heard of is no fault
+        next_ping = self._heard_at + PING_S
         try:
             while not self._socket.ended:
                 for text in self._socket.messages(min(next_ping, time.monotonic() + self._left_s())):
