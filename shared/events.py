@@ -10,17 +10,18 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import redis
-from sqlalchemy import Row, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Row, Select, Text, cast, func, select, text
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from shared.database import Executor
 from shared.event_types import EventType
-from shared.models import RunEvent, UserStream
+from shared.models import Run, RunEvent, UserStream
 from shared.redis import Keys
 from shared.states import ExecutionState
 
 MAX_MESSAGE_BYTES = 256 * 1024  # Redis cuts off a subscriber for whom 32 MiB wait
 
+MAX_PAGE_BYTES = 1024 * 1024  # of data; a page of the log ends where its events reach it
 _APPEND = text("SELECT * FROM append_events(CAST(:events AS jsonb))")
 
 
@@ -169,16 +170,22 @@ def trimmed_to(session: Session, user_id: str) -> int:
     return session.scalar(select(UserStream.trimmed).where(UserStream.user_id == user_id)) or 0
 
 
+def last_run_seq(session: Session, user_id: str, run_id: str) -> int:
+    """Returns the `run_seq` of the run's last event, 0 if there is no such run."""
+    query = select(Run.last_run_seq).where(Run.user_id == user_id, Run.id == run_id)
+    return session.scalar(query) or 0
+
+
 def read_stream(session: Session, user_id: str, after: int, limit: int) -> list[dict[str, Any]]:
-    """Returns the public form of the user's events with `seq` above `after`, in order."""
+    """Returns the public form of the user's events with `seq` above `after`, in order; fewer if they are large."""
     query = select(RunEvent).where(RunEvent.user_id == user_id, RunEvent.seq > after)
-    return [_view(row, row) for row in session.scalars(query.order_by(RunEvent.seq).limit(limit))]
+    return _page(session, query, RunEvent.seq, limit)
 
 
 def read_run(session: Session, user_id: str, run_id: str, after: int, limit: int) -> list[dict[str, Any]]:
-    """Returns the public form of one run's events with `run_seq` above `after`, in order."""
+    """Returns the public form of one run's events with `run_seq` above `after`, in order; fewer if they are large."""
     query = select(RunEvent).where(RunEvent.user_id == user_id, RunEvent.run_id == run_id, RunEvent.run_seq > after)
-    return [_view(row, row) for row in session.scalars(query.order_by(RunEvent.run_seq).limit(limit))]
+    return _page(session, query, RunEvent.run_seq, limit)
 
 
 def iso(moment: datetime | None) -> str | None:
@@ -186,6 +193,18 @@ def iso(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _page(
+    session: Session, query: Select[RunEvent], number: InstrumentedAttribute[int], limit: int
+) -> list[dict[str, Any]]:
+    """Returns the first events of a query, at least one if there are any."""
+    rows = aliased(RunEvent, query.order_by(number).limit(limit).subquery())
+    size = func.octet_length(cast(rows.data, Text))
+    sized = select(rows, func.sum(size).over(order_by=rows.seq, rows=(None, -1)).label("bytes_before")).subquery()
+    event = aliased(RunEvent, sized)
+    fitting = select(event).where(func.coalesce(sized.c.bytes_before, 0) < MAX_PAGE_BYTES).order_by(event.seq)
+    return [_view(row, row) for row in session.scalars(fitting)]
 
 
 def _view(numbers: StoredEvent | RunEvent, event: Event | RunEvent) -> dict[str, Any]:

@@ -80,9 +80,15 @@ export class Feed {
 
   /** Returns the page of events before `first`. @throws {ApiError} */
   async before(first) {
-    const after = Math.max(0, first - 1 - PAGE);
-    const { items } = await this.#read(after, Math.min(PAGE, first - 1 - after));
-    return items;
+    const events = [];
+    let after = Math.max(0, first - 1 - PAGE);
+    while (after < first - 1) {
+      const { items } = await this.#read(after, first - 1 - after); // fewer come if they are large
+      if (items.length === 0) break;
+      events.push(...items);
+      after = items.at(-1).run_seq;
+    }
+    return events;
   }
 
   close() {

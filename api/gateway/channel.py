@@ -179,11 +179,11 @@ class Channel:
             self._repairing = self._repairing and not whole
             return whole
 
-    def fill(self, views: Sequence[dict[str, Any]], page: int, wanted: int) -> bool:
+    def fill(self, views: Sequence[dict[str, Any]], wanted: int) -> bool:
         """Takes what was read from the log after `last`; True when that was all.
 
         Args:
-            page: how many were asked for.
+            views: none if the log ends there.
             wanted: the property before the read.
         """
         with self._lock:
@@ -192,7 +192,7 @@ class Channel:
                 self._ring.clear()
                 self._tell_lost()
             self._go_on()
-            if len(views) == page or self._wanted > max(wanted, self._last or 0):
+            if (self._last or 0) < self._wanted and (views or self._wanted > wanted):
                 return False
             self._wanted = self._last or 0  # higher than the log: not from us
             self._early.clear()

@@ -219,7 +219,7 @@ class Hub:
             with self._services.database.user_session(channel.user_id) as session:
                 views = read_stream(session, channel.user_id, channel.last or 0, PAGE)
             self._metrics.events_repaired.inc(len(views))
-            done = channel.fill(views, PAGE, wanted)
+            done = channel.fill(views, wanted)
 
 
 class Sweep(Loop):

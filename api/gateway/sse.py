@@ -31,7 +31,7 @@ from api.gateway.stream import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from api.state import Api
 from shared.database import Database
 from shared.errors import BadRequestError, LanewiseError, QuotaError
-from shared.events import TERMINAL, read_run
+from shared.events import TERMINAL, last_run_seq, read_run
 from shared.models import Run
 from shared.states import ExecutionState
 from shared.threads import find_run
@@ -125,7 +125,7 @@ class RunStream:
         """Yields what is written, until the run or the stream ends."""
         yield _OPENING
         try:
-            yield from self._read_log()  # however long that takes, nothing is kept in memory for it
+            yield from self._read_log()  # however long that takes, no events queue up for it
             channel.add(self)
             yield from self._read_log()
             if self._sent >= self._committed:  # else the run was removed meanwhile
@@ -136,11 +136,13 @@ class RunStream:
             channel.remove(self)
 
     def _read_log(self) -> Iterator[bytes]:
-        more = True
+        """Yields what the log has by now: while the run goes on there is always more to come."""
+        user_id, more = self.identity.user_id, True
         while more and not self._is_over():
-            with self._gate.enter(), self._database.user_session(self.identity.user_id) as session:
-                views = read_run(session, self.identity.user_id, self._run_id, self._sent, PAGE)
-            more = len(views) == PAGE
+            with self._gate.enter(), self._database.user_session(user_id) as session:
+                self._committed = last_run_seq(session, user_id, self._run_id)
+                views = read_run(session, user_id, self._run_id, self._sent, PAGE)
+            more = bool(views) and views[-1]["run_seq"] < self._committed
             for start in range(0, len(views), FRAMES_PER_WRITE):
                 yield from self._pass_on(map(Message.of, views[start : start + FRAMES_PER_WRITE]))
 

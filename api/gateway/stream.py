@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,7 +35,7 @@ from api.gateway.protocol import (
     parse_ref,
     portions,
 )
-from api.gateway.replay import PAGE, Opening, Replay
+from api.gateway.replay import Opening, Replay
 from api.gateway.socket import StreamSocket
 from api.gateway.tickets import Tickets
 from api.problems import as_lanewise_error, problem_of
@@ -46,6 +46,7 @@ from shared.tokens import Identity
 
 MAX_QUEUED_FRAMES = 4096
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
+NEAR = 100  # so many events before the end of the log a client that catches up begins to listen
 LINGER_S = 2.0
 RETRY_MS = (200, 3000)
 
@@ -76,7 +77,7 @@ class Stream:
         self._live = False  # caught up
         self._ending: tuple[CloseCode, str] | None = None
         self._sent = 0  # the last seq written
-        self._heard_at = time.monotonic()
+        self._heard_at = 0.0
 
     def offer(self, deliveries: Batch) -> None:
         """Takes the next events; see `channel.Listener`."""
@@ -98,8 +99,11 @@ class Stream:
         self.end(CloseCode.GAP, "events were lost; resume")
 
     def end(self, code: CloseCode, reason: str) -> None:
-        """Has the writer close the connection; the first reason counts."""
-        self._ending = self._ending or (code, reason)
+        """Has the connection closed soon, whatever goes on; the first reason counts."""
+        if self._ending is None:
+            self._ending = (code, reason)
+            if not self._live:  # the catch-up looks at it between two writes, each of which may take long
+                gevent.spawn_later(LINGER_S, self._socket.abort)
         self._start_writer()
 
     def run(self, channel: Channel, replay: Replay, hello: Hello) -> None:
@@ -112,12 +116,14 @@ class Stream:
         try:
             frames = None if hello.after is None else replay.recall(channel, self, hello.after)
             if hello.after is None or frames is None:
-                self._begin(replay.open(hello.after))
-                self._catch_up(replay)  # however long that takes, nothing is kept in memory for it
-                self._catch_up(replay, at_least=channel.add(self))
+                opening = replay.open(hello.after)
+                self._begin(opening)
+                while self._ending is None and self._sent < (near := (channel.last or 0) - NEAR):
+                    self._catch_up(replay, near)  # however long that takes, no events queue up for it
+                self._catch_up(replay, max(channel.add(self), opening.welcome["head"]))
             else:
                 self._begin(Opening.recovered(hello.after, hello.after + len(frames)))
-                self._write_frames(frames)
+                self._write_frames(iter(frames))
             if self._ending is None:
                 self._write({"t": "live", "seq": self._sent})
             self._serve()
@@ -140,29 +146,28 @@ class Stream:
         self._write({"t": "welcome", "connection_id": self.connection_id, "expires_at": iso(self.identity.expires_at),
                      "ping_s": PING_S, **opening.welcome})  # fmt: skip
 
-    def _catch_up(self, replay: Replay, at_least: int = 0) -> None:
-        """Writes the log out from the last event written to its end, which is not before `at_least`."""
-        while self._ending is None:
+    def _catch_up(self, replay: Replay, at_least: int) -> None:
+        """Writes the log out from the last event written up to `at_least`, and what was read with it."""
+        while self._ending is None and self._sent < at_least:
             views = replay.read(self._sent)
-            if views and views[-1]["seq"] != self._sent + len(views):
-                self.lose()  # trimmed meanwhile
+            if not views or views[-1]["seq"] != self._sent + len(views):
+                self.lose()  # trimmed meanwhile, or Postgres is back at a backup
                 return
-            self._write_frames([encode(view) for view in views])
-            if len(views) < PAGE and self._sent >= at_least:
-                return
-            if not views:  # it ends before what was delivered: trimmed meanwhile, or Postgres is back at a backup
-                self.lose()
+            self._write_frames(map(encode, views))
 
-    def _write_frames(self, frames: list[bytes]) -> None:
-        """Writes the next events."""
-        for _, portion in portions(frames):
+    def _write_frames(self, frames: Iterator[bytes]) -> None:
+        """Writes the next events, made a few at a time."""
+        for count, portion in portions(frames):
+            if self._ending is not None:
+                return
             self._socket.write(portion)
-        self._sent += len(frames)
+            self._sent += count
 
     def _serve(self) -> None:
         self._live = True
         self._start_writer()
-        next_ping = time.monotonic() + PING_S
+        self._heard_at = time.monotonic()  # whoever catches up is not pinged: not to be heard of is no fault
+        next_ping = self._heard_at + PING_S
         try:
             while not self._socket.ended:
                 for text in self._socket.messages(min(next_ping, time.monotonic() + self._left_s())):

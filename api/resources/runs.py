@@ -10,7 +10,7 @@ from api.idempotency import make_key, read_header
 from api.ids import known_id
 from api.models import Events, EventsQuery, Run, Runs, RunsQuery, RunSubmission, WaitQuery
 from api.operations import Header, json_response, operation
-from api.pages import make_cursor, page, read_id_cursor, read_number_cursor
+from api.pages import make_cursor, read_id_cursor, read_number_cursor
 from api.state import api
 from api.waiting import wait_for_end
 from shared.errors import ConflictError, InvalidError, NotFoundError, QuotaError, TooLargeError
@@ -116,7 +116,7 @@ def cancel_run(identity: Identity, run_id: str) -> Response:
     errors=(NotFoundError, QuotaError),
 )
 def list_events(identity: Identity, run_id: str, query: EventsQuery) -> Response:
-    """In their order. `next_cursor` is the last `run_seq`, while there is more.
+    """In their order; a page ends early at 1 MiB. `next_cursor` is the last `run_seq`, while there is more.
 
     With `Accept: text/event-stream` they come as server-sent events, `id` being the `run_seq`, up to the run's last
     one, and `limit` has no meaning; 204 if the run has ended and the client has had all of it.
@@ -128,7 +128,7 @@ def list_events(identity: Identity, run_id: str, query: EventsQuery) -> Response
     if request.method == "GET" and request.accept_mimetypes.best_match(FORMS, FORMS[0]) == sse.CONTENT_TYPE:
         return sse.respond(api(), identity, run_id, after)
     with api().services.database.user_session(user_id) as session:
-        find_run(session, user_id, run_id)
-        found = read_run(session, user_id, run_id, after, query.limit + 1)
-    items, more = page(found, query.limit)
+        run = find_run(session, user_id, run_id)
+        items = read_run(session, user_id, run_id, after, query.limit)
+    more = bool(items) and items[-1]["run_seq"] < run.last_run_seq
     return json_response({"items": items, "next_cursor": str(items[-1]["run_seq"]) if more else None})

@@ -192,6 +192,22 @@ class TestReading:
             assert [e["run_seq"] for e in events.read_run(session, run.user_id, run.id, 8, 10)] == [9, 10]
             assert events.read_stream(session, run.user_id, 10, 10) == []
 
+    def test_a_page_of_large_events_ends_early_and_has_at_least_one(
+        self, database: Database, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store(database, *(event(run, text="x" * 60_000) for _ in range(40)))
+        with database.user_session(run.user_id) as session:
+            pages = (
+                events.read_stream(session, run.user_id, 3, 500),
+                events.read_run(session, run.user_id, run.id, 3, 500),
+            )
+            for page in pages:
+                assert [e["run_seq"] for e in page] == list(range(4, 4 + len(page)))
+                assert 1 << 20 <= sum(len(json.dumps(e["data"])) for e in page) < (1 << 20) + 61_000
+            monkeypatch.setattr(events, "MAX_PAGE_BYTES", 1)
+            assert [e["seq"] for e in events.read_stream(session, run.user_id, 3, 500)] == [4]
+            assert [e["seq"] for e in events.read_run(session, run.user_id, run.id, 3, 500)] == [4]
+
     def test_another_users_log_is_empty(self, database: Database, run: Run) -> None:
         with database.user_session("bob") as session:
             assert events.read_stream(session, run.user_id, 0, 10) == []

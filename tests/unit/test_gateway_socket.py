@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import gevent  # type: ignore[import-untyped]
 import pytest
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import TextMessage
+from wsproto.events import CloseConnection, TextMessage
 
+from api.gateway.executor import ConnectionExecutor
 from api.gateway.socket import StreamSocket
+from api.gateway.stream import Stream
+from api.gateway.tickets import Tickets
+from shared.tokens import Identity
 from tests.websockets import accepted
 
 PATIENCE_S = 20.0
@@ -52,3 +58,21 @@ def test_who_takes_a_little_now_and_then_has_no_longer_than_others(monkeypatch: 
                 gevent.sleep(0.02)
         with pytest.raises(TimeoutError):
             writing.get()
+
+
+def test_who_was_catching_up_for_long_is_pinged_before_anything_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.gateway.stream.PING_S", 0.05)
+    now = datetime.now(UTC)
+    identity = Identity("alice", frozenset(), now, now + timedelta(minutes=5))
+    with accepted() as (ours, theirs):
+        stream = Stream(ours, identity, cast("ConnectionExecutor", None), cast("Tickets", None))
+        stream._heard_at -= 60
+        serving = gevent.spawn(stream._serve)
+        received = b""
+        with gevent.Timeout(PATIENCE_S):
+            while b'"ping"' not in received:
+                data = theirs.recv(4096)
+                assert data, "cut without a ping"
+                received += data
+        theirs.sendall(Connection(ConnectionType.CLIENT).send(CloseConnection(1000)))
+        serving.get(timeout=PATIENCE_S)

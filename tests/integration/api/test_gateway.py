@@ -23,6 +23,7 @@ from websockets.sync.client import ClientConnection
 from api.gateway.protocol import MAX_MESSAGE_BYTES, MAX_SOCKETS_PER_USER, PING_S
 from lanewise.embedded import EmbeddedRedis
 from lanewise.process import wait_until
+from shared.signing import Signer
 from tests.api_process import Server, Stream, close_code, metric
 from tests.integration.api.conftest import Fleet, make_fleet
 from tests.services import Servers
@@ -245,6 +246,14 @@ class TestSignIn:
             assert json.loads(connection.recv(timeout=5))["t"] == "welcome"
         with fleet.server.socket(None) as connection:
             _hello(connection, ticket=ticket, after=0)
+            assert close_code(connection) == 4401
+
+    def test_a_ticket_of_another_version_is_not_valid(self, fleet: Fleet, user: str) -> None:
+        signer = Signer(fleet.settings.secrets, "ticket", fleet.settings.deployment)
+        until = time.time() + 30
+        older = signer.sign({"id": "1", "user_id": user, "scopes": ["runs"], "token_ends": until, "until": until})
+        with fleet.server.socket(None) as connection:
+            _hello(connection, ticket=older, after=0)
             assert close_code(connection) == 4401
 
     @pytest.mark.parametrize("ticket", [None, "", "x", "a.b.c", "ü" * 2000])

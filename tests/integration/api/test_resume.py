@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from api.gateway.ring import MAX_FRAMES
 from tests.api_process import Server, Stream
 from tests.integration.api.conftest import Fleet
+from tests.integration.api.test_sse import follow
 from tests.services import in_parallel
 
 SOCKETS = 20
@@ -88,6 +89,28 @@ def test_large_events_are_kept_by_their_bytes(fleet: Fleet, user: str) -> None:
         (second,) = resume(stack, fleet.server, user, [2])
         assert replays(fleet.server) == {"memory": before["memory"] + 1, "log": before["log"] + 1}
         assert second.events == first.events
+
+
+def test_large_events_come_to_an_end_by_every_way(fleet: Fleet, user: str) -> None:
+    run = fleet.worker.start(user, fleet.server.submit(user))
+    with fleet.server.stream(user) as stream, follow(fleet.server, user, run.id) as events:
+        stream.until_seq(2)
+        events.take(2)
+        fleet.worker.say(run, *["x" * 60_000] * 40, publish=False)  # more than two pages: the log is read for it
+        assert stream.until_seq(42).numbers == list(range(1, 43))
+        events.take(40)
+    with fleet.server.stream(user) as late, follow(fleet.server, user, run.id) as again:
+        assert late.until_live().numbers == list(range(1, 43))
+        again.take(42)
+    assert events.ids == again.ids == list(range(1, 43))
+    with fleet.server.client(user) as client:
+        pages: list[list[int]] = []
+        answer: dict[str, Any] = {"next_cursor": "0"}
+        while answer["next_cursor"] is not None:
+            answer = client.get(f"/v1/runs/{run.id}/events?limit=200&cursor={answer['next_cursor']}").json()
+            pages.append([event["run_seq"] for event in answer["items"]])
+    assert len(pages) == 3
+    assert [number for page in pages for number in page] == list(range(1, 43))
 
 
 def test_a_place_that_is_not_to_be_had_is_told_though_later_ones_are_at_hand(fleet: Fleet, user: str) -> None:

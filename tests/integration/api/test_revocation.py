@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,14 +14,19 @@ import pytest
 import sqlalchemy as sa
 
 from api.app import create_app
+from api.gateway.protocol import FRAMES_PER_WRITE
+from api.gateway.socket import WRITE_DEADLINE_S
 from api.revocations import Revocations
 from api.state import EXTENSION
+from lanewise.process import wait_until
 from shared.errors import UnauthorizedError
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.tokens import Identity
-from tests.api_process import Stream, close_code
+from tests.api_process import Stream, close_code, metric
 from tests.integration.api.conftest import Fleet, Home, UserClient
+from tests.websockets import TEXT, frame, handshake, wire
+from tests.websockets import close_code as close_code_of
 
 WITHIN_S = 1.0
 
@@ -112,6 +118,28 @@ class TestConnections:
             for stream in (stays, other):
                 stream.send(t="run.cancel", ref="a", run_id="0" * 32)
                 assert stream.answer("a")["problem"]["code"] == "not_found"
+
+    @pytest.mark.parametrize("reads", [True, False])
+    def test_a_replay_that_is_under_way_ends_too(self, fleet: Fleet, user: str, *, reads: bool) -> None:
+        run = fleet.worker.start(user, fleet.server.submit(user))
+        for _ in range(5):
+            fleet.worker.say(run, *["x" * 60_000] * 20)
+        open_before = metric(fleet.server, "lanewise_sockets ")
+        with wire(fleet.server) as slow, fleet.server.client(f"admin-{user}") as admin:
+            slow.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            slow.send(handshake(fleet.server, user))
+            assert slow.head()[0] == 101
+            slow.send(frame(TEXT, b'{"t":"hello","v":1,"after":0}'))
+            assert slow.json()["t"] == "welcome"
+            admin.headers["Authorization"] = f"Bearer {fleet.server.token(f'admin-{user}', scopes=('admin',))}"
+            assert admin.post(f"/v1/admin/users/{user}/revoke").status_code == 200
+            if reads:
+                *events, end = slow.rest()
+                assert (close_code_of(end), len(events) <= FRAMES_PER_WRITE) == (4401, True)
+            else:
+                assert wait_until(
+                    lambda: metric(fleet.server, "lanewise_sockets ") == open_before, WRITE_DEADLINE_S / 2
+                )
 
     def test_a_ticket_from_before_prolongs_nothing(self, fleet: Fleet, user: str) -> None:
         newer = bearer(fleet.settings, user, datetime.now(UTC).timestamp() + 5)
