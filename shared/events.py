@@ -12,14 +12,18 @@ import redis
 from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
+from shared import audit
+from shared.audit import Deed
 from shared.database import Executor
 from shared.event_types import EventType
 from shared.models import RunEvent, UserStream
 from shared.redis import Keys
 from shared.states import ExecutionState
 
-_APPEND = text("SELECT * FROM append_events(CAST(:events AS jsonb))")
-
+_APPEND = text("""
+    SELECT e.*, record_audit(CASE WHEN e.seq IS NOT NULL THEN CAST(:records AS jsonb) -> CAST(e.n AS text) END)
+    FROM append_events(CAST(:events AS jsonb)) e
+""")
 
 TERMINAL = {
     ExecutionState.COMPLETED: EventType.RUN_COMPLETED,
@@ -43,6 +47,7 @@ class Event:
     Args:
         data: JSON, at most 64 KiB.
         ordinal: of a sandbox's event: the how-manieth of its attempt, from 1, so that none is stored twice.
+        deed: what the audit trail is to say of it, if the event is stored.
     """
 
     user_id: str
@@ -52,6 +57,7 @@ class Event:
     agent: str
     data: dict[str, Any] = field(default_factory=dict)
     ordinal: int | None = None
+    deed: Deed | None = None
 
     @property
     def of(self) -> Attempt:
@@ -96,7 +102,7 @@ def append(executor: Executor, events: Sequence[Event]) -> Appended:
     """
     if not events:
         return Appended([], set())
-    rows = list(executor.execute(_APPEND, {"events": to_json(events)}))
+    rows = list(executor.execute(_APPEND, {"events": to_json(events), "records": records(executor, events)}))
     taken = {events[row.n].of for row in rows}
     return Appended(numbered(events, rows), {event.of for event in events} - taken)
 
@@ -109,6 +115,11 @@ def to_json(events: Sequence[Event]) -> str:
         for n, e in enumerate(events)
     ]  # fmt: skip
     return json.dumps(items)
+
+
+def records(recorder: audit.Recorder, events: Sequence[Event]) -> str:
+    """Returns the signed audit records of those events that have one, by their number in `to_json`."""
+    return audit.by_number(recorder, [event.deed for event in events])
 
 
 def numbered(events: Sequence[Event], rows: Iterable[Row[Any]]) -> list[StoredEvent]:
