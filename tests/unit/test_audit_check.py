@@ -87,6 +87,15 @@ def test_going_back_to_an_earlier_state_is_found_by_whoever_remembers_a_later_se
     assert [flaw.kind for flaw in gone_on.flaws(KEYS, {last.number: last.mac})] == ["seal_edited"]
 
 
+def test_a_seal_of_another_history_does_not_fit_in(stored: Stored) -> None:
+    """As when somebody went back to an earlier state, and puts in what was sealed before that: each is well signed."""
+    other = sealed(KEYS, [*SIZES[:3], 2, SIZES[4]])
+    seals = [*stored.seals[:3], other.seals[3], stored.seals[4]]
+    records = [r for r in stored.records if r.seal != 4] + [r for r in other.records if r.seal == 4]
+    flaws = Stored(records, seals, stored.anchors).flaws(KEYS)
+    assert [(flaw.kind, flaw.where) for flaw in flaws] == [("seal_edited", "seal 5")]
+
+
 def test_what_a_retired_key_signed_is_verified_as_long_as_the_key_is_kept(stored: Stored) -> None:
     assert stored.flaws(MacKeys([NEWER, SECRET], audit.PURPOSE)) == []
     assert kinds(stored, MacKeys([NEWER], audit.PURPOSE)) == {"unknown_key"}

@@ -78,6 +78,7 @@ def test_the_trail_of_all_users(apart: Home, body: dict[str, Any]) -> None:
         look(root)
         assert [item["user_id"] for item in look(root)["items"]] == ["root", "bob", "alice"]
         assert [item["user_id"] for item in look(root, action="run.submit")["items"]] == ["bob", "alice"]
+        assert [item["user_id"] for item in look(root, user_id="bob")["items"]] == ["bob"]
 
 
 @pytest.mark.parametrize(
