@@ -139,7 +139,7 @@ class AuditChain:
             done = session.scalar(_SEAL, {"seen": seen, "seal": json.dumps(seal), "anchor": json.dumps(anchor)})
         if not done:
             return None
-        # The log is an anchor, too, which the database's owner cannot reach: see `lanewise audit verify --anchor`.
+        # The log is an anchor, too, which the database's owner cannot reach: see `lanewise audit verify --seal`.
         log.info("audit records are sealed", records=len(found), seal=f"{seal['number']}:{seal['mac']}")
         return last.seal + 1
 
@@ -182,19 +182,18 @@ class AuditChain:
         for ever: sealing must not stop, nor make good what somebody did.
         """
         anchor = _anchor(session, "last")
-        if anchor is not None and anchor.holds(self._keys):
-            return anchor, anchor.seal
-        seen = None if anchor is None else anchor.seal
         newest = session.execute(
             select(AuditSeal.number, AuditSeal.mac).order_by(AuditSeal.number.desc()).limit(1)
         ).first()
-        number = max(newest.number if newest else 0, seen or 0)
+        number, mac = newest or (0, "")
+        if anchor is not None and anchor.holds(self._keys) and number <= anchor.seal:
+            return anchor, anchor.seal
         log.error("the audit chain was tampered with, or its key is gone: see `lanewise audit verify`", seal=number)
         audit.record(
             session, user_id=audit.NOBODY, actor="leader", action=BROKEN, target=f"seal {number}",
-            outcome="no anchor" if anchor is None else "the anchor does not verify",
+            outcome="no anchor" if anchor is None else "the anchor is not as it was left",
         )  # fmt: skip
-        return Anchor("last", number, newest.mac if newest else ""), seen
+        return Anchor("last", number, mac), None if anchor is None else anchor.seal
 
 
 SEAL = (

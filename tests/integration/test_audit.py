@@ -205,6 +205,10 @@ TAMPERINGS = {
         "DELETE FROM audit_log WHERE seal = 2; DELETE FROM audit_seals WHERE number = 2",
         "seal_removed",
     ),
+    "put the anchor out of reach": (
+        "UPDATE audit_anchors SET seal = 9223372036854775807 WHERE name = 'last'",
+        "anchor_edited",
+    ),
     "empty all": ("TRUNCATE audit_log, audit_seals, audit_anchors", "anchor_edited"),
     "make room for copies": ("ALTER TABLE audit_log DROP CONSTRAINT audit_log_pkey", "record_added"),
 }
@@ -234,6 +238,18 @@ def test_what_is_not_sealed_yet_is_taken_back_by_its_own_transaction_only(
     assert seals_of(database) == []
     assert chain.seal() == 0
     assert flaws(database, settings) == []
+
+
+def test_an_anchor_of_an_earlier_time_does_not_stop_sealing(
+    sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection
+) -> None:
+    superuser.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM lanewise.audit_anchors")
+    assert chain.seal() == 4
+    back = "UPDATE lanewise.audit_anchors a SET seal = k.seal, seal_mac = k.seal_mac, mac = k.mac FROM kept k"
+    superuser.exec_driver_sql(f"{back} WHERE k.name = a.name")
+    assert [flaw.kind for flaw in flaws(sealed, settings)] == ["anchor_edited"]
+    assert chain.seal() == 5
+    assert [flaw.kind for flaw in flaws(sealed, settings)] == ["tampering_recorded"]
 
 
 # Keys
