@@ -14,8 +14,8 @@ from api.gateway.manager import ConnectionManager
 from api.gateway.tickets import Tickets
 from api.metrics import Metrics
 from api.reading import RunReader
-from api.revocations import Revocations
 from api.refusals import Refusals
+from api.revocations import Revocations
 from api.submission import Submissions
 from shared import linux
 from shared.services import Services

@@ -73,7 +73,7 @@ def test_the_records_of_an_older_version_are_signed_by_the_upgrade(
         urls = servers.url(name), servers.url(name, SERVICE), servers.url(name, RUN)
         upgrade = command.upgrade
         with monkeypatch.context() as patch:
-            patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0004"))
+            patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0005"))
             migrate(*urls, SECRETS)
         with superuser_engine(urls[0]).connect() as connection:
             insert = """

@@ -11,7 +11,7 @@ from shared.models import AuditEntry
 from shared.signing import MacKeys
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
 TABLES = """
 -- Ids were numbers of the database's; now the service makes them, because it signs them. Old ones stay the oldest.
