@@ -181,11 +181,11 @@ class AuditChain:
         If the anchor is not as it was left, the chain goes on behind everything that is there, and a record tells of it
         for ever: sealing must not stop, nor make good what somebody did.
         """
-        anchor = _anchor(session, "last")
         newest = session.execute(
             select(AuditSeal.number, AuditSeal.mac).order_by(AuditSeal.number.desc()).limit(1)
         ).first()
         number, mac = newest or (0, "")
+        anchor = _anchor(session, "last")  # read after the seals: another leader may be at it
         if anchor is not None and anchor.holds(self._keys) and number <= anchor.seal:
             return anchor, anchor.seal
         log.error("the audit chain was tampered with, or its key is gone: see `lanewise audit verify`", seal=number)
