@@ -15,6 +15,7 @@ from api.resources import (
     admin,
     agents,
     artifacts,
+    audit,
     console,
     docs,
     documents,
@@ -33,7 +34,7 @@ from shared.settings import Settings
 
 BLUEPRINTS = (
     health.bp, agents.bp, runs.bp, artifacts.bp, threads.bp, documents.bp, passages.bp, me.bp, tickets.bp, metrics.bp,
-    docs.bp, console.bp, admin.bp, slots.bp, gateway.bp,
+    docs.bp, console.bp, admin.bp, audit.bp, slots.bp, gateway.bp,
 )  # fmt: skip
 WEBSOCKETS = frozenset({"gateway.stream"})
 NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"

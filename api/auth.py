@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import structlog
-from flask import request
+from flask import g, request
 
+from api.refusals import Refusal
 from api.state import api
 from shared.errors import ForbiddenError, UnauthorizedError
 from shared.tokens import Identity
@@ -23,9 +24,12 @@ def authenticate(scope: str) -> Identity:
         identity = bearer(request.headers.get("Authorization"))
     except UnauthorizedError as error:
         api().metrics.sign_in_failures.inc()
+        api().refusals.count(Refusal("sign_in", scope, error.message), g.correlation_id)
         log.info("a sign-in failed", reason=error.message, cause=str(error.__cause__ or ""))
         raise
     if scope not in identity.scopes:
+        refusal = Refusal("call", scope, "the token lacks the scope", identity.user_id)
+        api().refusals.count(refusal, g.correlation_id)
         raise ForbiddenError(f"the token lacks the scope {scope!r}")
     structlog.contextvars.bind_contextvars(user_id=identity.user_id)
     return identity

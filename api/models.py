@@ -378,6 +378,28 @@ class Documents(_Answer):
     next_cursor: str | None
 
 
+class AuditRecord(_Answer):
+    """Who did what to what."""
+
+    id: str
+    at: datetime
+    user_id: str = Field(description="whose data was touched; empty where it is not known")
+    actor: str = Field(description="`user:…`, `worker:…`, `leader` or `anonymous`")
+    action: str
+    object: str
+    outcome: str
+    correlation_id: str | None
+    detail: dict[str, Any]
+    seal: int | None = Field(description="null: not sealed yet")
+
+
+class AuditRecords(_Answer):
+    """A page of the audit trail, newest first."""
+
+    items: list[AuditRecord]
+    next_cursor: str | None
+
+
 class PageQuery(_Query):
     """Which page of a list."""
 
@@ -391,6 +413,13 @@ class RunsQuery(PageQuery):
     status: Status | None = None
     thread_id: str | None = None
     agent: str | None = None
+
+
+class AuditQuery(PageQuery):
+    """Which records."""
+
+    user_id: str | None = Field(None, description="whose data was touched")
+    action: str | None = Field(None, max_length=64, description="e.g. `run.submit`")
 
 
 class EventsQuery(PageQuery):

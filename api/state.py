@@ -14,6 +14,7 @@ from api.gateway.manager import ConnectionManager
 from api.gateway.tickets import Tickets
 from api.metrics import Metrics
 from api.reading import RunReader
+from api.refusals import Refusals
 from api.revocations import Revocations
 from api.submission import Submissions
 from shared import linux
@@ -42,6 +43,7 @@ class Api:
     tickets: Tickets
     hub: Hub
     manager: ConnectionManager
+    refusals: Refusals
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -64,6 +66,7 @@ class Api:
             tickets=Tickets(services, revocations),
             hub=hub,
             manager=manager,
+            refusals=Refusals(services.database),
         )
 
     @property
@@ -81,6 +84,7 @@ class Api:
         self.drain()
         self.hub.stop()
         self.revocations.stop()
+        self.refusals.close()
         self.services.close()
 
 

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks import (
+    audit,
     cancel,
     churn,
     context,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "sandbox": sandbox.measure,
     "events": events.measure,
     "workflow": workflow.measure,
+    "audit": audit.measure,
     "fairness": fairness.measure,
     "cost": cost.measure,
     "detection": detection.measure,

@@ -107,7 +107,7 @@ class Fleet:
 
     def token(self, user_id: str) -> str:
         """Returns a bearer token."""
-        return make_token(jwt_keys((load_secrets(self.folder / "data").secret_key,))[0], user_id)
+        return make_token(jwt_keys((self.secret_key,))[0], user_id)
 
     def client(self, user_id: str) -> Client:
         """Returns a client of the user's; it closes with the fleet."""
@@ -117,6 +117,16 @@ class Fleet:
     def redis_url(self) -> str:
         """The URL of the fleet's Redis: what its worker was given."""
         return self.environment["LANEWISE_REDIS_URL"]
+
+    @cached_property
+    def database_url(self) -> str:
+        """The URL of the fleet's Postgres, as the service."""
+        return self.environment["LANEWISE_DATABASE_URL"]
+
+    @cached_property
+    def secret_key(self) -> str:
+        """What the fleet signs with."""
+        return load_secrets(self.folder / "data").secret_key
 
     def rows(self, statement: str, **parameters: Any) -> Sequence[sa.Row[Any]]:
         """Executes a statement as the superuser, whom row level security does not bind, and commits it.
@@ -151,7 +161,7 @@ class Fleet:
 
     @cached_property
     def _database(self) -> sa.Engine:
-        url = sa.make_url(self.environment["LANEWISE_DATABASE_URL"])
+        url = sa.make_url(self.database_url)
         password = load_secrets(self.folder / "data").postgres_password
         admin = url.set(drivername="postgresql+psycopg2", username="postgres", password=password)
         engine = sa.create_engine(admin, isolation_level="AUTOCOMMIT")

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from sqlalchemy import text
 
+from shared import audit
+from shared.audit import Deed
 from shared.context import UserExecutionContext
 from shared.database import Executor
 from shared.event_types import EventType
@@ -15,7 +17,10 @@ from shared.events import Event, StoredEvent
 from shared.models import Agent, Run
 from shared.states import ExecutionState
 
-_ACCEPT = text("SELECT * FROM accept_run(CAST(:run AS jsonb), :new_thread, :key, :fingerprint, :quota)")
+_ACCEPT = text("""
+    SELECT a.*, record_audit(CASE WHEN a.refused IS NULL THEN CAST(:record AS jsonb) END)
+    FROM accept_run(CAST(:run AS jsonb), :new_thread, :key, :fingerprint, :quota) a
+""")
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def accept(  # noqa: PLR0913 - what a run is made of
     slots: int,
     key: IdempotencyKey | None = None,
 ) -> Accepted | Refused:
-    """Stores a run, parked, with its key, thread, first event and audit row, in one round trip.
+    """Stores a run, parked, with its key, thread, first event and audit record, in one round trip.
 
     Args:
         executor: of the context's user.
@@ -90,8 +95,10 @@ def accept(  # noqa: PLR0913 - what a run is made of
         "correlation_id": context.correlation_id, "max_attempts": agent.max_attempts, "time_limit_s": time_limit_s,
         "slots": slots,
     }  # fmt: skip
+    user_id, correlation_id = context.user_id, context.correlation_id
+    deed = Deed(user_id, f"user:{user_id}", "run.submit", context.run_id, correlation_id=correlation_id)
     parameters = {
-        "run": json.dumps(values), "new_thread": new_thread, "quota": quota,
+        "run": json.dumps(values), "new_thread": new_thread, "quota": quota, "record": audit.to_json(executor, deed),
         "key": None if key is None else key.value, "fingerprint": None if key is None else key.fingerprint,
     }  # fmt: skip
     (row,) = executor.execute(_ACCEPT, parameters)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg2
 import sqlalchemy as sa
@@ -16,6 +16,9 @@ from sqlalchemy.orm import Session
 
 from shared.context import check_user_id
 from shared.errors import BusyError, UnavailableError
+
+if TYPE_CHECKING:  # a sandbox has no keys, and need not load what signs
+    from shared.signing import MacKeys
 
 EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be called so
 # Row locks are held for milliseconds, unless a sandbox holds them on purpose: nobody else is to wait for it.
@@ -36,6 +39,11 @@ def load_sql(name: str) -> sa.TextClause:
 class Executor(Protocol):
     """What executes a statement inside a transaction of one stated user: a session, or `Database.once`."""
 
+    @property
+    def info(self) -> Mapping[Any, Any]:
+        """What it carries for those who use it: the keys of the audit trail."""
+        ...
+
     def execute(self, statement: sa.TextClause, params: Mapping[str, Any]) -> Iterable[sa.Row[Any]]:
         """Returns the rows."""
         ...
@@ -44,8 +52,9 @@ class Executor(Protocol):
 class Once:
     """One statement, one transaction, one round trip. For the few that every run needs."""
 
-    def __init__(self, engine: sa.Engine, user_id: str, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    def __init__(self, engine: sa.Engine, info: Mapping[str, Any], user_id: str, lock_timeout_s: float) -> None:
         self._engine = engine
+        self.info = info
         self._stated = {"lw_user": user_id, "lw_lock": f"{lock_timeout_s * 1000:.0f}ms"}
 
     def execute(self, statement: sa.TextClause, params: Mapping[str, Any]) -> list[sa.Row[Any]]:
@@ -72,9 +81,11 @@ class Database:
         url: a Postgres URL; its role decides what can be reached.
         pool_size: connections kept open.
         overflow: further ones in a rush.
+        audit_keys: sign the audit trail; without them there can be no records.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 5, overflow: int = 15) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, overflow: int = 15, audit_keys: MacKeys | None = None) -> None:
+        self._info = {"audit_keys": audit_keys}  # under the name that `shared.audit` knows
         self._engine = sa.create_engine(
             sa.make_url(url).set(drivername="postgresql+psycopg2"),
             pool_size=pool_size,
@@ -117,20 +128,23 @@ class Database:
         Args:
             lock_timeout_s: how long one of them waits for a lock; then the database counts as away.
         """
-        return Once(self._engine, check_user_id(user_id), lock_timeout_s)
+        return Once(self._engine, self._info, check_user_id(user_id), lock_timeout_s)
 
     def once_for_all(self) -> Once:
         """Returns what executes single statements that concern all users."""
-        return Once(self._engine, EVERYBODY)
+        return Once(self._engine, self._info, EVERYBODY, LOCK_TIMEOUT_S)
 
     @contextmanager
-    def system_session(self) -> Iterator[Session]:
+    def system_session(self, *, repeatable: bool = False) -> Iterator[Session]:
         """Yields a session for work that concerns all users: the leader, the event writer, heartbeats.
+
+        Args:
+            repeatable: whether all that is read is as of one moment.
 
         Raises:
             UnavailableError: Postgres cannot be reached or does not answer in time.
         """
-        with self._session(_STATE_USER, _stated(EVERYBODY, LOCK_TIMEOUT_S)) as session:
+        with self._session(_STATE_USER, _stated(EVERYBODY, LOCK_TIMEOUT_S), repeatable=repeatable) as session:
             yield session
 
     @contextmanager
@@ -144,7 +158,7 @@ class Database:
         self, statement: sa.TextClause, parameters: dict[str, str], *, repeatable: bool = False
     ) -> Iterator[Session]:
         try:
-            with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            with Session(self._engine, expire_on_commit=False, info=self._info) as session, session.begin():
                 if repeatable:
                     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
                 session.execute(statement, parameters)

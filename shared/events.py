@@ -13,6 +13,8 @@ import redis
 from sqlalchemy import Row, Select, Text, cast, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
+from shared import audit
+from shared.audit import Deed
 from shared.database import Executor
 from shared.event_types import EventType
 from shared.models import Run, RunEvent, UserStream
@@ -20,10 +22,12 @@ from shared.redis import Keys
 from shared.states import ExecutionState
 
 MAX_MESSAGE_BYTES = 256 * 1024  # Redis cuts off a subscriber for whom 32 MiB wait
-
 MAX_PAGE_BYTES = 1024 * 1024  # of data; a page of the log ends where its events reach it
-_APPEND = text("SELECT * FROM append_events(CAST(:events AS jsonb))")
 
+_APPEND = text("""
+    SELECT e.*, record_audit(CASE WHEN e.seq IS NOT NULL THEN CAST(:records AS jsonb) -> CAST(e.n AS text) END)
+    FROM append_events(CAST(:events AS jsonb)) e
+""")
 
 TERMINAL = {
     ExecutionState.COMPLETED: EventType.RUN_COMPLETED,
@@ -47,6 +51,7 @@ class Event:
     Args:
         data: JSON, at most 64 KiB.
         ordinal: of a sandbox's event: the how-manieth of its attempt, from 1, so that none is stored twice.
+        deed: what the audit trail is to say of it, if the event is stored.
     """
 
     user_id: str
@@ -56,6 +61,7 @@ class Event:
     agent: str
     data: dict[str, Any] = field(default_factory=dict)
     ordinal: int | None = None
+    deed: Deed | None = None
 
     @property
     def of(self) -> Attempt:
@@ -105,7 +111,7 @@ def append(executor: Executor, events: Sequence[Event]) -> Appended:
     """
     if not events:
         return Appended([], set())
-    rows = list(executor.execute(_APPEND, {"events": to_json(events)}))
+    rows = list(executor.execute(_APPEND, {"events": to_json(events), "records": records(executor, events)}))
     taken = {events[row.n].of for row in rows}
     return Appended(numbered(events, rows), {event.of for event in events} - taken)
 
@@ -118,6 +124,11 @@ def to_json(events: Sequence[Event]) -> str:
         for n, e in enumerate(events)
     ]  # fmt: skip
     return json.dumps(items)
+
+
+def records(recorder: audit.Recorder, events: Sequence[Event]) -> str:
+    """Returns the signed audit records of those events that have one, by their number in `to_json`."""
+    return audit.by_number(recorder, [event.deed for event in events])
 
 
 def numbered(events: Sequence[Event], rows: Iterable[Row[Any]]) -> list[StoredEvent]:

@@ -80,7 +80,7 @@ def _try(engine: Engine, service: URL, run: URL, secrets: Sequence[str]) -> bool
             connection.execute(sa.text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA} AUTHORIZATION {OWNER}"))
             connection.execute(sa.text(f"SET LOCAL ROLE {OWNER}"))
             connection.execute(sa.text(f"SET LOCAL search_path = {SCHEMA}"))
-            _upgrade(connection)
+            _upgrade(connection, secrets)
             _store_keys(connection, secrets)
     except OperationalError as error:
         if isinstance(error.orig, (LockNotAvailable, DeadlockDetected)):
@@ -107,13 +107,14 @@ def head_revision() -> str:
     return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*_*.py"))
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, secrets: Sequence[str]) -> None:
     from alembic import command  # noqa: PLC0415 - an api asks for the newest revision only, and starts sooner without
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
+    config.attributes["secrets"] = secrets  # a migration signs the audit records that older versions have left
     command.upgrade(config, "head")
 
 

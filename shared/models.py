@@ -14,7 +14,6 @@ from sqlalchemy import (
     Computed,
     DateTime,
     ForeignKeyConstraint,
-    Identity,
     Index,
     LargeBinary,
     MetaData,
@@ -308,11 +307,16 @@ class IdempotencyKey(Base):
 
 
 class AuditEntry(Base):
-    """Who did what, when, to what, with which outcome. Append-only: the service role may insert and read."""
+    """A record of the audit trail, see `shared.audit`. The service adds and seals by functions only."""
 
     __tablename__ = "audit_log"
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    at: Mapped[datetime] = mapped_column(server_default=NOW)
+    __table_args__ = (
+        Index("audit_log_by_user", "user_id", "id"),
+        Index("audit_log_unsealed", "id", postgresql_where=text("seal IS NULL")),
+        Index("audit_log_sealed", "seal", "id", postgresql_where=text("seal IS NOT NULL")),
+    )
+    id: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
     user_id: Mapped[str]
     actor: Mapped[str]
     action: Mapped[str]
@@ -320,3 +324,30 @@ class AuditEntry(Base):
     outcome: Mapped[str]
     correlation_id: Mapped[str | None]
     detail: Mapped[dict[str, Any]]
+    key_id: Mapped[str]
+    mac: Mapped[str]
+    seal: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class AuditSeal(Base):
+    """A seal over some records of the audit trail and over the seal before it, see `shared.audit_chain`."""
+
+    __tablename__ = "audit_seals"
+    number: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    sealed_at: Mapped[datetime]
+    ids: Mapped[list[str]]
+    previous: Mapped[str]
+    digest: Mapped[str]
+    key_id: Mapped[str]
+    mac: Mapped[str]
+
+
+class AuditAnchor(Base):
+    """Where the chain of seals begins, and where it ends."""
+
+    __tablename__ = "audit_anchors"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    seal: Mapped[int] = mapped_column(BigInteger)
+    seal_mac: Mapped[str]
+    key_id: Mapped[str]
+    mac: Mapped[str]

@@ -16,19 +16,21 @@ from sqlalchemy import ColumnElement, DateTime, Row, and_, func, inspect, null, 
 from sqlalchemy.orm import Session
 
 from shared import audit
+from shared.audit import Deed
 from shared.database import Executor
 from shared.event_types import EventType
-from shared.events import TERMINAL, Event, StoredEvent, append, iso, numbered, to_json
+from shared.events import TERMINAL, Event, StoredEvent, append, iso, numbered, records, to_json
 from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Cancelled, Completed, Ended, Failed, Lost, Outcome, TimedOut
 from shared.states import ExecutionState, check_transition
 
 _CLAIM = text("SELECT * FROM claim_run(:user_id, :run_id, :attempt, :worker_id, :agents, CAST(:context AS jsonb))")
-_END = text(
-    "SELECT * FROM end_run(:user_id, :run_id, :attempt, :old, :new, CAST(:output AS jsonb), CAST(:error AS jsonb), "
-    "CAST(:events AS jsonb), :actor)"
-)
+_END = text("""
+    SELECT e.*, record_audit(CASE WHEN e.seq IS NOT NULL THEN CAST(:records AS jsonb) -> CAST(e.n AS text) END)
+    FROM end_run(:user_id, :run_id, :attempt, :old, :new, CAST(:output AS jsonb), CAST(:error AS jsonb),
+        CAST(:events AS jsonb)) e
+""")
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 MAX_HISTORY = 20  # lost attempts that a run remembers; those that do not count are not bounded otherwise
@@ -121,11 +123,22 @@ def end(  # noqa: PLR0913, PLR0917 - all that an end is made of
     check_transition(ExecutionState(run.status), outcome.state)
     error = error_of(run, outcome, run.lost if history is None else history)
     output = outcome.output if isinstance(outcome, Completed) else None
-    events = [*pending, _event(run, TERMINAL[outcome.state], {"error": error} if error else {})]
+    deed = Deed(run.user_id, actor, "run.end", run.id, str(outcome.state), run.correlation_id)
+    last = Event(
+        run.user_id,
+        run.id,
+        run.attempt,
+        TERMINAL[outcome.state],
+        run.agent,
+        {"error": error} if error else {},
+        deed=deed,
+    )
+    events = [*pending, last]
     parameters = {
         "user_id": run.user_id, "run_id": run.id, "attempt": run.attempt, "old": str(run.status),
         "new": str(outcome.state), "output": None if output is None else json.dumps(output),
-        "error": None if error is None else json.dumps(error), "events": to_json(events), "actor": actor,
+        "error": None if error is None else json.dumps(error), "events": to_json(events),
+        "records": records(executor, events),
     }  # fmt: skip
     return numbered(events, executor.execute(_END, parameters)) or None
 

@@ -10,6 +10,7 @@ from typing import Self
 import redis
 import structlog
 
+from shared import audit
 from shared.broker import Application, make_celery
 from shared.database import Database
 from shared.dispatch import Dispatcher
@@ -44,7 +45,12 @@ class Services:
             celery: the process's Celery application, if it has one already.
             pool_size: database connections kept open.
         """
-        database = Database(settings.database_url.get_secret_value(), pool_size=pool_size, overflow=2 * pool_size)
+        database = Database(
+            settings.database_url.get_secret_value(),
+            pool_size=pool_size,
+            overflow=2 * pool_size,
+            audit_keys=audit.keys_of(settings),
+        )
         client = connect(settings.redis_url.get_secret_value())
         keys = Keys(settings.deployment)
         slots = Slots(client, keys, settings.lease_s)

@@ -61,6 +61,8 @@ class Settings(BaseSettings):
         3600, gt=0, le=7 * 86_400, description="the most that an agent or a call may ask for"
     )
     retention_days: float = Field(30, gt=0)
+    audit_retention_days: float = Field(365, gt=0)
+    audit_keys: SecretCsv = Field((), description="retired SECRET_KEYs: they verify the audit trail and nothing else")
     sandbox_env: Csv = Field((), description="names of environment variables that are passed into sandboxes")
     sandbox_writable: Csv = Field((), description="paths that sandboxes may write to, besides their own folder")
     model: str | None = Field(None, description="the language model that agents may use, as its endpoint knows it")
@@ -77,6 +79,7 @@ class Settings(BaseSettings):
     @field_validator(
         "secret_key",
         "jwt_secret",
+        "audit_keys",
         "allowed_origins",
         "agents",
         "queues",
@@ -89,7 +92,7 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
-    @field_validator("secret_key", "jwt_secret")
+    @field_validator("secret_key", "jwt_secret", "audit_keys")
     @classmethod
     def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(len(secret.get_secret_value()) < 32 for secret in value):  # noqa: PLR2004 - 256 bits as the weakest hex
@@ -134,6 +137,11 @@ class Settings(BaseSettings):
     def secrets(self) -> tuple[str, ...]:
         """The signing secrets in the clear, newest first."""
         return tuple(secret.get_secret_value() for secret in self.secret_key)
+
+    @cached_property
+    def audit_secrets(self) -> tuple[str, ...]:
+        """The secrets that the audit trail is verified with, in the clear, newest first."""
+        return (*self.secrets, *(secret.get_secret_value() for secret in self.audit_keys))
 
     @cached_property
     def jwt_keys(self) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
 """Keys and signatures. One secret, one derived key for each purpose, old keys accepted while they rotate.
 
 Messages and tickets are signed by itsdangerous (the library beneath Flask's sessions): constant-time check, several
-keys, time stamps. The database token has a format of our own, because Postgres itself must verify it.
+keys, time stamps. The database token has a format of our own, because Postgres itself must verify it; what is stored
+as columns keeps its MAC and the name of the key in columns, too (`MacKeys`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +59,38 @@ class Signer:
             return self._serializer.loads(text, max_age=None if max_age_s is None else int(max_age_s))
         except (BadData, ValueError, TypeError, RecursionError) as error:
             raise SignatureError("the signature does not verify") from error
+
+
+class MacKeys:
+    """Makes and verifies message authentication codes of JSON values that are stored beside them, for one purpose.
+
+    Args:
+        secrets: newest first: the first signs, each verifies.
+        purpose: what the values are for.
+    """
+
+    def __init__(self, secrets: Sequence[str], purpose: str) -> None:
+        keys = [derive_key(secret, purpose) for secret in secrets]
+        self._keys = {hashlib.sha256(key).hexdigest()[:16]: key for key in keys}
+        self._newest = next(iter(self._keys))
+
+    def knows(self, key_id: str) -> bool:
+        """Tells whether it is one of these keys."""
+        return key_id in self._keys
+
+    def sign(self, content: Any) -> dict[str, str]:
+        """Returns the MAC by the newest key as `mac`, and which key that is as `key_id`."""
+        return {"key_id": self._newest, "mac": _mac(self._keys[self._newest], content)}
+
+    def verify(self, content: Any, key_id: str, mac: str) -> bool:
+        """Tells whether the MAC is that of the content, by a key that is known."""
+        key = self._keys.get(key_id)
+        return key is not None and hmac.compare_digest(_mac(key, content).encode(), mac.encode())
+
+
+def _mac(key: bytes, content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hmac.digest(key, canonical.encode(), hashlib.sha256).hex()
 
 
 def database_token(key: bytes, user_id: str, run_id: str, attempt: int, ttl_s: float) -> str:

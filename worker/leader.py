@@ -13,6 +13,7 @@ from shared.loop import Loop
 from shared.services import Services
 from worker.lanes import Lanes
 from worker.recovery import Recovery
+from worker.upkeep import AuditUpkeep
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ class Leader(Loop):
         super().__init__(services.settings.sweep_s)
         self.recovery = Recovery(services)
         self.lanes = Lanes(services)
+        self.upkeep = AuditUpkeep(services)
         self._database = services.database
         self._worker_id = worker_id
         self._lease_s = services.settings.lease_s
@@ -59,10 +61,10 @@ class Leader(Loop):
         self._ticked_at = time.monotonic()  # a sweep that takes long is no outage
 
     def _sweep(self, *, quiet: bool) -> None:
-        lanes, recovery = self.lanes, self.recovery
+        lanes, recovery, upkeep = self.lanes, self.recovery, self.upkeep
         repairs = [
-            lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked, lanes.tell_positions,
-            recovery.clear_threads, recovery.remove_old, lanes.count,
+            upkeep.seal_audit, lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked,
+            lanes.tell_positions, recovery.clear_threads, recovery.remove_old, upkeep.remove_old_audit, lanes.count,
         ]  # fmt: skip
         for repair in repairs if quiet else [recovery.recover_dead_workers, *repairs]:
             try:

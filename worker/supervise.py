@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from shared.audit import Deed
 from shared.errors import FrameError, LanewiseError
 from shared.event_types import MAX_DATA_BYTES, SANDBOX_TYPES, EventType
 from shared.events import Event
@@ -31,6 +32,7 @@ MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_NAME = 64
 MAX_MESSAGE = 2000
 MAX_TRACE = 8000
+MAX_DENIALS = 100  # of an attempt that the audit trail tells one by one; the log has all
 
 Calls = Callable[[str, dict[str, Any]], Any]
 
@@ -69,6 +71,7 @@ class Supervisor:
         self._asked_at: float | None = None
         self._terminated = False
         self._events = 0
+        self._denials = 0
         self.trace = ""  # where the agent raised, if it did
         self._reader = FrameReader()
         self._writer = FrameWriter(sandbox.sock)
@@ -188,7 +191,16 @@ class Supervisor:
             _check_progress(data)
         run = self._live.run
         self._events += 1
-        return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data, self._events)
+        deed = self._denial(data) if kind == EventType.TOOL_DENIED else None
+        return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data, self._events, deed)
+
+    def _denial(self, data: dict[str, Any]) -> Deed | None:
+        self._denials += 1
+        if self._denials > MAX_DENIALS:
+            return None
+        run, (tool, reason) = self._live.run, (str(data.get(key))[:MAX_NAME] for key in ("tool", "reason"))
+        detail = {"tool": tool, "attempt": run.attempt}
+        return Deed(run.user_id, f"user:{run.user_id}", "tool.deny", run.id, reason, run.correlation_id, detail)
 
     def _pass_on(self, event: Event) -> Outcome | None:
         # While the log is behind nothing more is read from the sandbox: its next write blocks. Orders still count.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import structlog
-from flask import Blueprint, request
+from flask import Blueprint, g, request
 
 from api.addresses import request_address
 from api.auth import bearer
@@ -15,6 +15,7 @@ from api.gateway.replay import Replay
 from api.gateway.sock import Sock
 from api.gateway.socket import StreamSocket
 from api.gateway.stream import Stream, close, read_hello, sign_in
+from api.refusals import Refusal
 from api.state import Api, api
 from shared.errors import LanewiseError, UnauthorizedError
 from shared.tokens import Identity
@@ -43,6 +44,9 @@ def stream(socket: StreamSocket) -> None:
         log.exception("a stream failed")
     if code == CloseCode.UNAUTHORIZED:
         state.metrics.sign_in_failures.inc()
+        state.refusals.count(Refusal("sign_in", "stream", reason), g.correlation_id)
+    if code == CloseCode.FORBIDDEN:
+        state.refusals.count(Refusal("call", "stream", reason), g.correlation_id)
     state.metrics.closes.labels(int(code)).inc()
     close(socket, code, reason)
     log.debug("a stream ended", code=int(code), reason=reason, seconds=round(time.monotonic() - began, 3))

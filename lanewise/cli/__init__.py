@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lanewise.cli import admin, author, client, doctor, service  # noqa: F401 - each adds its commands
+from lanewise.cli import admin, audit, author, client, doctor, service  # noqa: F401 - each adds its commands
 from lanewise.cli.root import cli
 
 __all__ = ["main"]

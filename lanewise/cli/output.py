@@ -23,6 +23,7 @@ from lanewise.stream import Event, Stream
 
 if TYPE_CHECKING:
     from lanewise.doctor.findings import Finding
+    from shared.audit_check import Examination, Flaw
 
 Json = dict[str, Any]
 
@@ -130,6 +131,29 @@ class Output:
             if finding.cure:
                 self._out.print(Text(f"{'':<22}→ {render.clean(finding.cure)}", "dim"), soft_wrap=True)
         return seen
+
+    def flaws(self, flaws: Iterable[Flaw], examination: Examination) -> int:
+        """Prints what is wrong with the audit trail, each as it comes, and what was looked at; returns how many."""
+        number = 0
+        for flaw in flaws:
+            number += 1
+            if self._as_json:
+                self._lines([vars(flaw)])
+            else:
+                kind = (f"{flaw.kind:<19}", "bold red")
+                words = render.clean(f"{flaw.where}: {flaw.detail}")
+                self._out.print(Text.assemble(kind, words), soft_wrap=True)
+        looked = {name: getattr(examination, name) for name in ("records", "unsealed", "seals", "last")}
+        if self._as_json:
+            self._lines([{"flaws": number, **looked}])
+        else:
+            verdict = f"{number} flaw{'s' * (number > 1)}" if number else "all is as it was written"
+            self._out.print(
+                f"{verdict}: {examination.records} records in {examination.seals} seals, "
+                f"{examination.unsealed} not sealed yet; last seal {examination.last}",
+                soft_wrap=True,
+            )
+        return number
 
     def cancelled(self, run: Json) -> None:
         """Prints what became of a wish to cancel."""

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from lanewise.process import wait_until
+from shared.models import AuditEntry
 from tests.fleet.fleet import Fleet
 
 LANEWISE = (sys.executable, "-m", "lanewise.cli")
@@ -79,6 +81,21 @@ def test_json_lines_of_a_watched_run(lanewise: Run) -> None:
     *events, run = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["run_seq"] for event in events] == list(range(1, len(events) + 1))
     assert (run["status"], run["output"], done.stderr) == ("completed", {"words": ["a", "b"]}, "")
+
+
+def test_what_was_done_is_sealed_within_five_seconds_and_verifies(lanewise: Run, fleet: Fleet, user: str) -> None:
+    fleet.wait(user, fleet.submit(user, "talk", {"text": "a"})["id"])
+
+    def told() -> list[tuple[str, int | None]]:
+        with fleet.services.database.user_session(user) as session:
+            rows = session.execute(sa.select(AuditEntry.action, AuditEntry.seal).order_by(AuditEntry.id))
+            return [(row.action, row.seal) for row in rows]
+
+    assert wait_until(lambda: all(seal for _, seal in told()), 5)
+    assert [action for action, _ in told()] == ["run.submit", "run.end"]
+    done = lanewise("audit", "verify", "--data-dir", str(fleet.data_dir), "--json")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert json.loads(done.stdout)["flaws"] == 0
 
 
 def test_a_refusal_is_one_line(lanewise: Run) -> None:

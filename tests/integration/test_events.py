@@ -14,10 +14,11 @@ import redis
 import sqlalchemy as sa
 
 from shared import events, runs
+from shared.audit import Deed
 from shared.database import Database
 from shared.event_types import SANDBOX_TYPES, EventType
 from shared.events import Attempt, Event, StoredEvent, append
-from shared.models import Run, RunEvent
+from shared.models import AuditEntry, Run, RunEvent
 from shared.outcomes import Completed, Lost
 from shared.services import Services
 from tests.services import grant_run, in_parallel, start_run, submit_run
@@ -108,6 +109,17 @@ class TestRepeatedBatch:
         with database.system_session() as session:
             assert append(session, self.numbered(run, 1)) == ([], set())
             assert append(session, [replace(event(run), attempt=7, ordinal=1)]).refused == {Attempt(run.id, 7)}
+
+    def test_its_deeds_are_recorded_once_and_those_of_refused_events_not(self, database: Database, run: Run) -> None:
+        first, second = (
+            replace(item, deed=Deed(run.user_id, "user:alice", "tool.deny", run.id, f"{item.ordinal}"))
+            for item in self.numbered(run, 1, 2)
+        )
+        store(database, first)
+        store(database, first, second, replace(second, attempt=7))
+        with database.user_session(run.user_id) as session:
+            query = sa.select(AuditEntry.outcome).where(AuditEntry.action == "tool.deny").order_by(AuditEntry.id)
+            assert session.scalars(query).all() == ["1", "2"]
 
     def test_the_next_attempt_counts_anew(self, database: Database, services: Services, run: Run) -> None:
         store(database, *self.numbered(run, 1, 2))

@@ -16,6 +16,7 @@ import api.gateway.stream
 import api.gateway.tickets
 import api.idempotency
 import api.operations
+import api.refusals
 import api.resources.documents
 import api.submission
 import api.waiting
@@ -81,6 +82,8 @@ LIMITS: dict[str, float] = {
     "tool calls of a run that wait for their turn": worker.toolcalls.MAX_WAITING,
     "time that a tool call waits for its turn": worker.toolcalls.MAX_WAIT_S,
     "pause that `Retry` asks for": shared.outcomes.MAX_AFTER_S,
+    "denied tool calls of an attempt in the audit trail": worker.supervise.MAX_DENIALS,
+    "kinds of refused sign-ins and calls in two seconds, per api process": api.refusals.MAX_KINDS,
     "tools granted to a user": shared.grants.MAX_GRANTS,
     "tools of an MCP server": worker.mcp.sessions.MAX_TOOLS,
 }

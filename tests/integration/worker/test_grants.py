@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared.grants import replace_grants
-from shared.models import Run
+from shared.models import AuditEntry, Run
 from shared.services import Services
 from tests.nodes import Node
 from tests.sandboxes import a_zygote
@@ -52,6 +52,15 @@ def test_a_granted_tool_runs_for_the_user_who_was_granted_it(payers: Node, agent
     kinds = [event["type"] for event in payers.log(runs["bob"])]
     assert "tool_denied" in kinds
     assert "tool_executing" not in kinds
+
+
+def test_a_denial_is_in_the_audit_trail(payers: Node) -> None:
+    run = payers.begin("caller", PAY)
+    assert outcome(payers, run) == "not_granted"
+    with payers.services.database.user_session("alice") as session:
+        told = session.scalars(sa.select(AuditEntry).where(AuditEntry.action == "tool.deny")).all()
+    found = [(e.actor, e.object, e.outcome, e.correlation_id, e.detail) for e in told]
+    assert found == [("user:alice", run.id, "not_granted", run.correlation_id, {"tool": "pay", "attempt": 1})]
 
 
 def test_a_grant_that_was_taken_away_or_has_ended_is_none(payers: Node, superuser: sa.Connection) -> None:

@@ -113,6 +113,16 @@ def test_frames_before_a_broken_one_still_count(begin: Begin) -> None:
     assert [found.data.get("text") for found in hostile.events if found.type == "agent_thinking"] == ["first"]
 
 
+def test_denials_without_end_fill_the_log_and_not_the_audit_trail(begin: Begin) -> None:
+    frames = event("tool_denied", data={"tool": "x" * 1000, "reason": ["y" * 1000]}) * (supervise.MAX_DENIALS + 50)
+    hostile = begin("hostile", {"bytes": base64.b64encode(frames).decode(), "then": "return"})
+    assert hostile.outcome(5) == Completed({"returned": True})
+    denied = [found for found in hostile.events if found.type == "tool_denied"]
+    deeds = [found.deed for found in denied if found.deed is not None]
+    assert (len(denied), len(deeds)) == (supervise.MAX_DENIALS + 50, supervise.MAX_DENIALS)
+    assert (deeds[0].detail["tool"], deeds[0].outcome) == ("x" * 64, f"['{'y' * 62}")
+
+
 def test_of_two_results_the_first_counts(begin: Begin) -> None:
     frames = raw({"t": "result", "output": 1}) + raw({"t": "result", "output": 2}) + raw({"t": "error", "type": "x"})
     hostile = begin("hostile", {"bytes": base64.b64encode(frames).decode()})

@@ -1,0 +1,342 @@
+"""The audit trail in Postgres: signed as it is written, sealed by leaders; what is done to it by SQL is found."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.orm import Session
+
+from shared import audit, audit_chain
+from shared.audit_chain import AuditChain
+from shared.audit_check import Examination, Flaw, examine
+from shared.database import Database
+from shared.models import AuditAnchor, AuditEntry, AuditSeal
+from shared.outcomes import Completed
+from shared.services import Services
+from shared.settings import Settings
+from tests.services import SECRETS, OpenServices, Submit, in_parallel, start_run
+from tests.steps import LOST, finish
+
+NEWER = "newer-secret-" + "1" * 32
+DAYS = 365.0
+
+
+@pytest.fixture
+def chain(services: Services) -> AuditChain:
+    return chain_of(services)
+
+
+def chain_of(services: Services) -> AuditChain:
+    return AuditChain(services.database, audit.keys_of(services.settings), DAYS)
+
+
+def deed(database: Database, target: str, user_id: str = "alice") -> None:
+    with database.user_session(user_id) as session:
+        audit.record(session, user_id=user_id, actor="user:root", action="test.do", target=target, detail={"n": 1})
+
+
+def flaws(database: Database, settings: Settings) -> list[Flaw]:
+    return list(examine(database, Examination(audit.keys_of(settings))))
+
+
+def counts(superuser: sa.Connection) -> tuple[int, int]:
+    """Returns how many records and seals there are."""
+    (row,) = superuser.execute(
+        sa.text("SELECT (SELECT count(*) FROM lanewise.audit_log), (SELECT count(*) FROM lanewise.audit_seals)")
+    )
+    return row[0], row[1]
+
+
+def seals_of(database: Database) -> list[int | None]:
+    with database.system_session() as session:
+        return list(session.scalars(sa.select(AuditEntry.seal).order_by(AuditEntry.id)))
+
+
+# Writing and sealing
+
+
+def test_what_a_run_leaves_is_signed_and_sealed_without_a_flaw(
+    services: Services, settings: Settings, chain: AuditChain, submit: Submit
+) -> None:
+    assert flaws(services.database, settings) == []
+    assert chain.seal() == 0
+    run = start_run(services, submit())
+    assert finish(services.database, run, LOST)
+    assert finish(services.database, start_run(services, run), Completed({}))
+    with services.database.user_session("alice") as session:
+        entries = session.scalars(sa.select(AuditEntry).order_by(AuditEntry.id)).all()
+    told = [(e.actor, e.action, e.object, e.outcome, e.correlation_id) for e in entries]
+    who, what = "user:alice", (run.id, run.correlation_id)
+    assert told == [
+        (who, "run.submit", what[0], "ok", what[1]),
+        ("worker:w", "run.recover", what[0], "sandbox_died", what[1]),
+        ("worker:w", "run.end", what[0], "completed", what[1]),
+    ]
+    assert flaws(services.database, settings) == []
+    assert chain.seal() == 1
+    assert chain.seal() == 1
+    assert seals_of(services.database) == [1, 1, 1]
+    assert flaws(services.database, settings) == []
+
+
+def test_a_record_that_is_committed_late_is_in_the_next_seal(
+    database: Database, settings: Settings, chain: AuditChain
+) -> None:
+    with database.user_session("alice") as late:
+        audit.record(late, user_id="alice", actor="user:alice", action="test.do", target="late")
+        deed(database, "early")  # has a higher id, and is committed first
+        assert chain.seal() == 1
+    assert seals_of(database) == [None, 1]
+    assert chain.seal() == 2
+    assert seals_of(database) == [2, 1]
+    assert flaws(database, settings) == []
+
+
+def test_nobody_waits_for_a_seal_that_is_not_committed(
+    services: Services, settings: Settings, chain: AuditChain, submit: Submit, superuser: sa.Connection
+) -> None:
+    """A leader that stands still in its transaction holds no lock that a run needs."""
+    submit()
+    superuser.exec_driver_sql("BEGIN")
+    superuser.exec_driver_sql("UPDATE lanewise.audit_anchors SET seal = seal")
+    superuser.exec_driver_sql("UPDATE lanewise.audit_log SET seal = seal")
+    run = start_run(services, submit("bob"))
+    assert finish(services.database, run, Completed({}))
+    superuser.exec_driver_sql("ROLLBACK")
+    assert chain.seal() == 1
+    assert flaws(services.database, settings) == []
+
+
+def test_leaders_at_once_seal_each_record_once(
+    open_services: OpenServices, database: Database, settings: Settings
+) -> None:
+    chains = [chain_of(open_services()) for _ in range(3)]
+    writing = threading.Event()
+
+    def work(number: int) -> None:
+        if number < len(chains):
+            while not writing.is_set():
+                chains[number].seal()
+            return
+        try:
+            for n in range(60):
+                deed(database, str(n))
+        finally:
+            writing.set()
+
+    in_parallel(len(chains) + 1, work)
+    chains[0].seal()
+    assert None not in seals_of(database)
+    assert len(seals_of(database)) == 60
+    assert flaws(database, settings) == []
+
+
+def test_the_service_can_neither_change_nor_remove_nor_seal_by_hand(database: Database) -> None:
+    deed(database, "one")
+    for statement in (
+        "UPDATE audit_log SET outcome = 'no'", "DELETE FROM audit_log", "TRUNCATE audit_log",
+        "INSERT INTO audit_log SELECT * FROM audit_log", "DELETE FROM audit_seals", "UPDATE audit_anchors SET seal = 0",
+    ):  # fmt: skip
+        with pytest.raises(ProgrammingError, match="permission denied"), database.system_session() as session:
+            session.execute(sa.text(statement))
+
+
+# Tampering, by somebody who may do everything in the database and has not the key
+
+
+@pytest.fixture
+def sealed(database: Database, chain: AuditChain) -> Database:
+    """Three seals of two records each, and a record that is not sealed yet."""
+    for number in range(6):
+        deed(database, str(number), "alice" if number % 2 else "bob")
+        if number % 2:
+            chain.seal()
+    deed(database, "6")
+    return database
+
+
+# What is done, as the schema's owner sees it, and a kind of flaw that is to be found.
+TAMPERINGS = {
+    "edit": ("UPDATE audit_log SET actor = 'user:eve' WHERE object = '2'", "record_edited"),
+    "edit what is not sealed": ("UPDATE audit_log SET outcome = 'no' WHERE object = '6'", "record_edited"),
+    "edit the detail": ("UPDATE audit_log SET detail = '{\"n\": 2}' WHERE object = '2'", "record_edited"),
+    "edit the time": ("UPDATE audit_log SET at = 'infinity' WHERE object = '2'", "record_edited"),
+    "delete": ("DELETE FROM audit_log WHERE object = '3'", "record_removed"),
+    "delete the last": ("DELETE FROM audit_log WHERE object = '5'", "record_removed"),
+    "insert": (
+        """
+        INSERT INTO audit_log SELECT repeat('a', 32), at, user_id, actor, action, object, outcome, correlation_id,
+            detail, key_id, mac, seal FROM audit_log WHERE object = '3'
+        """,
+        "record_added",
+    ),
+    "swap": (
+        """
+        UPDATE audit_log a SET object = b.object, mac = b.mac FROM audit_log b
+        WHERE (a.object, b.object) IN (('1', '4'), ('4', '1'))
+        """,
+        "record_edited",
+    ),
+    "swap between seals": (
+        "UPDATE audit_log SET seal = CASE seal WHEN 1 THEN 2 ELSE 1 END WHERE object IN ('1', '2')",
+        "record_added",
+    ),
+    "cut the tail": ("DELETE FROM audit_log WHERE seal = 3; DELETE FROM audit_seals WHERE number = 3", "tail_cut"),
+    "cut the tail and move the anchor": (
+        """
+        DELETE FROM audit_log WHERE seal = 3; DELETE FROM audit_seals WHERE number = 3;
+        UPDATE audit_anchors SET seal = 2, seal_mac = s.mac FROM audit_seals s WHERE name = 'last' AND number = 2
+        """,
+        "anchor_edited",
+    ),
+    "cut the head": (
+        """
+        UPDATE audit_anchors SET seal = 1, seal_mac = s.mac FROM audit_seals s WHERE name = 'first' AND number = 1;
+        DELETE FROM audit_log WHERE seal = 1; DELETE FROM audit_seals WHERE number = 1
+        """,
+        "anchor_edited",
+    ),
+    "take a seal out": (
+        "DELETE FROM audit_log WHERE seal = 2; DELETE FROM audit_seals WHERE number = 2",
+        "seal_removed",
+    ),
+    "put the anchor out of reach": (
+        "UPDATE audit_anchors SET seal = 9223372036854775807 WHERE name = 'last'",
+        "anchor_edited",
+    ),
+    "empty all": ("TRUNCATE audit_log, audit_seals, audit_anchors", "anchor_edited"),
+    "make room for copies": ("ALTER TABLE audit_log DROP CONSTRAINT audit_log_pkey", "record_added"),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERINGS)
+def test_tampering_by_sql_is_found_and_stays_so_when_leaders_go_on(
+    sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection, how: str
+) -> None:
+    assert flaws(sealed, settings) == []
+    statements, kind = TAMPERINGS[how]
+    superuser.exec_driver_sql(f"SET search_path = lanewise; {statements}")
+    assert kind in {flaw.kind for flaw in flaws(sealed, settings)}
+    deed(sealed, "7")
+    for _ in range(2):  # sealing goes on, and makes nothing good
+        assert chain.seal() is not None
+        assert flaws(sealed, settings) != []
+    assert None not in seals_of(sealed)
+
+
+def test_what_is_not_sealed_yet_is_taken_back_by_its_own_transaction_only(
+    database: Database, settings: Settings, chain: AuditChain
+) -> None:
+    with pytest.raises(ZeroDivisionError), database.user_session("alice") as session:
+        audit.record(session, user_id="alice", actor="user:alice", action="test.do", target="x")
+        raise ZeroDivisionError
+    assert seals_of(database) == []
+    assert chain.seal() == 0
+    assert flaws(database, settings) == []
+
+
+def test_an_anchor_of_an_earlier_time_does_not_stop_sealing(
+    sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection
+) -> None:
+    superuser.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM lanewise.audit_anchors")
+    assert chain.seal() == 4
+    back = "UPDATE lanewise.audit_anchors a SET seal = k.seal, seal_mac = k.seal_mac, mac = k.mac FROM kept k"
+    superuser.exec_driver_sql(f"{back} WHERE k.name = a.name")
+    assert [flaw.kind for flaw in flaws(sealed, settings)] == ["anchor_edited"]
+    assert chain.seal() == 5
+    assert [flaw.kind for flaw in flaws(sealed, settings)] == ["tampering_recorded"]
+
+
+# Keys
+
+
+def test_records_outlive_a_rotation_of_keys(
+    sealed: Database, settings: Settings, open_services: OpenServices, superuser: sa.Connection
+) -> None:
+    old, new = settings.secret_key, settings.model_validate({**settings.model_dump(), "secret_key": (NEWER, *SECRETS)})
+    both = open_services(secret_key=new.secret_key)
+    deed(both.database, "by the new key")
+    assert chain_of(both).seal() == 4
+    assert flaws(sealed, both.settings) == []
+    retired = open_services(secret_key=new.secret_key[:1], audit_keys=old)
+    deed(retired.database, "after the old one was retired")
+    assert chain_of(retired).seal() == 5
+    assert flaws(sealed, retired.settings) == []
+    lost = open_services(secret_key=new.secret_key[:1])
+    assert {flaw.kind for flaw in flaws(sealed, lost.settings)} == {"unknown_key"}
+    assert counts(superuser) == (9, 5)
+
+
+def test_without_the_key_of_the_chain_sealing_goes_on_and_says_so(
+    sealed: Database, open_services: OpenServices, settings: Settings
+) -> None:
+    new = settings.model_validate({**settings.model_dump(), "secret_key": (NEWER,)})
+    other = open_services(secret_key=new.secret_key)
+    assert chain_of(other).seal() == 4
+    assert chain_of(other).seal() == 4
+    with_old = open_services(secret_key=new.secret_key, audit_keys=settings.secret_key)
+    assert [flaw.kind for flaw in flaws(sealed, with_old.settings)] == ["tampering_recorded"]
+
+
+# Retention
+
+
+def age(
+    superuser: sa.Connection, settings: Settings, *numbers: int, by: timedelta = timedelta(days=DAYS, minutes=1)
+) -> None:
+    """Has the fleet itself have made seals so long ago: they and what follows are signed anew."""
+    keys, previous = audit.keys_of(settings), ""
+    with Session(superuser) as session:
+        for row in session.scalars(sa.select(AuditSeal).order_by(AuditSeal.number)):
+            seal = session.execute(sa.select(*audit_chain.SEAL).where(AuditSeal.number == row.number)).one()
+            at = row.sealed_at - by if row.number in numbers else row.sealed_at
+            made = replace(audit_chain.seal_of(seal), sealed_at=audit.time_of(at), previous=previous)
+            row.sealed_at, row.previous, row.mac = at, previous, keys.sign(made.content())["mac"]
+            previous = row.mac
+        last = session.get_one(AuditAnchor, "last")
+        made_anchor = audit_chain.Anchor("last", last.seal, previous)
+        last.seal_mac, last.mac = previous, keys.sign(made_anchor.content())["mac"]
+        session.commit()
+
+
+def test_retention_takes_whole_seals_and_leaves_a_chain_that_verifies(
+    sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection
+) -> None:
+    assert chain.remove_old() == 0
+    age(superuser, settings, 1, 2)
+    assert flaws(sealed, settings) == []
+    assert chain.remove_old() == 2
+    assert chain.remove_old() == 0
+    assert counts(superuser) == (3, 1)
+    assert flaws(sealed, settings) == []
+    assert chain.seal() == 4
+    superuser.execute(sa.text("DELETE FROM lanewise.audit_log WHERE object = '4'"))
+    assert [flaw.kind for flaw in flaws(sealed, settings)] == ["record_removed"]
+
+
+def test_a_seal_that_somebody_aged_is_not_removed(
+    sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection
+) -> None:
+    superuser.execute(sa.text("UPDATE lanewise.audit_seals SET sealed_at = now() - interval '2 years'"))
+    assert chain.remove_old() == 0
+    assert counts(superuser) == (7, 3)
+    assert flaws(sealed, settings) != []
+
+
+def test_retention_makes_a_beginning_that_somebody_has_moved_not_good(
+    sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection
+) -> None:
+    age(superuser, settings, 1, 2, 3)
+    move = """
+        UPDATE lanewise.audit_anchors a SET seal = 2, seal_mac = s.mac FROM lanewise.audit_seals s
+        WHERE a.name = 'first' AND s.number = 2
+    """
+    superuser.execute(sa.text(move))
+    assert chain.remove_old() == 0
+    assert counts(superuser) == (7, 3)
+    assert flaws(sealed, settings) != []
