@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Self
 
 from sqlalchemy.orm import Session
@@ -17,11 +16,8 @@ from api.reading import RunReader
 from shared.database import Database
 from shared.events import head as stream_head
 from shared.events import read_stream, trimmed_to
-from shared.states import LIVE
 
 PAGE = 500
-SNAPSHOT_LIVE = 200
-SNAPSHOT_RECENT = 20
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,8 @@ class Replay:
             reason = None if after is None else self._obstacle(session, after, head)
             if after is not None and reason is None:
                 return Opening.recovered(after, head)
-            snapshot = {"runs": self._snapshot(session)}
+            runs, more = self._runs.snapshot(session, self._user_id)
+            snapshot = {"runs": runs, "more": more}
             welcome = {"head": head, "recovered": after is None, "reason": reason, "replay": 0, "snapshot": snapshot}
             return Opening(head, welcome)
 
@@ -124,8 +121,3 @@ class Replay:
         if after > head:
             return "ahead"
         return "trimmed" if after < trimmed_to(session, self._user_id) else None
-
-    def _snapshot(self, session: Session) -> list[dict[str, Any]]:
-        live, _ = self._runs.page(session, self._user_id, SNAPSHOT_LIVE, statuses=list(LIVE))
-        recent, _ = self._runs.page(session, self._user_id, SNAPSHOT_RECENT)
-        return sorted({run["id"]: run for run in (*live, *recent)}.values(), key=itemgetter("id"), reverse=True)
