@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Self
 
 from sqlalchemy.orm import Session
 
 from api.gateway.channel import Channel, Listener
-from api.gateway.gate import Gate
+from api.gateway.gate import PATIENCE_S, Gate
 from api.gateway.protocol import encode
 from api.gateway.ring import MAX_FRAMES
 from api.metrics import Metrics
@@ -39,7 +40,7 @@ class Opening:
 
 
 class Replay:
-    """Reads one user's log for one connection.
+    """Reads one user's log for one connection, which waits for its welcome from now on.
 
     Args:
         database: where the log is.
@@ -55,6 +56,7 @@ class Replay:
         self._runs = runs
         self._gate = gate
         self._metrics = metrics
+        self._give_up_at = time.monotonic() + PATIENCE_S
 
     def recall(self, channel: Channel, listener: Listener, after: int) -> list[bytes] | None:
         """Adds the listener to the channel and returns the frames after `after`, if they are, or come, to hand.
@@ -67,7 +69,7 @@ class Replay:
         """
         frames = channel.resume(listener, after)
         if frames is None and 0 < channel.missing(after) <= MAX_FRAMES:
-            with channel.recalling.enter():
+            with channel.recalling.enter(self._left_s()):
                 frames = channel.resume(listener, after)  # another one may have had them read
                 if frames is None:
                     return self._read_into(channel, listener, after)
@@ -82,7 +84,7 @@ class Replay:
             UnavailableError: Postgres is away.
         """
         self._metrics.replays.labels("log").inc()
-        with self._gate.enter(), self._database.user_session(self._user_id, repeatable=True) as session:
+        with self._gate.enter(self._left_s()), self._database.user_session(self._user_id, repeatable=True) as session:
             head = stream_head(session, self._user_id)  # all that is read here is as of this head, without any lock
             reason = None if after is None else self._obstacle(session, after, head)
             if after is not None and reason is None:
@@ -101,7 +103,7 @@ class Replay:
 
     def _read_into(self, channel: Channel, listener: Listener, after: int) -> list[bytes] | None:
         """Reads what precedes the frames at hand, and leaves it with them if there is room."""
-        with self._gate.enter(), self._database.user_session(self._user_id, repeatable=True) as session:
+        with self._gate.enter(self._left_s()), self._database.user_session(self._user_id, repeatable=True) as session:
             if self._obstacle(session, after, stream_head(session, self._user_id)) is not None:
                 return None
             views = read_stream(session, self._user_id, after, channel.missing(after))
@@ -121,3 +123,6 @@ class Replay:
         if after > head:
             return "ahead"
         return "trimmed" if after < trimmed_to(session, self._user_id) else None
+
+    def _left_s(self) -> float:
+        return self._give_up_at - time.monotonic()
