@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from shared.errors import UnavailableError
 
 PLACES = 8  # of the 30 connections that a process may have
-PATIENCE_S = 20.0
+PATIENCE_S = 8.0  # in all, up to the welcome: our clients give up after 10 s
 
 
 class Gate:
@@ -23,13 +23,13 @@ class Gate:
         self._places = threading.BoundedSemaphore(places)
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
+    def enter(self, patience_s: float = PATIENCE_S) -> Iterator[None]:
         """Takes a place for the time of the block.
 
         Raises:
             UnavailableError: none became free for so long.
         """
-        if not self._places.acquire(timeout=PATIENCE_S):
+        if not self._places.acquire(timeout=max(0.0, patience_s)):
             raise UnavailableError("too many clients come back at once; try again shortly", retry_after_s=2)
         try:
             yield

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Self
 
 from sqlalchemy.orm import Session
 
 from api.gateway.channel import Channel, Listener
-from api.gateway.gate import Gate
+from api.gateway.gate import PATIENCE_S, Gate
 from api.gateway.protocol import encode
 from api.gateway.ring import MAX_FRAMES
 from api.metrics import Metrics
@@ -17,11 +17,8 @@ from api.reading import RunReader
 from shared.database import Database
 from shared.events import head as stream_head
 from shared.events import read_stream, trimmed_to
-from shared.states import LIVE
 
 PAGE = 500
-SNAPSHOT_LIVE = 200
-SNAPSHOT_RECENT = 20
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Opening:
 
 
 class Replay:
-    """Reads one user's log for one connection.
+    """Reads one user's log for one connection, which waits for its welcome from now on.
 
     Args:
         database: where the log is.
@@ -59,6 +56,7 @@ class Replay:
         self._runs = runs
         self._gate = gate
         self._metrics = metrics
+        self._give_up_at = time.monotonic() + PATIENCE_S
 
     def recall(self, channel: Channel, listener: Listener, after: int) -> list[bytes] | None:
         """Adds the listener to the channel and returns the frames after `after`, if they are, or come, to hand.
@@ -71,7 +69,7 @@ class Replay:
         """
         frames = channel.resume(listener, after)
         if frames is None and 0 < channel.missing(after) <= MAX_FRAMES:
-            with channel.recalling.enter():
+            with channel.recalling.enter(self._left_s()):
                 frames = channel.resume(listener, after)  # another one may have had them read
                 if frames is None:
                     return self._read_into(channel, listener, after)
@@ -86,12 +84,13 @@ class Replay:
             UnavailableError: Postgres is away.
         """
         self._metrics.replays.labels("log").inc()
-        with self._gate.enter(), self._database.user_session(self._user_id, repeatable=True) as session:
+        with self._gate.enter(self._left_s()), self._database.user_session(self._user_id, repeatable=True) as session:
             head = stream_head(session, self._user_id)  # all that is read here is as of this head, without any lock
             reason = None if after is None else self._obstacle(session, after, head)
             if after is not None and reason is None:
                 return Opening.recovered(after, head)
-            snapshot = {"runs": self._snapshot(session)}
+            runs, more = self._runs.snapshot(session, self._user_id)
+            snapshot = {"runs": runs, "more": more}
             welcome = {"head": head, "recovered": after is None, "reason": reason, "replay": 0, "snapshot": snapshot}
             return Opening(head, welcome)
 
@@ -104,7 +103,7 @@ class Replay:
 
     def _read_into(self, channel: Channel, listener: Listener, after: int) -> list[bytes] | None:
         """Reads what precedes the frames at hand, and leaves it with them if there is room."""
-        with self._gate.enter(), self._database.user_session(self._user_id, repeatable=True) as session:
+        with self._gate.enter(self._left_s()), self._database.user_session(self._user_id, repeatable=True) as session:
             if self._obstacle(session, after, stream_head(session, self._user_id)) is not None:
                 return None
             views = read_stream(session, self._user_id, after, channel.missing(after))
@@ -125,7 +124,5 @@ class Replay:
             return "ahead"
         return "trimmed" if after < trimmed_to(session, self._user_id) else None
 
-    def _snapshot(self, session: Session) -> list[dict[str, Any]]:
-        live, _ = self._runs.page(session, self._user_id, SNAPSHOT_LIVE, statuses=list(LIVE))
-        recent, _ = self._runs.page(session, self._user_id, SNAPSHOT_RECENT)
-        return sorted({run["id"]: run for run in (*live, *recent)}.values(), key=itemgetter("id"), reverse=True)
+    def _left_s(self) -> float:
+        return self._give_up_at - time.monotonic()

@@ -21,11 +21,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from api.gateway.protocol import MAX_MESSAGE_BYTES, MAX_SOCKETS_PER_USER, PING_S
+from api.state import EXTENSION
 from lanewise.embedded import EmbeddedRedis
 from lanewise.process import wait_until
 from shared.signing import Signer
-from tests.api_process import Server, Stream, close_code, metric
-from tests.integration.api.conftest import Fleet, make_fleet
+from tests.api_process import FakeWorker, Server, Stream, close_code, metric
+from tests.integration.api.conftest import Fleet, Home, UserClient, make_fleet
 from tests.services import Servers
 
 
@@ -96,8 +97,27 @@ class TestReplay:
             assert (stream.welcome["head"], stream.welcome["replay"]) == (5, 0)
             runs = {run["id"]: run["status"] for run in stream.welcome["snapshot"]["runs"]}
             assert runs == {ended.id: "completed", live.id: "running"}
+            assert not stream.welcome["snapshot"]["more"]
             fleet.worker.say(live, "next")
             assert stream.until_seq(6).numbers == [6]
+
+    def test_a_snapshot_holds_what_runs_and_leaves_out_large_inputs_and_the_end_of_a_long_queue(
+        self, home: Home, worker: FakeWorker, alice: UserClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("api.reading.SNAPSHOT_LIVE", 6)
+        monkeypatch.setattr("api.reading.SNAPSHOT_RECENT", 2)
+        monkeypatch.setattr("api.reading.MAX_PAGE_BYTES", 2500)
+        body = {"agent": "echo", "input": {"text": "x" * 1000}}
+        ids = [alice.post("/v1/runs", json=body).json()["id"] for _ in range(9)]
+        worker.start(alice.user_id, ids[5])
+        with home.services.database.user_session(alice.user_id) as session:
+            runs, more = home.app.extensions[EXTENSION].runs.snapshot(session, alice.user_id)
+            assert ([run["id"] for run in runs], more) == ([ids[n] for n in (8, 7, 5, 4, 3, 2, 1, 0)], True)
+            assert {run["id"] for run in runs if run["input"] is not None} == {ids[5], ids[0], ids[1]}
+            for n in (0, 1, 2):
+                alice.post(f"/v1/runs/{ids[n]}/cancel")
+            runs, more = home.app.extensions[EXTENSION].runs.snapshot(session, alice.user_id)
+            assert ([run["id"] for run in runs], more) == ([ids[n] for n in (8, 7, 6, 5, 4, 3)], False)
 
     def test_a_cursor_above_the_head_is_told(self, fleet: Fleet, user: str) -> None:
         fleet.server.submit(user)

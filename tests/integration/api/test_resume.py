@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import sqlalchemy as sa
 
+from api.gateway.channel import Batch, Channel
+from api.gateway.gate import PATIENCE_S, Gate
+from api.gateway.replay import Replay
 from api.gateway.ring import MAX_FRAMES
-from tests.api_process import Server, Stream
-from tests.integration.api.conftest import Fleet
+from api.state import EXTENSION
+from shared.errors import UnavailableError
+from tests.api_process import FakeWorker, Server, Stream
+from tests.integration.api.conftest import Fleet, Home, UserClient
 from tests.integration.api.test_sse import follow
 from tests.services import in_parallel
 
 SOCKETS = 20
+LANEWISE_JS = Path(__file__).parents[3] / "api" / "console" / "lanewise.js"
+
+
+class Ear:
+    """Listens to nothing."""
+
+    def offer(self, deliveries: Batch) -> None:
+        pass
+
+    def lose(self) -> None:
+        pass
 
 
 def replays(server: Server) -> dict[str, int]:
@@ -126,6 +146,29 @@ def test_a_place_that_is_not_to_be_had_is_told_though_later_ones_are_at_hand(fle
         fleet.worker.say(run, "g")
         for stream in (good, trimmed, ahead):
             assert stream.until_seq(9).numbers[-1] == 9
+
+
+def test_all_waiting_up_to_the_welcome_has_one_bound(
+    home: Home, worker: FakeWorker, alice: UserClient, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = worker.start(alice.user_id, alice.post("/v1/runs", json=body).json()["id"])
+    channel, gate, state = Channel(run.user_id, "channel"), Gate(1), home.app.extensions[EXTENSION]
+    channel.place(2)
+    monkeypatch.setattr("api.gateway.replay.PATIENCE_S", -1.0)  # it has waited elsewhere
+    late = Replay(home.services.database, run.user_id, state.runs, gate, state.metrics)
+    began = time.monotonic()
+    with gate.enter(), pytest.raises(UnavailableError):
+        late.open(0)
+    with gate.enter(), pytest.raises(UnavailableError):
+        late.recall(channel, Ear(), 0)
+    with channel.recalling.enter(), pytest.raises(UnavailableError):
+        late.recall(channel, Ear(), 0)
+    assert time.monotonic() - began < PATIENCE_S
+    (client_waits_s,) = re.findall(r"^const WELCOME_S = (\d+);", LANEWISE_JS.read_text(), re.MULTILINE)
+    assert int(client_waits_s) > PATIENCE_S
+    frames = late.recall(channel, Ear(), 0)  # who need not wait is served
+    assert frames is not None
+    assert len(frames) == 2
 
 
 def test_postgres_back_at_a_backup_ends_streams_and_is_told(fleet: Fleet, user: str) -> None:
