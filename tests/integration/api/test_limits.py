@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import gevent  # type: ignore[import-untyped]
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from api.gateway.protocol import MAX_SOCKETS_PER_USER, CloseCode
+from api.gateway.routes import stream
+from api.gateway.socket import StreamSocket
+from api.state import EXTENSION
 from lanewise.process import wait_until
 from tests.api_process import Server, Stream, close_code
-from tests.integration.api.conftest import Fleet, make_fleet
+from tests.integration.api.conftest import Fleet, Home, make_fleet
 from tests.integration.api.test_sse import ACCEPT
 from tests.services import Servers
+from tests.websockets import TEXT, accepted, frame
 
 IN_ALL, OF_ADDRESS = 5, 3
+PATIENCE_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +83,37 @@ def test_a_further_stream_of_a_user_is_refused_and_replaces_none(fleet: Fleet, u
         assert client.get(path, headers=headers).status_code == 429
         assert client.post(path.replace("events", "cancel"), headers=headers).status_code == 202
         assert all(answer.read().count(b"data:") == 2 for answer in streams)
+
+
+def serve(home: Home, socket: StreamSocket) -> None:
+    with home.app.test_request_context("/v1/stream"):
+        stream(socket)
+
+
+@pytest.fixture
+def endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that do not close are waited for until they do."""
+    monkeypatch.setattr("api.gateway.stream.LINGER_S", 10 * PATIENCE_S)
+
+
+@pytest.mark.usefixtures("endless")
+def test_who_is_being_closed_has_its_place_still(home: Home) -> None:
+    manager = home.app.extensions[EXTENSION].manager
+    with accepted() as (ours, theirs):
+        serving = gevent.spawn(serve, home, ours)
+        theirs.sendall(frame(TEXT, b"no hello"))
+        with gevent.Timeout(PATIENCE_S):
+            while theirs.recv(4096):
+                pass
+        assert manager._admitted == 1
+        theirs.close()
+        serving.get(timeout=PATIENCE_S)
+        assert manager._admitted == 0
+
+
+@pytest.mark.usefixtures("endless")
+def test_who_is_refused_is_not_waited_for(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(home.app.extensions[EXTENSION].manager, "_most", 0)
+    with accepted() as (ours, theirs):
+        gevent.spawn(serve, home, ours).get(timeout=PATIENCE_S)
+        assert theirs.recv(4)[2:] == (1013).to_bytes(2)
