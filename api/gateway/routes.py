@@ -17,7 +17,7 @@ from api.gateway.socket import StreamSocket
 from api.gateway.stream import Stream, close, read_hello, sign_in
 from api.refusals import Refusal
 from api.state import Api, api
-from shared.errors import LanewiseError, UnauthorizedError
+from shared.errors import LanewiseError, QuotaError, UnauthorizedError
 from shared.tokens import Identity
 
 bp = Blueprint("gateway", __name__)
@@ -29,32 +29,41 @@ log = structlog.get_logger(__name__)
 def stream(socket: StreamSocket) -> None:
     """Serves one connection from its upgrade to its end."""
     state, began = api(), time.monotonic()
-    code, reason = CloseCode.NORMAL, ""
     try:
-        _serve(state, socket)
-    except StreamClosedError as error:
-        code, reason = error.code, error.reason
-    except LanewiseError as error:
+        with state.manager.admit(request_address(state.services.settings.trusted_proxies)):
+            ending = _serve(state, socket)
+            _count(state, ending)
+            close(socket, ending.code, ending.reason)
+    except QuotaError as error:
         ending = close_for(error)
-        code, reason = ending.code, ending.reason
+        _count(state, ending)
+        socket.finish(ending.code, ending.reason)  # without lingering: nobody counts it
+    log.debug("a stream ended", code=int(ending.code), reason=ending.reason, seconds=round(time.monotonic() - began, 3))
+
+
+def _serve(state: Api, socket: StreamSocket) -> StreamClosedError:
+    """Returns how it ended."""
+    try:
+        _follow(state, socket)
+    except StreamClosedError as error:
+        return error
+    except LanewiseError as error:
+        return close_for(error)
     except OSError:
         pass  # the other side is gone
     except Exception:
-        code = CloseCode.OVERLOADED
         log.exception("a stream failed")
-    if code == CloseCode.UNAUTHORIZED:
+        return StreamClosedError(CloseCode.OVERLOADED, "")
+    return StreamClosedError(CloseCode.NORMAL, "")
+
+
+def _count(state: Api, ending: StreamClosedError) -> None:
+    if ending.code == CloseCode.UNAUTHORIZED:
         state.metrics.sign_in_failures.inc()
-        state.refusals.count(Refusal("sign_in", "stream", reason), g.correlation_id)
-    if code == CloseCode.FORBIDDEN:
-        state.refusals.count(Refusal("call", "stream", reason), g.correlation_id)
-    state.metrics.closes.labels(int(code)).inc()
-    close(socket, code, reason)
-    log.debug("a stream ended", code=int(code), reason=reason, seconds=round(time.monotonic() - began, 3))
-
-
-def _serve(state: Api, socket: StreamSocket) -> None:
-    with state.manager.admit(request_address(state.services.settings.trusted_proxies)):
-        _follow(state, socket)
+        state.refusals.count(Refusal("sign_in", "stream", ending.reason), g.correlation_id)
+    if ending.code == CloseCode.FORBIDDEN:
+        state.refusals.count(Refusal("call", "stream", ending.reason), g.correlation_id)
+    state.metrics.closes.labels(int(ending.code)).inc()
 
 
 def _follow(state: Api, socket: StreamSocket) -> None:
