@@ -112,6 +112,16 @@ def test_a_stream_does_not_trust_a_connection_of_another_network(page: Page, ser
     assert [hello["after"] for hello in service.hellos] == [0, 1]
 
 
+def test_a_stream_without_a_websocket_says_what_to_pass(page: Page, service: Service) -> None:
+    script = """
+        delete globalThis.WebSocket;
+        try { return new EventStream({ api }).constructor.name; } catch (error) { return [error.name, error.message]; }
+    """
+    name, message = run(page, service, script)
+    assert name == "Error"
+    assert "pass one as the option `WebSocket`" in message
+
+
 def test_a_submission_is_repeated_with_its_key_until_it_is_answered(page: Page, service: Service) -> None:
     def lose(_: Request) -> Response:
         raise LostError
