@@ -178,8 +178,12 @@ export class EventStream {
    * @param {(snapshot: Snapshot) => any} [options.onSnapshot] instead of a replay; events after its head follow
    * @param {(state: {state: State, retryInS?: number, reason?: string, code?: number}) => void} [options.onState]
    * @param {typeof globalThis.WebSocket} [options.WebSocket] for Node before 22
+   * @throws {Error} there is no WebSocket
    */
   constructor({ api, after = null, storage = null, onEvent, onSnapshot, onState, WebSocket = globalThis.WebSocket }) {
+    if (typeof WebSocket !== "function") {
+      throw new Error("EventStream needs a WebSocket, which Node has from 22 on: pass one as the option `WebSocket`");
+    }
     this.#api = api;
     this.#last = after;
     this.#storage = storage;

@@ -425,23 +425,33 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_console: OpenConsole, 
         "a-document-with-quite-a-long-name-that-has-no-spaces-in-it.csv", "a,b\n1,2\n"
     )
     long = json.dumps({"word": "w" * 300})
-    runs = [fleet.submit(console.user, "talk", {"text": long}), fleet.submit(console.user, "story", {"lines": 3})]
+    runs = [
+        fleet.submit(console.user, "talk", {"text": long}),
+        fleet.submit(console.user, "story", {"lines": 3}),
+        fleet.submit(console.user, "inject", {"text": "a chart", "kind": "parts"}),
+    ]
     for run in runs:
         fleet.wait(console.user, run["id"])
     for name, place in {
         "lane": [], "new": ["new"], "history": ["runs"], "threads": ["threads"], "documents": ["documents"],
         "words": ["runs", runs[0]["id"]], "story": ["runs", runs[1]["id"]],
+        "chart": ["runs", runs[2]["id"]],
     }.items():  # fmt: skip
         console.open(*place)
         settle(console.page)
         assert_fits(console.page, name)
+    expect(console.page.get_by_role("img", name="canary-chart-title")).to_be_visible()
 
 
 def assert_fits(page: Page, name: str) -> None:
-    """Demands that a page need not be scrolled sideways; keeps its picture."""
+    """Demands that neither a page nor a picture on it need be scrolled sideways; keeps what it looks like."""
     keep_screenshot(page, f"phone-{name}")
     width, visible = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     assert width <= visible, f"{name} is {width} pixels wide, {visible} can be seen"
+    wide = page.locator("img").evaluate_all(
+        "(found) => found.filter((one) => one.offsetWidth > one.parentElement.clientWidth).map((one) => one.alt)"
+    )
+    assert wide == [], f"{name} has pictures that are cut off"
 
 
 CONTRASTS = """

@@ -114,6 +114,37 @@ def test_a_stream_does_not_trust_a_connection_of_another_network(page: Page, ser
     assert [hello["after"] for hello in service.hellos] == [0, 1]
 
 
+def test_a_stream_without_a_websocket_says_what_to_pass(page: Page, service: Service) -> None:
+    script = """
+        delete globalThis.WebSocket;
+        try { return new EventStream({ api }).constructor.name; } catch (error) { return [error.name, error.message]; }
+    """
+    name, message = run(page, service, script)
+    assert name == "Error"
+    assert "pass one as the option `WebSocket`" in message
+
+
+def test_pauses_grow_to_five_seconds_and_have_jitter(page: Page, service: Service) -> None:
+    # A page that is looked at again ends a pause, without counting the failures anew.
+    script = """
+        const pauses = [];
+        const hurry = ({ state, retryInS }) => {
+          if (state !== "waiting") return;
+          if (pauses.push(retryInS) === 40) away.close();
+          else document.dispatchEvent(new Event("visibilitychange"));
+        };
+        const away = new EventStream({ api, onState: hurry });
+        await away.start();
+        return pauses;
+    """
+    service.connections = [problem(503, "unavailable", "away")] * 40
+    pauses = run(page, service, script)
+    longest = [min(5.0, 0.1 * 2**failures) for failures in range(40)]
+    shares = [pause / most for pause, most in zip(pauses, longest, strict=True)]
+    assert all(0.5 <= share <= 1 for share in shares), pauses
+    assert max(shares) - min(shares) > 0.25, pauses
+
+
 def test_a_submission_is_repeated_with_its_key_until_it_is_answered(page: Page, service: Service) -> None:
     def lose(_: Request) -> Response:
         raise LostError
