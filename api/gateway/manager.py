@@ -74,16 +74,21 @@ class ConnectionManager:
                 if not self._addresses[address]:
                     del self._addresses[address]
 
-    def has_room(self, user_id: str) -> bool:
-        """Tells whether the user may have another connection without losing the oldest."""
-        return len(self._by_user.get(user_id, ())) < MAX_SOCKETS_PER_USER
-
     @contextmanager
-    def register(self, user_id: str, connection: Connection) -> Iterator[None]:
-        """Keeps a connection for the time of the block; the user's oldest makes room if there are too many."""
+    def register(self, user_id: str, connection: Connection, *, replace: bool = True) -> Iterator[None]:
+        """Keeps a connection for the time of the block.
+
+        Args:
+            replace: whether the user's oldest makes room if there are too many.
+
+        Raises:
+            QuotaError: there are too many, and none is to make room.
+        """
         with self._lock:
             own = self._by_user.setdefault(user_id, {})
             oldest = next(iter(own)) if len(own) >= MAX_SOCKETS_PER_USER else None
+            if oldest is not None and not replace:
+                raise QuotaError(f"{MAX_SOCKETS_PER_USER} connections of yours are open", retry_after_s=5)
             if oldest is not None:
                 del own[oldest]
             own[connection] = None

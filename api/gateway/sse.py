@@ -24,13 +24,13 @@ from flask import Response, request
 from api.addresses import request_address
 from api.gateway.channel import Channel, Delivery
 from api.gateway.gate import Gate
-from api.gateway.protocol import FRAMES_PER_WRITE, MAX_SOCKETS_PER_USER, CloseCode
+from api.gateway.protocol import FRAMES_PER_WRITE, CloseCode
 from api.gateway.replay import PAGE
 from api.gateway.socket import SEND_BUFFER_BYTES, WRITE_DEADLINE_S
 from api.gateway.stream import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from api.state import Api
 from shared.database import Database
-from shared.errors import BadRequestError, LanewiseError, QuotaError
+from shared.errors import BadRequestError, LanewiseError
 from shared.events import TERMINAL, last_run_seq, read_run
 from shared.models import Run
 from shared.states import ExecutionState
@@ -215,13 +215,12 @@ def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response
         raise BadRequestError(f"after or Last-Event-ID is above {run.last_run_seq}, the run's last event")
     if after == run.last_run_seq and ExecutionState(run.status).is_end:
         return Response(status=204)
-    if not state.manager.has_room(user_id):  # a new one in place of the oldest would have it come back, and so on
-        raise QuotaError(f"{MAX_SOCKETS_PER_USER} connections of yours are open", retry_after_s=5)
     sock = request.environ["gunicorn.socket"]
     stream = RunStream(database, state.hub.gate, identity, run, after, sock)
     with ExitStack() as stack:
         stack.enter_context(state.manager.admit(request_address(state.services.settings.trusted_proxies)))
-        stack.enter_context(state.manager.register(user_id, stream))
+        # A new one in place of the oldest would have that come back, and so on.
+        stack.enter_context(state.manager.register(user_id, stream, replace=False))
         channel = stack.enter_context(state.hub.channel(user_id))
         sock.settimeout(WRITE_DEADLINE_S)  # `gunicorn_worker.Worker` takes it away again
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)

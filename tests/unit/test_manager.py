@@ -9,8 +9,9 @@ import pytest
 
 from api.gateway import manager
 from api.gateway.manager import ConnectionManager
-from api.gateway.protocol import CloseCode
+from api.gateway.protocol import MAX_SOCKETS_PER_USER, CloseCode
 from api.metrics import Metrics
+from shared.errors import QuotaError
 from shared.tokens import Identity
 
 
@@ -46,3 +47,21 @@ def test_many_are_sent_home_little_by_little(monkeypatch: pytest.MonkeyPatch, co
     assert at_each_pause == list(range(batch, count, batch))
     assert sum(paused_s) <= manager.DRAIN_SPREAD_S
     assert all(client.codes == [CloseCode.DRAINING] for client in clients)
+
+
+def test_a_full_house_is_refused_or_loses_its_oldest_as_is_asked() -> None:
+    manager = ConnectionManager(Metrics(), MAX_SOCKETS_PER_USER, None)
+    clients = [Client() for _ in range(MAX_SOCKETS_PER_USER)]
+    with ExitStack() as stack:
+        for client in clients:
+            stack.enter_context(manager.register("alice", client, replace=False))
+        with (
+            pytest.raises(QuotaError, match=str(MAX_SOCKETS_PER_USER)),
+            manager.register("alice", Client(), replace=False),
+        ):
+            pass
+        assert not any(client.codes for client in clients)
+        with manager.register("alice", Client()):
+            assert [client.codes for client in clients] == [[CloseCode.REPLACED], *([[]] * (len(clients) - 1))]
+        with manager.register("alice", Client(), replace=False):
+            pass
