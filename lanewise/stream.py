@@ -20,17 +20,20 @@ from websockets.sync.client import ClientConnection, connect
 from lanewise.endpoint import Endpoint
 from lanewise.errors import ApiError, GapError, StreamClosedError, UnreachableError
 from lanewise.position import Position
+from lanewise.rest import Rest
 from lanewise.retry import backoff_s
 
 Event = dict[str, Any]
 
 FINAL_CODES = {4400: "a message was bad", 4403: "forbidden", 4409: "replaced by a newer connection", 1009: "too big"}
+UNAUTHORIZED_CODE, UNAUTHORIZED_STATUS = 4401, 401
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_FRAME_BYTES = 128 * 1024 * 1024  # a snapshot holds whole runs
 MAX_FRAMES_AHEAD = 64  # received but not yet taken: beyond that the service waits
 GIVE_UP_S = 120.0  # without a working connection, after there has been one
 MAX_RETRY_S = 30.0  # what a service may ask us to wait
 CLOSE_TIMEOUT_S = 1.0
+LEEWAY_PAUSE_S = 1.0  # the service takes a token for some seconds longer than a stream that began with it
 
 
 class Stream(Iterator[Event]):
@@ -123,6 +126,8 @@ class Stream(Iterator[Event]):
             return action()
         except ConnectionClosed as error:
             frame = error.rcvd or error.sent
+            if frame is not None and frame.code == UNAUTHORIZED_CODE:
+                self._check_token()
             if frame is not None and frame.code in FINAL_CODES and not self._closed.is_set():
                 self.close()
                 why = self._complaint or frame.reason or FINAL_CODES[frame.code]
@@ -153,6 +158,9 @@ class Stream(Iterator[Event]):
             max_queue=MAX_FRAMES_AHEAD,
             legacy=True,  # one connection; when to make another is ours to say
         )
+        if self._closed.is_set():  # meanwhile, by another thread, for which there was nothing to hang up yet
+            self._hang_up()
+            return
         self.connections += 1
         self._complaint = ""
         self._send({"t": "hello", "v": 1, "after": self.last})
@@ -242,6 +250,22 @@ class Stream(Iterator[Event]):
             raise problem from None
         self._retry_s = min(problem.retry_after_s or 0.0, MAX_RETRY_S)
         self._pause(problem.detail)
+
+    def _check_token(self) -> None:
+        """Asks by REST, where the service says for good whether it takes our token.
+
+        Raises:
+            ApiError: it does not.
+        """
+        self._hang_up()
+        with contextlib.closing(Rest(self._endpoint)) as rest, contextlib.suppress(UnreachableError):
+            try:
+                rest.call("GET", "/v1/me", passing=frozenset())
+            except ApiError as error:
+                if error.status == UNAUTHORIZED_STATUS:
+                    self.close()
+                    raise
+        self._retry_s = LEEWAY_PAUSE_S
 
     def _hang_up(self) -> None:
         socket, self._socket = self._socket, None

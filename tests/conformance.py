@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from werkzeug.wrappers import Request, Response
 
@@ -40,7 +40,8 @@ class Scenario:
 
     Args:
         name: of the test.
-        connections: what the service says on each; a Response refuses it.
+        connections: what the service says on each; a Response refuses it, 401 as the gateway does: by a close code, and
+            over REST.
         log: what the client must have handed out at the end: the `seq` of events, snapshots, and a final end.
         afters: the `after` of each hello.
         after: where the client begins.
@@ -216,12 +217,19 @@ def give_tickets(service: Service) -> None:
     tickets = iter(range(1, 1000))
 
     def ticket(_: Request) -> Response:
-        if service.connections and isinstance(refusal := service.connections[0], Response):
-            service.connections.pop(0)
-            return refusal
-        return answer({"ticket": f"ticket-{next(tickets)}", "expires_in_s": 30}, 201)
+        return _refusal(service) or answer({"ticket": f"ticket-{next(tickets)}", "expires_in_s": 30}, 201)
 
     service.on("POST", "/v1/tickets", ticket)
+
+
+def know_tokens(service: Service) -> None:
+    """Has the service say whose a token is; it is refused where the next connection would be."""
+    service.on("GET", "/v1/me", lambda _: _refusal(service) or answer({"user_id": "alice"}))
+
+
+def _refusal(service: Service) -> Response | None:
+    refused = service.connections and isinstance(service.connections[0], Response)
+    return cast("Response", service.connections.pop(0)) if refused else None
 
 
 def judge(service: Service, scenario: Scenario, log: list[Entry]) -> None:

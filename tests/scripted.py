@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from simple_websocket import ConnectionClosed, Server
@@ -109,6 +110,11 @@ def says(*frames: Any, then: int | None = None) -> Script:
     return script
 
 
+def _refuse(connection: Connection) -> None:
+    """A token that is not taken: no hello is waited for."""
+    connection.close(4401, "the token is refused")
+
+
 @dataclass
 class Service:
     """What is scripted, and what came in."""
@@ -144,12 +150,16 @@ class Service:
 
     def _connect(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         script = self.connections.pop(0) if self.connections else problem(404, "not_found", "no more connections")
-        if isinstance(script, Response):
+        if isinstance(script, Response) and script.status_code == HTTPStatus.UNAUTHORIZED:
+            self.connections.insert(0, script)  # for REST, which says it in full; here it is said as the gateway does
+            script = _refuse
+        elif isinstance(script, Response):
             return script(environ, start_response)
         connection = Connection(environ)
         try:
-            self.hellos.append(connection.receive())
-            self.hello_times.append(time.monotonic())
+            if script is not _refuse:
+                self.hellos.append(connection.receive())
+                self.hello_times.append(time.monotonic())
             script(connection)
             connection.close(1000)
         except ConnectionClosed:

@@ -5,8 +5,11 @@ import threading
 import time
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import pytest
+from websockets.sync.client import ClientConnection, connect
+from werkzeug.wrappers import Response
 
 from lanewise import ApiError, Client, StreamClosedError, UnreachableError, retry
 from lanewise import stream as stream_module
@@ -103,10 +106,19 @@ def test_a_service_that_accepts_and_says_nothing_is_given_up() -> None:
 
 
 def test_a_refused_token_is_an_error_at_once(service: Service, client: Client) -> None:
-    service.connections = [problem(401, "unauthorized", "the token has expired")]
+    service.connections = [says(then=4401)]
+    service.on("GET", "/v1/me", problem(401, "unauthorized", "the token has expired"))
     with client.stream(0) as stream, pytest.raises(ApiError, match="the token has expired") as caught:
         next(stream)
     assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+    assert len(service.hellos) == 1
+
+
+@pytest.mark.parametrize("me", [answer({}), problem(500, "internal", "sorry"), problem(503, "unavailable", "later")])
+def test_a_token_that_is_not_refused_by_rest_is_shown_again(service: Service, client: Client, me: Response) -> None:
+    service.connections = [says(then=4401), says(welcome(1), event(1))]
+    service.on("GET", "/v1/me", me)
+    assert seqs(client, 1) == [1]
 
 
 def test_a_service_that_welcomes_and_hangs_up_is_not_asked_for_ever(
@@ -155,6 +167,30 @@ def test_close_from_another_thread_ends_an_iteration(service: Service, client: C
     reader.join(5)
     assert not reader.is_alive()
     assert seen == []
+
+
+def test_close_during_a_connect_ends_an_iteration(service: Service, client: Client) -> None:
+    connecting, closed = threading.Event(), threading.Event()
+    stream = client.stream(0)
+
+    def slowly(*args: Any, **options: Any) -> ClientConnection:
+        connecting.set()
+        assert closed.wait(WAIT_S)
+        made: ClientConnection = connect(*args, **options)
+        return made
+
+    service.connections = [says(welcome(1), event(1))]
+    seen: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lanewise.stream.connect", slowly)
+        reader = threading.Thread(target=lambda: seen.extend(stream))
+        reader.start()
+        assert connecting.wait(WAIT_S)
+        stream.close()
+        closed.set()
+        reader.join(WAIT_S)
+    assert not reader.is_alive()
+    assert seen == service.hellos == []
 
 
 def test_the_stream_of_a_run_starts_with_its_past_and_ends_with_it(service: Service, client: Client) -> None:

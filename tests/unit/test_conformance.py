@@ -9,13 +9,14 @@ import httpx
 import pytest
 
 from lanewise import ApiError, Client, GapError, Stream, StreamClosedError, retry
-from tests.conformance import SCENARIOS, Entry, Flood, Scenario, end, judge, play, snapshot
+from tests.conformance import SCENARIOS, Entry, Flood, Scenario, end, judge, know_tokens, play, snapshot
 from tests.scripted import Service, serving
 
 
 @pytest.fixture
 def service() -> Iterator[Service]:
     with serving() as running:
+        know_tokens(running)
         yield running
 
 
