@@ -280,7 +280,7 @@ class TestSignIn:
             assert close_code(connection) == 4401
 
     def test_a_connection_ends_with_its_token_unless_prolonged(self, fleet: Fleet, user: str) -> None:
-        header = {"Authorization": f"Bearer {fleet.server.token(user, ttl_s=2)}"}
+        header = {"Authorization": f"Bearer {fleet.server.token(user, ttl_s=5)}"}
         with ExitStack() as stack:
             short, long = (
                 Stream(stack.enter_context(fleet.server.socket(None, additional_headers=header))) for _ in range(2)

@@ -181,7 +181,7 @@ class TestEnds:
 
     def test_it_ends_with_its_token(self, fleet: Fleet, user: str) -> None:
         run_id = fleet.server.submit(user)
-        token = {"Authorization": f"Bearer {fleet.server.token(user, ttl_s=2)}"}
+        token = {"Authorization": f"Bearer {fleet.server.token(user, ttl_s=5)}"}
         with follow(fleet.server, user, run_id, **token) as events:
             assert [event["type"] for event in events] == ["run_queued"]
 
