@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,13 @@ def test_both_sides_of_the_sandbox_agree_on_the_output() -> None:
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["CHANGELOG.md", "docs/decisions.md"])
+def test_what_many_edit_has_each_entry_once_and_headings_apart(name: str) -> None:
+    lines = (PAGE.parents[1] / name).read_text().splitlines()
+    headings = [line for line in lines if line.startswith("## ")]
+    assert len(set(headings)) == len(headings)
+    entries = [line for line in lines if line.startswith("- ")]
+    assert len(set(entries)) == len(entries)
+    assert [line for before, line in pairwise(lines) if line.startswith("##") and before] == []
