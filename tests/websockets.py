@@ -69,6 +69,21 @@ def handshake(server: Server, user_id: str, **headers: str | None) -> bytes:
     return "\r\n".join(["GET /v1/stream HTTP/1.1", *lines, "", ""]).encode("latin-1")
 
 
+def upgrade(accepted: socket.socket) -> dict[str, Any]:
+    """Returns what gunicorn makes of such a request that came over this socket."""
+    return {
+        "gunicorn.socket": accepted,
+        "HTTP_CONNECTION": "Upgrade",
+        "HTTP_UPGRADE": "websocket",
+        "HTTP_SEC_WEBSOCKET_KEY": b64encode(os.urandom(16)).decode(),
+        "HTTP_SEC_WEBSOCKET_VERSION": "13",
+        "HTTP_HOST": "lanewise.test",
+        "PATH_INFO": "/v1/stream",
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+    }
+
+
 class Frame(NamedTuple):
     """One of the server's."""
 

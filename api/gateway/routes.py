@@ -41,6 +41,8 @@ def stream(socket: StreamSocket) -> None:
     except Exception:
         code = CloseCode.OVERLOADED
         log.exception("a stream failed")
+    if code == CloseCode.NORMAL and socket.too_slow:
+        code, reason = CloseCode.TOO_SLOW, "a write took too long"
     if code == CloseCode.UNAUTHORIZED:
         state.metrics.sign_in_failures.inc()
     state.metrics.closes.labels(int(code)).inc()

@@ -9,8 +9,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from api.gateway.socket import StreamSocket
-
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+from tests.websockets import upgrade
 
 
 @pytest.fixture
@@ -22,18 +21,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def test_what_has_come_is_read_however_late_we_are(ends: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = ends
-    environ = {
-        "gunicorn.socket": ours,
-        "HTTP_CONNECTION": "Upgrade",
-        "HTTP_UPGRADE": "websocket",
-        "HTTP_SEC_WEBSOCKET_KEY": KEY,
-        "HTTP_SEC_WEBSOCKET_VERSION": "13",
-        "HTTP_HOST": "lanewise.test",
-        "PATH_INFO": "/v1/stream",
-        "REQUEST_METHOD": "GET",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-    }
-    accepted = StreamSocket(environ, max_message_bytes=1000)
+    accepted = StreamSocket(upgrade(ours), max_message_bytes=1000)
     theirs.sendall(Connection(ConnectionType.CLIENT).send(TextMessage("hello")))
     long_ago = time.monotonic() - 1
     assert list(accepted.messages(deadline=long_ago)) == ["hello"]
