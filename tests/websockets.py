@@ -72,6 +72,21 @@ def handshake(server: Server, user_id: str, **headers: str | None) -> bytes:
     return "\r\n".join(["GET /v1/stream HTTP/1.1", *lines, "", ""]).encode("latin-1")
 
 
+def upgrade(accepted: socket.socket) -> dict[str, Any]:
+    """Returns what gunicorn makes of such a request that came over this socket."""
+    return {
+        "gunicorn.socket": accepted,
+        "HTTP_CONNECTION": "Upgrade",
+        "HTTP_UPGRADE": "websocket",
+        "HTTP_SEC_WEBSOCKET_KEY": b64encode(os.urandom(16)).decode(),
+        "HTTP_SEC_WEBSOCKET_VERSION": "13",
+        "HTTP_HOST": "lanewise.test",
+        "PATH_INFO": "/v1/stream",
+        "REQUEST_METHOD": "GET",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+    }
+
+
 class Frame(NamedTuple):
     """One of the server's."""
 
@@ -169,19 +184,8 @@ def live(server: Server, user_id: str) -> Iterator[Wire]:
 def accepted() -> Iterator[tuple[StreamSocket, socket.socket]]:
     """Yields a connection as the server has it, in this process, and the client's end; both are for greenlets."""
     ours, theirs = socketpair()
-    environ = {
-        "gunicorn.socket": ours,
-        "HTTP_CONNECTION": "Upgrade",
-        "HTTP_UPGRADE": "websocket",
-        "HTTP_SEC_WEBSOCKET_KEY": b64encode(os.urandom(16)).decode(),
-        "HTTP_SEC_WEBSOCKET_VERSION": "13",
-        "HTTP_HOST": "lanewise.test",
-        "PATH_INFO": "/v1/stream",
-        "REQUEST_METHOD": "GET",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-    }
     with ours, theirs:
-        made = StreamSocket(environ, max_message_bytes=1000)
+        made = StreamSocket(upgrade(ours), max_message_bytes=1000)
         received = b""
         while not received.endswith(b"\r\n\r\n"):
             received += theirs.recv(4096)

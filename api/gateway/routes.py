@@ -54,6 +54,8 @@ def _serve(state: Api, socket: StreamSocket) -> StreamClosedError:
     except Exception:
         log.exception("a stream failed")
         return StreamClosedError(CloseCode.OVERLOADED, "")
+    if socket.too_slow:
+        return StreamClosedError(CloseCode.TOO_SLOW, "a write took too long")
     return StreamClosedError(CloseCode.NORMAL, "")
 
 

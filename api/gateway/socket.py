@@ -72,6 +72,7 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
         self._closed = False
         self._rest = memoryview(b"")  # of what `write_now` could not write: goes out before anything else
         self._over = False  # nothing more will come
+        self.too_slow = False  # a write took longer than its deadline
         self._limit = max_message_bytes
         self._message = bytearray()  # what has come of the present one
         self._tokens, self._filled_at = BURST, time.monotonic()
@@ -125,8 +126,9 @@ class StreamSocket(Server):  # type: ignore[misc] # published without types
                 raise BrokenPipeError
             try:
                 self._send_all(frames)
-            except OSError:
+            except OSError as error:
                 self._closed = True  # perhaps in the middle of a frame
+                self.too_slow = isinstance(error, TimeoutError)
                 self.abort()
                 raise
 

@@ -48,6 +48,7 @@ MAX_QUEUED_FRAMES = 4096
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
 NEAR = 100  # so many events before the end of the log a client that catches up begins to listen
 LINGER_S = 2.0
+SILENCE_S = 2 * PING_S + 5  # then two pings were not answered
 RETRY_MS = (200, 3000)
 
 log = structlog.get_logger(__name__)
@@ -261,7 +262,7 @@ class Stream:
         return batch
 
     def _beat(self) -> None:
-        if time.monotonic() - self._heard_at > 2 * PING_S + 5:
+        if time.monotonic() - self._heard_at > SILENCE_S:
             self.end(CloseCode.NORMAL, "no pong")  # half-open: nobody is there to read a reason
             self._socket.abort()
             return

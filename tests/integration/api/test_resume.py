@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from api.gateway.gate import PATIENCE_S, Gate
 from api.gateway.replay import Replay
 from api.gateway.ring import MAX_FRAMES
 from api.state import EXTENSION
+from lanewise.process import wait_until
 from shared.errors import UnavailableError
-from tests.api_process import FakeWorker, Server, Stream
+from tests.api_process import FakeWorker, Server, Stream, metric
 from tests.integration.api.conftest import Fleet, Home, UserClient
 from tests.integration.api.test_sse import follow
 from tests.services import in_parallel
@@ -192,21 +194,48 @@ def test_postgres_back_at_a_backup_ends_streams_and_is_told(fleet: Fleet, user: 
 def test_a_storm_of_many_users_leaves_rest_responsive(fleet: Fleet, user: str) -> None:
     users = [f"{user}-{number}" for number in range(12)]
     in_parallel(4, lambda part: [_talk(fleet, name) for name in users[part::4]])
-    with ExitStack() as stack, fleet.server.client(user) as client:
+    with ExitStack() as stack, fleet.server.client(user) as client, ThreadPoolExecutor(60) as pool:
         sockets = [stack.enter_context(fleet.server.socket(name)) for name in users for _ in range(5)]
-        before = replays(fleet.server)
-
-        def work(number: int) -> Any:
-            if number < len(sockets):
-                return Stream(sockets[number], 0).until_live().numbers
-            return [client.get("/v1/runs").status_code]
-
-        done = in_parallel(len(sockets) + 5, work)
+        before, channels = replays(fleet.server), metric(fleet.server, "lanewise_channels ")
+        with _held(fleet):
+            streams = pool.map(lambda socket: Stream(socket, 0).until_live().numbers, sockets)
+            assert wait_until(lambda: metric(fleet.server, "lanewise_channels ") >= channels + len(users), 10)
+            assert wait_until(lambda: _readers(fleet) >= 8, 10)
+            assert [client.get("/v1/runs").status_code for _ in range(5)] == [200] * 5
+            assert _readers(fleet) == 8
+        assert list(streams) == [list(range(1, 53))] * len(sockets)
         after = replays(fleet.server)
-    assert done[: len(sockets)] == [list(range(1, 53))] * len(sockets)
-    assert done[len(sockets) :] == [[200]] * 5
     assert after["log"] - before["log"] == len(users)
     assert after["memory"] - before["memory"] == 4 * len(users)
+
+
+@contextmanager
+def _held(fleet: Fleet) -> Iterator[None]:
+    """Holds up whoever reads the head of a stream until the end of the block; a lock would be given up after 2 s."""
+    for statement in (
+        """CREATE FUNCTION lanewise.pass() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+            WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.02); END LOOP;
+            RETURN true; END $$""",
+        "SELECT pg_advisory_lock(1)",
+        "CREATE POLICY held ON lanewise.user_streams AS RESTRICTIVE FOR SELECT USING (lanewise.pass())",
+    ):
+        fleet.superuser.execute(sa.text(statement))
+    try:
+        yield
+    finally:
+        for statement in (
+            "SELECT pg_advisory_unlock(1)",
+            "DROP POLICY held ON lanewise.user_streams",
+            "DROP FUNCTION lanewise.pass()",
+        ):
+            fleet.superuser.execute(sa.text(statement))
+
+
+def _readers(fleet: Fleet) -> int:
+    """Returns how many are reading the head of a stream, but for the sweep."""
+    statement = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'
+        AND query LIKE '%user_streams%' AND query NOT LIKE '%ANY%' AND pid <> pg_backend_pid()"""
+    return int(fleet.superuser.scalar(sa.text(statement)) or 0)
 
 
 def _talk(fleet: Fleet, user: str) -> str:
