@@ -60,8 +60,10 @@ def event(run: Run, number: int, attempt: int = 1) -> Event:
 
 def written(services: Services, run: Run) -> list[int]:
     """Returns the numbers in the texts of the run's events in the log, in its order."""
+    log: list[dict[str, Any]] = []
     with services.database.user_session(run.user_id) as session:
-        log = read_run(session, run.user_id, run.id, 0, 100_000)
+        while page := read_run(session, run.user_id, run.id, len(log), 100_000):
+            log += page
     assert [item["run_seq"] for item in log] == list(range(1, len(log) + 1))
     return [int(number) for item in log for number in item["data"].get("text", "").split(":") if number]
 
@@ -311,12 +313,24 @@ def test_what_cannot_be_published_does_not_end_the_writing(
 
 
 def test_a_restart_of_postgres_in_the_middle_loses_nothing(node: Node, servers: Servers) -> None:
+    writer, began, stopped = node.parts.writer, threading.Event(), threading.Event()
+    write = writer._write
+
+    def when_stopped(batch: list[Event]) -> list[StoredEvent]:
+        began.set()
+        assert stopped.wait(PATIENCE_S)
+        return write(batch)
+
+    writer._write = when_stopped  # type: ignore[method-assign]
     chatty = node.begin("chatty", {"events": 3000})
     brief = node.begin("echo", user_id="bob")
-    node.wait_for_kind(chatty, "agent_token")
+    for run in (chatty, brief):
+        node.wait_for_kind(run, "run_started")
+    assert began.wait(PATIENCE_S)
     servers.postgres.stop()
     try:
         assert node.parts.live  # the run goes on, as far as the queue reaches
+        stopped.set()
     finally:
         servers.postgres.start()
     assert node.wait(chatty, timeout_s=20).output == {"count": 3000}
