@@ -82,7 +82,8 @@ class Revocations(Loop):
     def learn(self, user_id: str, revoked_at: datetime) -> None:
         """Takes notice of a revocation that is committed."""
         with self._lock:
-            if self._known.get(user_id) != revoked_at:
+            known = self._known.get(user_id)
+            if known is None or known < revoked_at:  # `tick` may have read before what `learn` knows was committed
                 self._known.pop(user_id, None)
                 self._known[user_id] = revoked_at
             if len(self._known) > self._most:

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+import structlog
+
 from api.gateway.gate import Gate
 from api.gateway.protocol import encode, portions
 from api.gateway.ring import Ring
 
 MAX_EARLY = 256
+
+log = structlog.get_logger(__name__)
 
 
 class Delivery:
@@ -232,7 +236,11 @@ class Channel:
             self._last = fresh[-1].seq
             self._ring.append(delivery.frame for delivery in fresh)
             for listener in self._listeners:
-                listener.offer(fresh)
+                try:
+                    listener.offer(fresh)
+                except Exception:  # the others, and the other channels, have nothing to do with it
+                    log.exception("a listener failed")
+                    listener.lose()
         return not views or (self._last or 0) >= views[-1]["seq"]
 
     def _tell_lost(self) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, ClassVar
 
 import structlog
@@ -33,6 +34,7 @@ SWEEP_S = 2.0
 SWEEP_AWAY_S = 0.5  # without Redis the sweep is the way, not the safety net
 LINGER_S = 10.0  # a channel nobody holds: whoever waits or connects again finds it in place
 PAGE = 500
+TOGETHER = 16  # events, of at most 64 KiB
 REPAIRERS = 4
 GRACE_S = 0.05  # for events that were overtaken: most gaps close by themselves
 
@@ -170,10 +172,11 @@ class Hub:
     def _receive(self, messages: dict[str, list[str]]) -> None:
         for name, texts in messages.items():
             channel = self._channels.get(name)
-            views = [view for text in texts for view in _parse(text)]
-            if channel is not None and not channel.receive(views):
-                self._repair(channel)
-            time.sleep(0)  # lets requests in between
+            views = (view for text in texts for view in _parse(text))
+            while channel is not None and (some := list(islice(views, TOGETHER))):
+                if not channel.receive(some):
+                    self._repair(channel)
+                time.sleep(0)  # lets requests and writers in between
 
     def _confirm(self, name: str) -> None:
         channel = self._channels.get(name)

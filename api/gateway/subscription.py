@@ -23,6 +23,7 @@ SILENCE_S = 15.0
 RECONNECT_S = 0.5
 CHUNK = 1000
 MAX_TOGETHER = 256  # messages
+MAX_TOGETHER_BYTES = 1024 * 1024  # and a message
 
 log = structlog.get_logger(__name__)
 
@@ -139,23 +140,27 @@ class Subscription:
     def _read_some(self, connection: redis.Connection) -> None:
         """Hands on together what is there already: the more comes, the fewer writes it takes."""
         messages: dict[str, list[str]] = {}
+        size = 0
         for _ in range(MAX_TOGETHER):
-            self._handle(connection.read_response(), messages)
-            if not connection.can_read(timeout=0):
+            size += self._handle(connection.read_response(), messages)
+            if size >= MAX_TOGETHER_BYTES or not connection.can_read(timeout=0):
                 break
         if messages:
             self._on_messages(messages)
 
-    def _handle(self, reply: object, messages: dict[str, list[str]]) -> None:
+    def _handle(self, reply: object, messages: dict[str, list[str]]) -> int:
+        """Takes what Redis says; returns the size of the message, if it is one."""
         if not isinstance(reply, list):
-            return
+            return 0
         match reply:
             case ["message", str(name), str(text)]:
                 messages.setdefault(name, []).append(text)
+                return len(text)
             case ["subscribe", str(name), _]:
                 self._on_confirmed(name)
             case _:
                 pass
+        return 0
 
 
 def _new_connection(url: str) -> redis.Connection:

@@ -126,6 +126,19 @@ def test_what_comes_before_it_has_its_place_waits_for_it(ear: Ear) -> None:
     assert ear.heard == [11]
 
 
+def test_a_listener_that_fails_is_lost_and_keeps_nothing_from_the_others(channel: Channel, ear: Ear) -> None:
+    class Deaf(Ear):
+        def offer(self, deliveries: Sequence[Delivery]) -> None:
+            raise ValueError(deliveries)
+
+    deaf, others = [Deaf() for _ in range(5)], [Ear() for _ in range(5)]
+    for listener in (*deaf, *others):
+        channel.add(listener)
+    assert channel.receive(views(11))
+    assert [listener.lost for listener in deaf] == [1] * len(deaf)
+    assert all((listener.heard, listener.lost) == ([11], 0) for listener in (ear, *others))
+
+
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(0, 4), st.booleans()), max_size=40))
 def test_whatever_is_lost_doubled_or_late_each_is_heard_once_in_order(steps: list[tuple[int, int, bool]]) -> None:
     """A log that grows, messages in any order or never, repairs in between: nothing is skipped or repeated."""

@@ -185,6 +185,15 @@ class TestMemory:
                 known.check(self.identity("never-revoked", now - timedelta(days=9)))
                 assert len(known._known) == 2
 
+    def test_the_later_of_two_counts_whichever_is_learned_last(self, apart: Home) -> None:
+        now = datetime.now(UTC)
+        known = Revocations(apart.services.database, lambda *_: None)
+        with closing_loop(known):
+            known.learn("twice", now)
+            known.learn("twice", now - timedelta(minutes=5))  # as a tick that had read before the second
+            with pytest.raises(UnauthorizedError):
+                known.check(self.identity("twice", now - timedelta(minutes=1)))
+
     def test_a_revocation_that_commits_late_is_not_missed(self, apart: Home) -> None:
         now, database = datetime.now(UTC), apart.services.database
         known = Revocations(database, lambda *_: None)
