@@ -110,6 +110,9 @@ def test_a_run_is_cancelled(open_console: OpenConsole, tmp_path: Path) -> None:
     assert console.fleet.run(console.user, run_id)["status"] == "cancelled"
     expect(console.page.get_by_text("line 6", exact=True)).to_have_count(0)
     expect(console.page.get_by_role("button", name="Retry")).to_be_visible()
+    console.page.get_by_role("link", name="New run like this").click()
+    expect(console.page.get_by_label("lines")).to_have_value("10")
+    expect(console.page.get_by_label("gate")).to_have_value(str(tmp_path / "never"))
 
 
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
