@@ -1,6 +1,7 @@
 // A form for a JSON Schema: a field for each property; what no simple field can hold is written as JSON.
 
 import { fill, foreign, h, newId } from "./dom.js";
+import { exact, exactJson } from "./numbers.js";
 
 const LINE_CHARS = 200; // a text that may be longer gets several lines
 const DOCUMENT = "document"; // a field of this name takes the name of one of the user's
@@ -169,7 +170,7 @@ class NumberField extends Field {
 
   read() {
     if (this.control.validity.badInput) throw new Error("This is not a number.");
-    return this.control.value === "" ? this.missing() : Number(this.control.value);
+    return this.control.value === "" ? this.missing() : exact(this.control.value);
   }
 }
 
@@ -243,12 +244,7 @@ class JsonField extends Field {
   }
 
   read() {
-    if (this.control.value.trim() === "") return this.missing();
-    try {
-      return JSON.parse(this.control.value);
-    } catch (error) {
-      throw new Error(`This is not JSON: ${error.message}`);
-    }
+    return this.control.value.trim() === "" ? this.missing() : exactJson(this.control.value);
   }
 }
 

@@ -115,6 +115,26 @@ def test_a_run_is_cancelled(open_console: OpenConsole, tmp_path: Path) -> None:
     expect(console.page.get_by_label("gate")).to_have_value(str(tmp_path / "never"))
 
 
+def test_a_number_that_would_be_rounded_is_not_sent(open_console: OpenConsole) -> None:
+    console, _ = open_console("counter")
+    page = console.page
+    page.get_by_role("link", name="New run").click()
+    page.get_by_role("radio", name="story", exact=True).check()
+    page.get_by_label("seed").fill("9007199254740993")
+    page.get_by_label("notes").fill('{"at": [1.5, -9007199254740993], "as text": "9007199254740993"}')
+    page.get_by_role("button", name="Start the run").click()
+    wrong = page.get_by_text("Whole numbers beyond 9,007,199,254,740,991 cannot be sent exactly from here.")
+    expect(wrong).to_have_count(2)
+    expect(page.get_by_label("seed")).to_be_focused()
+    page.get_by_label("seed").fill("-9007199254740991")
+    page.get_by_label("notes").fill('{"at": [1.5, 1e21], "as text": "9007199254740993"}')
+    page.get_by_role("button", name="Start the run").click()
+    page.wait_for_url("**/#/runs/*")
+    (run,) = console.fleet.http(console.user).get("/v1/runs").json()["items"]
+    assert run["input"]["seed"] == -9007199254740991
+    assert run["input"]["notes"] == {"at": [1.5, 1e21], "as text": "9007199254740993"}
+
+
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
     opened = [open_console(name) for name in ("alice", "bob")]
     consoles = [console for console, _ in opened]
