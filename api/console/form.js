@@ -145,19 +145,44 @@ class Field {
 }
 
 class TextField extends Field {
+  #count = h("p", { id: `${this.id}-count`, class: "hint" });
+
   constructor(name, schema, required, value, documents) {
     super(name, schema, required);
     const example = typeof schema.examples?.[0] === "string" ? `e.g. ${schema.examples[0]}` : null;
     const long = !documents && (schema.maxLength ?? Infinity) > LINE_CHARS;
     const list = documents && h("datalist", { id: `${this.id}-list` }, documents.map((item) => h("option", { value: item.name })));
-    const attributes = { ...this.common, placeholder: example, maxlength: schema.maxLength, spellcheck: "false", autocomplete: "off", dir: "auto" };
-    this.build(long ? h("textarea", { ...attributes, rows: schema.maxLength > 5_000 ? 5 : 3 }) : h("input", { type: "text", list: list && list.id, ...attributes }), list);
+    const attributes = {
+      ...this.common, placeholder: example, spellcheck: "false", autocomplete: "off", dir: "auto", oninput: () => this.#showCount(),
+      "aria-describedby": `${this.common["aria-describedby"]} ${this.id}-count`,
+    };
+    this.build(long ? h("textarea", { ...attributes, rows: schema.maxLength > 5_000 ? 5 : 3 }) : h("input", { type: "text", list: list && list.id, ...attributes }), list, this.#count);
     this.control.value = this.initial(value) ?? "";
+    this.#showCount();
   }
 
   read() {
+    const { maxLength } = this.schema;
+    if (this.#length > maxLength) throw new Error(`${this.name} is too long: ${countOf(this.#length, maxLength)}.`);
     return this.control.value === "" ? this.missing() : this.control.value;
   }
+
+  /** As the service counts: a character may be two units of UTF-16. */
+  get #length() {
+    return [...this.control.value].length;
+  }
+
+  /** In place of `maxlength`, with which a browser cuts the end off of what is pasted without a word. */
+  #showCount() {
+    const { maxLength } = this.schema;
+    if (maxLength === undefined) return;
+    this.#count.className = this.#length > maxLength ? "error" : "hint";
+    fill(this.#count, countOf(this.#length, maxLength));
+  }
+}
+
+function countOf(length, most) {
+  return `${length.toLocaleString("en")} of at most ${most.toLocaleString("en")} characters`;
 }
 
 class NumberField extends Field {

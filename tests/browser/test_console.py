@@ -135,6 +135,27 @@ def test_a_number_that_would_be_rounded_is_not_sent(open_console: OpenConsole) -
     assert run["input"]["notes"] == {"at": [1.5, 1e21], "as text": "9007199254740993"}
 
 
+def test_a_text_that_is_too_long_is_neither_cut_nor_sent(open_console: OpenConsole) -> None:
+    console, _ = open_console("writer")
+    page = console.page
+    page.get_by_role("link", name="New run").click()
+    page.get_by_role("radio", name="story", exact=True).check()
+    title = page.get_by_label("title")
+    title.fill("")
+    page.keyboard.insert_text("\N{FOX FACE}" * 101)
+    expect(page.get_by_text("101 of at most 100 characters", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Start the run").click()
+    expect(page.get_by_text("title is too long: 101 of at most 100 characters.")).to_be_visible()
+    expect(title).to_be_focused()
+    assert console.fleet.http(console.user).get("/v1/runs").json()["items"] == []
+    page.keyboard.press("Backspace")
+    expect(page.get_by_text("100 of at most 100 characters", exact=True)).to_be_visible()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/#/runs/*")
+    (run,) = console.fleet.http(console.user).get("/v1/runs").json()["items"]
+    assert run["input"]["title"] == "\N{FOX FACE}" * 100
+
+
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
     opened = [open_console(name) for name in ("alice", "bob")]
     consoles = [console for console, _ in opened]
