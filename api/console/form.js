@@ -1,6 +1,7 @@
 // A form for a JSON Schema: a field for each property; what no simple field can hold is written as JSON.
 
 import { fill, foreign, h, newId } from "./dom.js";
+import { exact, exactJson } from "./numbers.js";
 
 const LINE_CHARS = 200; // a text that may be longer gets several lines
 const DOCUMENT = "document"; // a field of this name takes the name of one of the user's
@@ -144,19 +145,44 @@ class Field {
 }
 
 class TextField extends Field {
+  #count = h("p", { id: `${this.id}-count`, class: "hint" });
+
   constructor(name, schema, required, value, documents) {
     super(name, schema, required);
     const example = typeof schema.examples?.[0] === "string" ? `e.g. ${schema.examples[0]}` : null;
     const long = !documents && (schema.maxLength ?? Infinity) > LINE_CHARS;
     const list = documents && h("datalist", { id: `${this.id}-list` }, documents.map((item) => h("option", { value: item.name })));
-    const attributes = { ...this.common, placeholder: example, maxlength: schema.maxLength, spellcheck: "false", autocomplete: "off", dir: "auto" };
-    this.build(long ? h("textarea", { ...attributes, rows: schema.maxLength > 5_000 ? 5 : 3 }) : h("input", { type: "text", list: list && list.id, ...attributes }), list);
+    const attributes = {
+      ...this.common, placeholder: example, spellcheck: "false", autocomplete: "off", dir: "auto", oninput: () => this.#showCount(),
+      "aria-describedby": `${this.common["aria-describedby"]} ${this.id}-count`,
+    };
+    this.build(long ? h("textarea", { ...attributes, rows: schema.maxLength > 5_000 ? 5 : 3 }) : h("input", { type: "text", list: list && list.id, ...attributes }), list, this.#count);
     this.control.value = this.initial(value) ?? "";
+    this.#showCount();
   }
 
   read() {
+    const { maxLength } = this.schema;
+    if (this.#length > maxLength) throw new Error(`${this.name} is too long: ${countOf(this.#length, maxLength)}.`);
     return this.control.value === "" ? this.missing() : this.control.value;
   }
+
+  /** As the service counts: a character may be two units of UTF-16. */
+  get #length() {
+    return [...this.control.value].length;
+  }
+
+  /** In place of `maxlength`, with which a browser cuts the end off of what is pasted without a word. */
+  #showCount() {
+    const { maxLength } = this.schema;
+    if (maxLength === undefined) return;
+    this.#count.className = this.#length > maxLength ? "error" : "hint";
+    fill(this.#count, countOf(this.#length, maxLength));
+  }
+}
+
+function countOf(length, most) {
+  return `${length.toLocaleString("en")} of at most ${most.toLocaleString("en")} characters`;
 }
 
 class NumberField extends Field {
@@ -169,7 +195,7 @@ class NumberField extends Field {
 
   read() {
     if (this.control.validity.badInput) throw new Error("This is not a number.");
-    return this.control.value === "" ? this.missing() : Number(this.control.value);
+    return this.control.value === "" ? this.missing() : exact(this.control.value);
   }
 }
 
@@ -243,12 +269,7 @@ class JsonField extends Field {
   }
 
   read() {
-    if (this.control.value.trim() === "") return this.missing();
-    try {
-      return JSON.parse(this.control.value);
-    } catch (error) {
-      throw new Error(`This is not JSON: ${error.message}`);
-    }
+    return this.control.value.trim() === "" ? this.missing() : exactJson(this.control.value);
   }
 }
 

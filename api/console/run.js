@@ -149,10 +149,11 @@ class RunPage {
     const wanted = !ended ? "cancel" : this.#run.status === "completed" ? "again" : "retry";
     if (this.#actions.dataset.shown === wanted) return;
     this.#actions.dataset.shown = wanted;
+    const again = h("a", { class: "button", href: link(["new"], { agent: this.#run.agent, like: this.#id }) }, icon("plus"), "New run like this");
     fill(this.#actions, {
       cancel: () => h("button", { type: "button", class: "danger", onclick: () => this.#cancel() }, icon("stop"), "Cancel"),
-      retry: () => h("button", { type: "button", class: "primary", onclick: () => this.#retry() }, icon("retry"), "Retry"),
-      again: () => h("a", { class: "button", href: link(["new"], { agent: this.#run.agent, like: this.#id }) }, icon("plus"), "New run like this"),
+      retry: () => [again, h("button", { type: "button", class: "primary", onclick: () => this.#retry() }, icon("retry"), "Retry")],
+      again: () => again,
     }[wanted]());
   }
 

@@ -40,6 +40,8 @@ class Plot(BaseModel):
     lines: int = Field(10, ge=1, le=1000, description="how long the story is")
     title: str = Field("A story", max_length=100, description="what it is called")
     gate: Path | None = Field(None, description="half of the story is told when this file is there")
+    seed: int | None = Field(None, description="means nothing")
+    notes: dict[str, Any] | None = Field(None, description="mean nothing")
 
 
 class Story(Agent):

@@ -138,6 +138,50 @@ def test_a_run_is_cancelled(open_console: OpenConsole, tmp_path: Path) -> None:
     assert console.fleet.run(console.user, run_id)["status"] == "cancelled"
     expect(console.page.get_by_text("line 6", exact=True)).to_have_count(0)
     expect(console.page.get_by_role("button", name="Retry")).to_be_visible()
+    console.page.get_by_role("link", name="New run like this").click()
+    expect(console.page.get_by_label("lines")).to_have_value("10")
+    expect(console.page.get_by_label("gate")).to_have_value(str(tmp_path / "never"))
+
+
+def test_a_number_that_would_be_rounded_is_not_sent(open_console: OpenConsole) -> None:
+    console, _ = open_console("counter")
+    page = console.page
+    page.get_by_role("link", name="New run").click()
+    page.get_by_role("radio", name="story", exact=True).check()
+    page.get_by_label("seed").fill("9007199254740993")
+    page.get_by_label("notes").fill('{"at": [1.5, -9007199254740993], "as text": "9007199254740993"}')
+    page.get_by_role("button", name="Start the run").click()
+    wrong = page.get_by_text("Whole numbers beyond 9,007,199,254,740,991 cannot be sent exactly from here.")
+    expect(wrong).to_have_count(2)
+    expect(page.get_by_label("seed")).to_be_focused()
+    page.get_by_label("seed").fill("-9007199254740991")
+    page.get_by_label("notes").fill('{"at": [1.5, 1e21], "as text": "9007199254740993"}')
+    page.get_by_role("button", name="Start the run").click()
+    page.wait_for_url("**/#/runs/*")
+    (run,) = console.fleet.http(console.user).get("/v1/runs").json()["items"]
+    assert run["input"]["seed"] == -9007199254740991
+    assert run["input"]["notes"] == {"at": [1.5, 1e21], "as text": "9007199254740993"}
+
+
+def test_a_text_that_is_too_long_is_neither_cut_nor_sent(open_console: OpenConsole) -> None:
+    console, _ = open_console("writer")
+    page = console.page
+    page.get_by_role("link", name="New run").click()
+    page.get_by_role("radio", name="story", exact=True).check()
+    title = page.get_by_label("title")
+    title.fill("")
+    page.keyboard.insert_text("\N{FOX FACE}" * 101)
+    expect(page.get_by_text("101 of at most 100 characters", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Start the run").click()
+    expect(page.get_by_text("title is too long: 101 of at most 100 characters.")).to_be_visible()
+    expect(title).to_be_focused()
+    assert console.fleet.http(console.user).get("/v1/runs").json()["items"] == []
+    page.keyboard.press("Backspace")
+    expect(page.get_by_text("100 of at most 100 characters", exact=True)).to_be_visible()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/#/runs/*")
+    (run,) = console.fleet.http(console.user).get("/v1/runs").json()["items"]
+    assert run["input"]["title"] == "\N{FOX FACE}" * 100
 
 
 def test_an_id_is_copied_or_else_selected(open_console: OpenConsole, fleet: Fleet) -> None:
