@@ -1,5 +1,6 @@
 // Who is signed in: a token that lives as long as the tab, and no longer.
 
+import { forgetDraft, ownDrafts } from "./draft.js";
 import { Api, ApiError } from "./lanewise.js";
 
 const KEY = "lanewise.token";
@@ -39,7 +40,8 @@ export class Session {
 
   /** Signs in. @throws {ApiError} the service does not take the token */
   async start(token) {
-    await new Api({ token }).request("GET", "/v1/me");
+    const me = await new Api({ token }).request("GET", "/v1/me");
+    ownDrafts(me.user_id);
     sessionStorage.setItem(KEY, token);
     this.#open(token);
   }
@@ -48,6 +50,7 @@ export class Session {
     if (this.api === null) return;
     this.api = null;
     sessionStorage.removeItem(KEY);
+    if (reason === null) forgetDraft();
     this.ended(reason);
   }
 

@@ -1,5 +1,6 @@
 // A new run: which agent, and its input.
 
+import { forgetDraft, keepDraft, keptDraft } from "./draft.js";
 import { fill, foreign, h, newId } from "./dom.js";
 import { Form } from "./form.js";
 import { summary } from "./format.js";
@@ -27,9 +28,10 @@ async function open(api, query, body) {
   if (agents.length === 0) {
     return fill(body, h("p", { class: "empty" }, "No worker is running, so there is no agent to ask. Start one, then come back."));
   }
-  const wanted = query.get("agent") ?? model?.agent ?? FIRST;
+  const draft = keptDraft();
+  const wanted = draft?.agent ?? query.get("agent") ?? model?.agent ?? FIRST;
   const chosen = agents.find((agent) => agent.name === wanted) ?? agents[0];
-  return fill(body, new Submission(api, agents, documents, threads, model, query.get("thread_id")).build(chosen));
+  return fill(body, new Submission(api, agents, documents, threads, model, draft?.thread ?? query.get("thread_id")).build(chosen, draft));
 }
 
 class Submission {
@@ -43,14 +45,15 @@ class Submission {
     Object.assign(this, { api, agents, documents, threads, model, threadId: threadId ?? "" });
   }
 
-  build(chosen) {
+  build(chosen, draft) {
     const agents = this.agents.toSorted((one, other) => (other.name === FIRST) - (one.name === FIRST));
     const choices = h("fieldset", {}, h("legend", {}, "Agent"), h("div", { class: "agents" }, agents.map((agent) => this.#choice(agent, agent === chosen))));
     const threads = this.threads.some((thread) => thread.id === this.threadId) || !this.threadId ? this.threads : [{ id: this.threadId, title: null }, ...this.threads];
     this.thread = h("select", { id: "thread" }, h("option", { value: "" }, "A new thread"),
       threads.map((thread) => h("option", { value: thread.id, selected: thread.id === this.threadId }, thread.title ? summary(thread.title) : thread.id)));
     this.#choose(chosen);
-    return h("form", { novalidate: true, onsubmit: (event) => this.#submit(event) }, choices,
+    if (draft?.agent === chosen.name) this.#form.restore(draft.fields);
+    return h("form", { novalidate: true, onsubmit: (event) => this.#submit(event), oninput: () => this.#keep(), onchange: () => this.#keep() }, choices,
       h("section", { class: "card", "aria-label": "Input" }, this.#place,
         h("div", { class: "field" }, h("label", { for: "thread" }, "thread", h("span", { class: "hint" }, " optional")), this.thread,
           h("p", { class: "hint" }, "Runs of one thread belong together; agents may remember what was said in it."))),
@@ -71,6 +74,10 @@ class Submission {
     fill(this.#place, this.#form.element);
   }
 
+  #keep() {
+    keepDraft({ agent: this.#agent.name, thread: this.thread.value, fields: this.#form.raw });
+  }
+
   async #submit(event) {
     event.preventDefault();
     fill(this.#rest);
@@ -79,6 +86,7 @@ class Submission {
     this.#button.disabled = true;
     try {
       const run = await this.api.submit(this.#agent.name, input, { threadId: this.thread.value || undefined });
+      forgetDraft();
       go(["runs", run.id]);
     } catch (error) {
       const others = this.#form.showErrors(error.errors ?? []);

@@ -296,6 +296,60 @@ def test_a_lane_is_right_after_a_snapshot_that_leaves_runs_out(
     expect(tracks.get_by_text("free", exact=True)).to_have_count(3)
 
 
+def write_story(console: Console) -> None:
+    """Begins to write what is to be submitted: also what could not be sent yet."""
+    console.page.get_by_role("link", name="New run").click()
+    console.page.get_by_role("radio", name="story", exact=True).check()
+    console.page.get_by_label("title").fill("Half a ti")
+    console.page.get_by_label("notes").fill('{"half": ')
+
+
+def expire(console: Console) -> None:
+    """Has the service refuse the token of the page, and with it the next call."""
+    console.page.evaluate("sessionStorage.setItem('lanewise.token', 'expired')")
+    console.page.reload()
+    expect(console.page.get_by_role("alert")).to_contain_text("token")
+
+
+def enter(console: Console, user: str) -> None:
+    """Signs in where the page is."""
+    console.page.get_by_label("Access token").fill(console.fleet.token(user))
+    console.page.get_by_role("button", name="Sign in").click()
+    settle(console.page)
+
+
+def test_what_was_written_is_there_after_signing_in_again(open_console: OpenConsole) -> None:
+    console, watch = open_console("interrupted")
+    page = console.page
+    write_story(console)
+    expire(console)
+    enter(console, console.user)
+    expect(page.get_by_role("radio", name="story", exact=True)).to_be_checked()
+    expect(page.get_by_label("notes")).to_have_value('{"half": ')
+    expect(page.get_by_label("title")).to_have_value("Half a ti")
+    expect(page.get_by_text("9 of at most 100 characters")).to_be_visible()
+    page.get_by_label("notes").fill("")
+    page.get_by_role("button", name="Start the run").click()
+    page.wait_for_url("**/#/runs/*")
+    page.get_by_role("link", name="New run").click()
+    expect(page.get_by_role("radio", name="supervisor")).to_be_checked()  # what was sent is no draft
+    watch.expect("401")  # so the browser says, too
+
+
+@pytest.mark.parametrize("signs_out", [True, False], ids=["after signing out", "by another user"])
+def test_what_was_written_is_not_shown(open_console: OpenConsole, *, signs_out: bool) -> None:
+    console, watch = open_console("author")
+    write_story(console)
+    if signs_out:
+        console.page.get_by_role("button", name="Sign out").click()
+    else:
+        expire(console)
+    enter(console, console.user if signs_out else new_user("other"))
+    expect(console.page.get_by_role("radio", name="supervisor")).to_be_checked()
+    assert "Half a ti" not in console.page.evaluate("JSON.stringify(sessionStorage)")
+    watch.expect("401")
+
+
 def test_two_users_see_nothing_of_each_other(open_console: OpenConsole, tmp_path: Path) -> None:
     opened = [open_console(name) for name in ("alice", "bob")]
     consoles = [console for console, _ in opened]

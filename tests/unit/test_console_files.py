@@ -57,7 +57,8 @@ def test_no_script_makes_markup_or_code_of_text_or_keeps_anything_for_good(path:
 
 def test_a_token_is_kept_by_one_file_and_never_in_an_address() -> None:
     keepers = {path.name for path in SCRIPTS if "sessionStorage" in code(path)}
-    assert keepers == {"session.js"}
+    assert keepers == {"draft.js", "session.js"}
+    assert "token" not in code(FOLDER / "draft.js")
     assert [path.name for path in SCRIPTS if re.search(r"[?&](access_)?token=", code(path))] == []
 
 
