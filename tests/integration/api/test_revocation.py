@@ -100,6 +100,7 @@ class TestConnections:
     def test_all_of_them_are_closed_by_every_process_at_its_next_look(self, fleet: Fleet, user: str) -> None:
         run_id = fleet.server.submit(user)
         newer = bearer(fleet.settings, user, datetime.now(UTC).timestamp() + 5)  # from a fast clock: still to be good
+        old = bearer(fleet.settings, user, datetime.now(UTC).timestamp())  # one made later would be good as well
         with ExitStack() as stack:
             own = [stack.enter_context(fleet.server.stream(user)).until_live() for _ in range(3)]
             other = stack.enter_context(fleet.server.stream(f"{user}-2")).until_live()
@@ -116,7 +117,7 @@ class TestConnections:
             with fleet.server.socket(None) as late:
                 late.send(json.dumps({"t": "hello", "v": 1, "ticket": old_ticket, "after": 0}))
                 assert close_code(late) == 4401
-            with fleet.server.socket(user) as late:
+            with fleet.server.socket(None, additional_headers=old) as late:
                 assert close_code(late) == 4401
             for stream in (stays, other):
                 stream.send(t="run.cancel", ref="a", run_id="0" * 32)
