@@ -25,7 +25,7 @@ from worker.zygote_client import SandboxProcess, ZygoteClient
 
 REPOSITORY = Path(__file__).parents[1]
 AGENTS = "tests.agents,tests.agents_endless"
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0  # so long only if something hangs
 # What a worker's environment holds and no sandbox may see.
 CANARIES = {
     "LANEWISE_SECRET_KEY": "canary-secret-key-0123456789abcdef",
