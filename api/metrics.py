@@ -28,9 +28,6 @@ class Metrics:
         self.sockets = Gauge("lanewise_sockets", "Open WebSockets and SSE streams", registry=registry)
         self.waiting = Gauge("lanewise_waiting_requests", "Requests that wait for the end of a run", registry=registry)
         self.channels = Gauge("lanewise_channels", "Users whose events this process follows", registry=registry)
-        self.events_delivered = Counter(
-            "lanewise_events_delivered", "Event frames queued to sockets", registry=registry
-        )
         self.events_replayed = Counter("lanewise_events_replayed", "Event frames read from the log", registry=registry)
         self.replays = Counter(
             "lanewise_replays", "Clients caught up, by where from: memory or log", ("source",), registry=registry

@@ -59,8 +59,11 @@ def read_id_cursor(cursor: str | None) -> str | None:
     return last
 
 
-def read_number_cursor(cursor: str | None) -> int:
+def read_number_cursor(cursor: str | None, fault: str = "the cursor is not one of ours") -> int:
     """Returns the number that a cursor is, 0 for the first page.
+
+    Args:
+        fault: what is said of something else.
 
     Raises:
         BadRequestError: it is not a number.
@@ -68,5 +71,5 @@ def read_number_cursor(cursor: str | None) -> int:
     if cursor is None:
         return 0
     if _NUMBER.fullmatch(cursor) is None:
-        raise BadRequestError("the cursor is not one of ours")
+        raise BadRequestError(fault)
     return int(cursor)

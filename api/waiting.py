@@ -12,13 +12,12 @@ from typing import Any
 from api.gateway.channel import Delivery
 from api.state import Api
 from shared.errors import QuotaError
-from shared.events import TERMINAL
+from shared.event_types import LAST_TYPES
 from shared.states import ExecutionState
 
 LOOK_AGAIN_S = 5.0
 MAX_WAITERS = 2000
 MAX_WAITERS_PER_USER = 100
-_ENDS = frozenset(TERMINAL.values())
 _waiters: Counter[str] = Counter()  # by user
 _lock = threading.Lock()
 
@@ -32,7 +31,7 @@ class Waiter:
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         """See `channel.Listener`."""
-        if any(item.view["run_id"] == self._run_id and item.view["type"] in _ENDS for item in deliveries):
+        if any(item.view["run_id"] == self._run_id and item.view["type"] in LAST_TYPES for item in deliveries):
             self.woken.set()
 
     def lose(self) -> None:

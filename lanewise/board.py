@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lanewise import render
-from lanewise.run_stream import LAST_TYPES
+from shared.event_types import LAST_TYPES
 from shared.states import ENDS
 
 REFRESH_PER_S = 12

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from lanewise.endpoint import Endpoint
 from lanewise.errors import GapError
 from lanewise.stream import Event, Stream
-from shared.states import ENDS
-
-LAST_TYPES = frozenset(f"run_{state}" for state in ENDS)
+from shared.event_types import LAST_TYPES
 
 
 class RunStream(Stream):

@@ -31,5 +31,9 @@ class EventType(StrEnum):
     TOOL_DENIED = "tool_denied"
 
 
+# One of these is the last event of each run.
+LAST_TYPES = frozenset({
+    EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED, EventType.RUN_TIMED_OUT,
+})  # fmt: skip
 # What a sandbox may emit; the rest is for the runner, the api and the leader to say.
 SANDBOX_TYPES = frozenset(kind for kind in EventType if not kind.startswith("run_"))

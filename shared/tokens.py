@@ -133,7 +133,7 @@ def _identity(claims: dict[str, Any]) -> Identity:
     scope = claims.get("scope")
     scopes = DEFAULT_SCOPES if scope is None else str(scope).split()
     expires_at = datetime.fromtimestamp(min(int(claims["exp"]), _LATEST), UTC)
-    issued_at = datetime.fromtimestamp(claims.get("iat", 0), UTC)
+    issued_at = datetime.fromtimestamp(max(0.0, float(claims.get("iat", 0))), UTC)  # PyJWT takes digits in a string
     return Identity(check_user_id(claims["sub"]), frozenset(scopes), issued_at, expires_at)
 
 

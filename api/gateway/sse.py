@@ -1,4 +1,4 @@
-"""Server-sent events: one run, followed to its end over plain HTTP, by `curl -N` or a browser's EventSource.
+"""Server-sent events: one run, followed to its end over plain HTTP, by `curl -N` or any client that can send the token.
 
 A stream that ends before the run does (a slow reader, a token that expires, a drain, events lost) is taken up again by
 its client with `Last-Event-ID`: so no end but the run's own needs a word.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import threading
 import time
@@ -31,7 +30,8 @@ from api.gateway.stream import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from api.state import Api
 from shared.database import Database
 from shared.errors import BadRequestError, LanewiseError
-from shared.events import TERMINAL, last_run_seq, read_run
+from shared.event_types import LAST_TYPES
+from shared.events import last_run_seq, read_run
 from shared.models import Run
 from shared.states import ExecutionState
 from shared.threads import find_run
@@ -44,8 +44,6 @@ LOOK_S = 2.0  # until a client that went away without a word is noticed
 RETRY_MS = 1000
 _OPENING = f"retry: {RETRY_MS}\n\n".encode()
 _HEARTBEAT = b":\n\n"
-_NUMBER = re.compile(r"[0-9]{1,9}")
-_ENDS = frozenset(TERMINAL.values())
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +63,7 @@ class Message(NamedTuple):
     def of(cls, view: dict[str, Any]) -> Message:
         """Returns the message of an event's public form."""
         body = json.dumps(view, separators=(",", ":"))  # ASCII without line ends: one `data` line
-        return cls(view["run_seq"], view["type"] in _ENDS, f"id: {view['run_seq']}\ndata: {body}\n\n".encode())
+        return cls(view["run_seq"], view["type"] in LAST_TYPES, f"id: {view['run_seq']}\ndata: {body}\n\n".encode())
 
 
 class RunStream:
@@ -187,21 +185,8 @@ class RunStream:
         return (self.identity.expires_at - datetime.now(UTC)).total_seconds()
 
 
-def read_last_event_id(header: str | None) -> int:
-    """Returns the number in a `Last-Event-ID` header, 0 without one.
-
-    Raises:
-        BadRequestError: it is no number of ours.
-    """
-    if header is None:
-        return 0
-    if _NUMBER.fullmatch(header) is None:
-        raise BadRequestError("Last-Event-ID must be the id of an event: a whole number of at most 9 digits")
-    return int(header)
-
-
 def respond(state: Api, identity: Identity, run_id: str, after: int) -> Response:
-    """Returns the stream of a run's events after `after`; 204, which ends an EventSource, if no more will come.
+    """Returns the stream of a run's events after `after`; 204, at which clients stop, if no more will come.
 
     Raises:
         NotFoundError: the user has no such run.

@@ -23,8 +23,9 @@ KEPT = ", for as long as that run is kept"
 KEY_SCHEMA = {
     "type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?$",
 }  # fmt: skip
+BAD_LAST_EVENT_ID = "Last-Event-ID must be the id of an event: a whole number of at most 9 digits"
 LAST_EVENT_ID = Header(
-    "as `after`; a browser's EventSource sends it by itself", {"type": "string", "pattern": "^[0-9]{1,9}$"}
+    "as `after`; clients of server-sent events send it by themselves", {"type": "string", "pattern": "^[0-9]{1,9}$"}
 )
 FORMS = ("application/json", sse.CONTENT_TYPE)  # the first one for who has no preference
 
@@ -122,9 +123,8 @@ def list_events(identity: Identity, run_id: str, query: EventsQuery) -> Response
     one, and `limit` has no meaning; 204 if the run has ended and the client has had all of it.
     """
     user_id, run_id = identity.user_id, known_id(run_id, "run")
-    after = max(
-        query.after, read_number_cursor(query.cursor), sse.read_last_event_id(request.headers.get("Last-Event-ID"))
-    )
+    last_event_id = read_number_cursor(request.headers.get("Last-Event-ID"), BAD_LAST_EVENT_ID)
+    after = max(query.after, read_number_cursor(query.cursor), last_event_id)
     if request.method == "GET" and request.accept_mimetypes.best_match(FORMS, FORMS[0]) == sse.CONTENT_TYPE:
         return sse.respond(api(), identity, run_id, after)
     with api().services.database.user_session(user_id) as session:

@@ -16,9 +16,9 @@ from lanewise.board import RunView
 from lanewise.client import Client
 from lanewise.demo.fleet import DemoError
 from lanewise.errors import ApiError
-from lanewise.run_stream import LAST_TYPES
 from lanewise.stream import Event, Stream
 from shared.errors import LanewiseError
+from shared.event_types import LAST_TYPES
 
 PATIENCE_S = 60.0
 ENDS_OF_ATTEMPTS = LAST_TYPES | {"run_recovering"}

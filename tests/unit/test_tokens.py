@@ -44,6 +44,11 @@ def test_runs_is_the_default_scope_and_an_empty_one_is_none() -> None:
     assert verifier().verify(signed(scope="")).scopes == set()
 
 
+@pytest.mark.parametrize(("iat", "issued_at"), [(None, 0), (100, 100), (100.5, 100.5), ("100", 100), (-1e30, 0)])
+def test_a_token_says_when_it_was_issued_or_counts_as_of_1970(iat: Any, issued_at: float) -> None:
+    assert verifier().verify(signed(iat=iat)).issued_at.timestamp() == issued_at
+
+
 def test_keys_rotate() -> None:
     assert verifier().verify(make_token(OLD, "alice")).user_id == "alice"
     with pytest.raises(UnauthorizedError):
