@@ -397,8 +397,14 @@ class Look(Agent):
             "pid": os.getpid(), "environment": dict(os.environ), "folder": str(folder), "fds": _open_files(),
             "files": [path.name for path in folder.iterdir()], "mode": folder.stat().st_mode & 0o777,
             "core": resource.getrlimit(resource.RLIMIT_CORE), "memory": resource.getrlimit(resource.RLIMIT_AS)[0],
-            "group": os.getpgid(0), "session": os.getsid(0),
+            "group": os.getpgid(0), "session": os.getsid(0), "nice": os.nice(0), "shares": _session_nice(),
         }  # fmt: skip
+
+
+def _session_nice() -> str | None:
+    with contextlib.suppress(OSError):
+        return Path("/proc/self/autogroup").read_text().split()[-1]
+    return None
 
 
 def _open_files() -> dict[str, str]:

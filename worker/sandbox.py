@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from shared import linux
 from shared.context import UserExecutionContext
 from shared.states import ExecutionState
 from worker.bridge import WebSocketBridge
@@ -22,6 +23,9 @@ from worker.link import RunnerLink, exit_at_once
 from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.tooling import describe_error
+
+
+NICE = 5  # a third of the processor time that the worker, the api and the stores get beside it, if all want some
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def confine(limits: SandboxLimits) -> None:
     os.mkdir(folder, mode=0o700)  # noqa: PTH102 - each module touched here is copied memory in every sandbox
     os.chdir(folder)
     os.environ["HOME"] = os.environ["TMPDIR"] = folder
+    linux.step_back(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.address_space, limits.address_space))
 

@@ -11,11 +11,10 @@ import json
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from flask import Response, request
@@ -23,10 +22,10 @@ from flask import Response, request
 from api.addresses import request_address
 from api.gateway.channel import Channel, Delivery
 from api.gateway.gate import Gate
+from api.gateway.outbox import Outbox
 from api.gateway.protocol import FRAMES_PER_WRITE, CloseCode
 from api.gateway.replay import PAGE
 from api.gateway.socket import SEND_BUFFER_BYTES, WRITE_DEADLINE_S
-from api.gateway.stream import MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES
 from api.state import Api
 from shared.database import Database
 from shared.errors import BadRequestError, LanewiseError
@@ -46,24 +45,6 @@ _OPENING = f"retry: {RETRY_MS}\n\n".encode()
 _HEARTBEAT = b":\n\n"
 
 log = structlog.get_logger(__name__)
-
-
-class Message(NamedTuple):
-    """An event as it is written out.
-
-    Args:
-        last: whether the run ends with it.
-    """
-
-    run_seq: int
-    last: bool
-    text: bytes
-
-    @classmethod
-    def of(cls, view: dict[str, Any]) -> Message:
-        """Returns the message of an event's public form."""
-        body = json.dumps(view, separators=(",", ":"))  # ASCII without line ends: one `data` line
-        return cls(view["run_seq"], view["type"] in LAST_TYPES, f"id: {view['run_seq']}\ndata: {body}\n\n".encode())
 
 
 class RunStream:
@@ -87,26 +68,22 @@ class RunStream:
         self._committed = run.last_run_seq
         self._sent = after
         self._sock = sock
-        self._queue: deque[Message] = deque()
-        self._queued_bytes = 0
-        self._lock = threading.Lock()
+        self._last: int | None = None  # the `run_seq` with which the run has ended
+        self._outbox = Outbox()
         self._wake = threading.Event()
         self._over = False
 
     def offer(self, deliveries: Sequence[Delivery]) -> None:
         """Takes the next events; see `channel.Listener`."""
-        messages = [Message.of(item.view) for item in deliveries if item.view["run_id"] == self._run_id]
-        with self._lock:
-            self._queue.extend(messages)
-            self._queued_bytes += sum(len(message.text) for message in messages)
-            too_much = len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES
-            if too_much:
-                self._queue.clear()
-        if too_much:
+        if self._outbox.is_full:
+            self._outbox.clear()
             self.end(CloseCode.TOO_SLOW, "")
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # so that nobody waits for it any longer
-        if messages:
+            return
+        for view in (item.view for item in deliveries if item.view["run_id"] == self._run_id):
+            self._outbox.put(view["run_seq"], self._message(view))
+        if self._outbox:
             self._wake.set()
 
     def lose(self) -> None:
@@ -142,41 +119,41 @@ class RunStream:
                 views = read_run(session, user_id, self._run_id, self._sent, PAGE)
             more = bool(views) and views[-1]["run_seq"] < self._committed
             for start in range(0, len(views), FRAMES_PER_WRITE):
-                yield from self._pass_on(map(Message.of, views[start : start + FRAMES_PER_WRITE]))
+                some = views[start : start + FRAMES_PER_WRITE]
+                yield from self._pass_on([(view["run_seq"], self._message(view)) for view in some])
 
     def _live(self) -> Iterator[bytes]:
         written = time.monotonic()
         while not self._is_over():
             self._wake.wait(max(0.0, min(LOOK_S, self._left_s(), written + HEARTBEAT_S - time.monotonic())))
             self._wake.clear()
-            for text in self._take():
-                yield text
-                written = time.monotonic()
+            while not self._over and (batch := self._outbox.take()):
+                for text in self._pass_on(batch):
+                    yield text
+                    written = time.monotonic()
             if _is_gone(self._sock):
                 return
             if time.monotonic() - written >= HEARTBEAT_S:
                 yield _HEARTBEAT
                 written = time.monotonic()
 
-    def _take(self) -> Iterator[bytes]:
-        while not self._over:
-            with self._lock:
-                batch = [self._queue.popleft() for _ in range(min(FRAMES_PER_WRITE, len(self._queue)))]
-                self._queued_bytes -= sum(len(message.text) for message in batch)
-            if not batch:
-                return
-            yield from self._pass_on(batch)
-
-    def _pass_on(self, messages: Iterator[Message] | list[Message]) -> Iterator[bytes]:
+    def _pass_on(self, messages: Sequence[tuple[int, bytes]]) -> Iterator[bytes]:
         """Yields the next events as one piece; what was sent is dropped, and behind a gap nothing is."""
         texts = []
-        for message in messages:
-            if message.run_seq == self._sent + 1:
-                texts.append(message.text)
-                self._sent = message.run_seq
-            self._over = self._over or message.last or message.run_seq > self._sent
+        for run_seq, text in messages:
+            if run_seq == self._sent + 1:
+                texts.append(text)
+                self._sent = run_seq
+            self._over = self._over or self._sent == self._last or run_seq > self._sent
         if texts:
             yield b"".join(texts)
+
+    def _message(self, view: dict[str, Any]) -> bytes:
+        """Returns how an event is written."""
+        if view["type"] in LAST_TYPES:
+            self._last = view["run_seq"]
+        body = json.dumps(view, separators=(",", ":"))  # ASCII without line ends: one `data` line
+        return f"id: {view['run_seq']}\ndata: {body}\n\n".encode()
 
     def _is_over(self) -> bool:
         return self._over or self._left_s() <= 0

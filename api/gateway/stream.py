@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -19,9 +18,8 @@ import structlog
 
 from api.gateway.channel import Batch, Channel
 from api.gateway.executor import ConnectionExecutor
+from api.gateway.outbox import Outbox
 from api.gateway.protocol import (
-    BYTES_PER_WRITE,
-    FRAMES_PER_WRITE,
     HELLO_TIMEOUT_S,
     PING_S,
     CloseCode,
@@ -44,8 +42,6 @@ from shared.events import iso
 from shared.ids import new_id
 from shared.tokens import Identity
 
-MAX_QUEUED_FRAMES = 4096
-MAX_QUEUED_BYTES = 4 * 1024 * 1024
 NEAR = 100  # so many events before the end of the log a client that catches up begins to listen
 LINGER_S = 2.0
 SILENCE_S = 2 * PING_S + 5  # then two pings were not answered
@@ -72,8 +68,7 @@ class Stream:
         self.identity = identity
         self._executor = executor
         self._tickets = tickets
-        self._queue: deque[tuple[int, bytes]] = deque()  # seq and frame: all else of an event would double its memory
-        self._queued_bytes = 0
+        self._outbox = Outbox()
         self._writer: gevent.Greenlet | None = None
         self._live = False  # caught up
         self._ending: tuple[CloseCode, str] | None = None
@@ -84,15 +79,13 @@ class Stream:
         """Takes the next events; see `channel.Listener`."""
         if self._ending is not None:
             return
-        if len(self._queue) > MAX_QUEUED_FRAMES or self._queued_bytes > MAX_QUEUED_BYTES:  # after a chance to read it
-            self._queue.clear()
-            self._queued_bytes = 0
+        if self._outbox.is_full:
+            self._outbox.clear()
             self.end(CloseCode.TOO_SLOW, "events come faster than you read; resume")
             return
         for delivery in deliveries[self._write_now(deliveries) :]:
-            self._queue.append((delivery.seq, delivery.frame))
-            self._queued_bytes += len(delivery.frame)
-        if self._queue or self._socket.kept:
+            self._outbox.put(delivery.seq, delivery.frame)
+        if self._outbox or self._socket.kept:
             self._start_writer()
 
     def lose(self) -> None:
@@ -242,7 +235,7 @@ class Stream:
             self._writer = None
 
     def _write_queue(self) -> None:
-        while self._ending is None and (batch := self._take()):
+        while self._ending is None and (batch := self._outbox.take()):
             fresh = [(seq, frame) for seq, frame in batch if seq > self._sent]
             if fresh and fresh[0][0] != self._sent + 1:
                 self.lose()
@@ -250,16 +243,6 @@ class Stream:
             if fresh:
                 self._socket.write(b"".join(frame for _, frame in fresh))
                 self._sent = fresh[-1][0]
-
-    def _take(self) -> list[tuple[int, bytes]]:
-        """Returns what the next write is of; see `protocol.portions`."""
-        batch: list[tuple[int, bytes]] = []
-        size = 0
-        while self._queue and len(batch) < FRAMES_PER_WRITE and size < BYTES_PER_WRITE:
-            batch.append(self._queue.popleft())
-            size += len(batch[-1][1])
-        self._queued_bytes -= size
-        return batch
 
     def _beat(self) -> None:
         if time.monotonic() - self._heard_at > SILENCE_S:

@@ -45,13 +45,13 @@ def page() -> Response:
     return _answer(PAGE)
 
 
-@bp.get("/console/<name>")
+@bp.get("/console/<file_name>")
 @operation("Get a file of the console", {200: "*/*", 304: None}, scope=None, errors=(NotFoundError,))
-def file(name: str) -> Response:
+def file(file_name: str) -> Response:
     """A script, the style or the icon: the same for everybody."""
-    if name == PAGE:
+    if file_name == PAGE:
         raise NotFoundError("no such file")
-    return _answer(name)
+    return _answer(file_name)
 
 
 @bp.get("/lanewise.js")

@@ -61,7 +61,8 @@ class Console:
         expect(self.page.locator(".timeline").get_by_text(f"line {number}", exact=True)).to_be_visible()
 
     def told(self) -> list[tuple[str, str]]:
-        """The timeline's thoughts and texts, in their order."""
+        """The timeline's thoughts and texts, in their order, once the log has been read."""
+        expect(self.page.locator("article.run")).not_to_have_attribute("aria-busy", "true")
         rows = self.page.locator(".timeline .step").evaluate_all(
             "(rows) => rows.map((row) => [row.className, row.innerText])"
         )

@@ -39,6 +39,8 @@ class Size:
 class Audience:
     """Follows until the end of the `with` block; `watches` are the records then.
 
+    Its processes are up before the block begins.
+
     Args:
         name: decides with the seed what chance does.
     """
@@ -46,9 +48,15 @@ class Audience:
     def __init__(self, gateways: Gateways, people: Sequence[Person], size: Size, name: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lanewise-audience-")
         self._logs = [Path(self._folder.name, f"{number}.jsonl") for number in range(size.processes)]
-        self._people = people
         self.watches: list[Watch] = []
-        self._crowds = [self._start(gateways, size, f"{name} {log.name}", log) for log in self._logs]
+        users = [(person.name, person.token) for person in people]
+        self._orders = [
+            Crowd(f"{name} {log.name}", gateways.stream_urls, users, size.sockets, size.cuts, size.over_s, str(log))
+            for log in self._logs
+        ]
+        self._crowds = [Helper("crowd") for _ in self._logs]
+        for crowd in self._crowds:
+            crowd.answer()
         urls = sorted(gateways.urls.values())
         self._readers = [
             Reader(person, urls[number % len(urls)])
@@ -56,6 +64,8 @@ class Audience:
         ]
 
     def __enter__(self) -> Self:
+        for crowd, order in zip(self._crowds, self._orders, strict=True):
+            crowd.tell(json.dumps(asdict(order)))
         return self
 
     def __exit__(
@@ -77,10 +87,3 @@ class Audience:
         cursors = [crowd.ask("cursors") for crowd in self._crowds]
         cursors += [{reader.watch.user: reader.watch.last} for reader in self._readers]
         return all(last >= heads.get(user, 0) for lowest in cursors for user, last in lowest.items())
-
-    def _start(self, gateways: Gateways, size: Size, seed: str, log: Path) -> Helper:
-        users = [(person.name, person.token) for person in self._people]
-        crowd = Crowd(seed, gateways.stream_urls, users, size.sockets, size.cuts, size.over_s, str(log))
-        helper = Helper("crowd")
-        helper.tell(json.dumps(asdict(crowd)))
-        return helper

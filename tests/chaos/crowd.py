@@ -1,7 +1,7 @@
 """A client process: many plain clients of the protocol, each of which cuts its own connections.
 
-The first line of stdin is a `Crowd` as JSON. Then it answers one line to each of these: `cursors` (each user's lowest,
--1 as long as one has cuts to make), `finish` (writes the records to the file and ends).
+It says `up`. The first line of stdin is a `Crowd` as JSON. Then it answers one line to each of these: `cursors` (each
+user's lowest, -1 as long as one has cuts to make), `finish` (writes the records to the file and ends).
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ async def main() -> None:
     """Follows, and answers."""
     reader = asyncio.StreamReader(limit=2**24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    _say("up")
     crowd = Crowd(**json.loads(await reader.readline()))
     followers = [Follower(crowd, user, token, number) for user, token in crowd.users for number in range(crowd.sockets)]
     tasks = [asyncio.create_task(follower.run()) for follower in followers]

@@ -60,7 +60,7 @@ def catch_up_slowly(module: Any) -> None:
 
 def write_doubles(module: Any) -> None:
     def write_queue(stream: Any) -> None:
-        while stream._ending is None and (batch := stream._take()):
+        while stream._ending is None and (batch := stream._outbox.take()):
             stream._socket.write(b"".join(frame for _, frame in batch))
             stream._sent = batch[-1][0]
 
@@ -92,7 +92,7 @@ def drop_silently(module: Any) -> None:
     right = module.Stream.offer
 
     def offer(stream: Any, deliveries: Any) -> None:
-        if len(stream._queue) + len(deliveries) <= MOST_QUEUED:
+        if len(stream._outbox) + len(deliveries) <= MOST_QUEUED:
             right(stream, deliveries)
 
     put(module.Stream, "offer", offer)

@@ -87,12 +87,14 @@ def run(options: Options) -> bool:
 
 def rage(gateways: Gateways, plan: StormPlan, tell: Callable[[Fault], None] = lambda _: None) -> Storm:
     """Makes a storm over a fleet of which nothing else is asked meanwhile."""
-    storm, began, chance = Storm(plan), time.monotonic(), random.Random(f"storm {plan.seed}")
+    storm, chance = Storm(plan), random.Random(f"storm {plan.seed}")
     people = [gateways.person(f"storm-{plan.seed}-{number}", chance) for number in range(plan.users)]
     names = [person.name for person in people]
     size = Size(PROCESSES, plan.sockets // PROCESSES, plan.cuts, plan.over_s, readers=0)
+    audience = Audience(gateways, people, size, f"storm {plan.seed}")
     _submit(gateways, plan, people)  # first: the thousand that come keep the gateways busy
-    with Audience(gateways, people, size, f"storm {plan.seed}") as audience:
+    began = time.monotonic()
+    with audience:
         for number, kind in zip(range(1, plan.faults + 1), schedule(plan.seed, KINDS), strict=False):
             time.sleep(max(0.0, began + number * plan.over_s / (plan.faults + 1) - time.monotonic()))
             storm.faults.append(make_fault(gateways, plan.seed, number, kind))

@@ -25,7 +25,7 @@ QUICK = {
     "LANEWISE_LEASE_S": "3",
     "LANEWISE_SWEEP_S": "0.5",
     "LANEWISE_CANCEL_GRACE_S": "0.5",
-    "LANEWISE_DRAIN_S": "1.5",
+    "LANEWISE_DRAIN_S": "3",
 }
 
 

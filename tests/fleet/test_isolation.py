@@ -85,7 +85,7 @@ PLANTED = {
         {"database", "rest", "websocket snapshot"},
     ),
     "a policy lets every run in": ((OPEN_POLICY,), {"sandbox rows", "sandbox memory"}),
-    "events go to everybody's channel": (("channel",), {"redis", "websocket live"}),
+    "events go to everybody's channel": (("channel",), {"redis", "websocket live", "websocket replay"}),
     "stored values share their keys": (("store",), {"redis", "sandbox store", "sandbox memory"}),
     "sandboxes share memory": (("memory",), {"sandbox memory"}),
     "a log line quotes an agent": (("log",), {"log"}),

@@ -28,7 +28,7 @@ BETWEEN_S = 0.05
 
 @pytest.fixture(scope="module")
 def rolling() -> Iterator[Fleet]:
-    with Fleet.start("--apis", "2", "--workers", "2", "--slots", "4", "--no-flower") as running:
+    with Fleet.start("--apis", "2", "--workers", "3", "--slots", "4", "--no-flower") as running:
         yield running
 
 

@@ -55,7 +55,7 @@ def test_a_run_over_rest_and_a_websocket(fleet: Fleet, user: str) -> None:
         socket.send(json.dumps({"t": "hello", "v": 1, "after": None}))
         welcome, live = (json.loads(socket.recv(10)) for _ in range(2))
         assert (welcome["t"], welcome["head"], welcome["recovered"], welcome["snapshot"]) == (
-            "welcome", 0, True, {"runs": []},
+            "welcome", 0, True, {"runs": [], "more": False},
         )  # fmt: skip
         assert live == {"t": "live", "seq": 0}
         run = fleet.submit(user, "talk", {"text": "one two"}, metadata={"mine": [1]})

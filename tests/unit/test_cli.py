@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lanewise.ports import free_port
 from lanewise.secrets import ensure_secrets
 from lanewise.up import UpOptions
 from shared.settings import jwt_keys
-from tests.scripted import Service, answer, event, problem, says, serving, welcome
+from tests.scripted import Service, answer, event, problem, says, welcome
 
 RUN: dict[str, Any] = {
     "id": "r1", "agent": "data", "status": "queued", "thread_id": "t1", "input": {"a": 1}, "output": None,
@@ -40,12 +40,6 @@ EVENTS = [
 ]
 
 Invoke = Callable[..., Result]
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with serving() as running:
-        yield running
 
 
 @pytest.fixture

@@ -13,15 +13,9 @@ from werkzeug.wrappers import Request, Response
 from lanewise import ApiError, Client, UnreachableError
 from lanewise.ports import free_port
 from shared.errors import ConfigurationError
-from tests.scripted import LostError, Service, answer, problem, serving
+from tests.scripted import LostError, Service, answer, problem
 
 RUN = {"id": "r1", "status": "queued"}
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with serving() as running:
-        yield running
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from lanewise import Client, GapError
-from tests.scripted import Service, event, says, serving, welcome
+from tests.scripted import Service, event, says, welcome
 
 CONSUMER = """
 import os, signal, sys
@@ -27,18 +26,6 @@ with Client(url, "a-token") as client, client.stream(0, position=position) as st
         if event["seq"] == 5:
             break
 """
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[Client]:
-    with Client(service.url, "a-token", timeout_s=5, retry_s=5) as made:
-        yield made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -13,21 +12,9 @@ from werkzeug.wrappers import Response
 
 from lanewise import ApiError, Client, StreamClosedError, UnreachableError, retry
 from lanewise import stream as stream_module
-from tests.scripted import CUT, WAIT_S, Connection, Service, answer, event, problem, says, serving, welcome
+from tests.scripted import CUT, WAIT_S, Connection, Service, answer, event, problem, says, welcome
 
 LIVE = {"t": "live", "seq": 0}
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[Client]:
-    with Client(service.url, "a-token", timeout_s=5, retry_s=5) as made:
-        yield made
 
 
 def seqs(client: Client, count: int, after: int | None = 0) -> list[int]:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -12,16 +11,10 @@ from lanewise import ApiError, Client
 from lanewise.demo import documents, lanes
 from lanewise.demo.fleet import DemoError
 from lanewise.demo.lanes import Job, Lanes, Trip
-from tests.scripted import Service, answer, event, problem, says, serving, welcome
+from tests.scripted import Service, answer, event, problem, says, welcome
 from tests.unit.test_cli import DONE, RUN
 
 LIVE = {"t": "live", "seq": 0}
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    with serving() as running:
-        yield running
 
 
 def ended(service: Service, *streams: list[Any]) -> tuple[Lanes, list[Trip]]:

@@ -11,9 +11,9 @@ import pytest
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+import api.gateway.outbox
 import api.gateway.protocol
 import api.gateway.socket
-import api.gateway.stream
 import api.gateway.tickets
 import api.idempotency
 import api.operations
@@ -59,8 +59,8 @@ LIMITS: dict[str, float] = {
     f"frames a second from a WebSocket client, above a burst of {api.gateway.socket.BURST:g}": (
         api.gateway.socket.RATE_PER_S
     ),
-    "frames that wait for a slow WebSocket or SSE client": api.gateway.stream.MAX_QUEUED_FRAMES,
-    "bytes that wait for a slow WebSocket or SSE client": api.gateway.stream.MAX_QUEUED_BYTES,
+    "frames that wait for a slow WebSocket or SSE client": api.gateway.outbox.MAX_FRAMES,
+    "bytes that wait for a slow WebSocket or SSE client": api.gateway.outbox.MAX_BYTES,
     "time for a WebSocket client to take 256 KiB, or an SSE client anything, of what is written to it": (
         api.gateway.socket.WRITE_DEADLINE_S
     ),

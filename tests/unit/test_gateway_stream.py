@@ -12,8 +12,9 @@ import gevent  # type: ignore[import-untyped]
 import pytest
 
 from api.gateway.channel import Batch, Delivery
+from api.gateway.outbox import MAX_BYTES
 from api.gateway.protocol import CloseCode, StreamClosedError
-from api.gateway.stream import MAX_QUEUED_BYTES, Stream
+from api.gateway.stream import Stream
 from tests.websockets import accepted
 
 PATIENCE_S = 20.0
@@ -51,7 +52,7 @@ def read(theirs: Any, ending: bytes) -> bytes:
 def test_who_reads_gets_a_batch_of_any_size_and_what_follows() -> None:
     with streaming() as (stream, theirs):
         batch, after = events(1, 150), events(151, 1)
-        assert sum(len(delivery.frame) for delivery in batch) > 2 * MAX_QUEUED_BYTES
+        assert sum(len(delivery.frame) for delivery in batch) > 2 * MAX_BYTES
         reading = gevent.spawn(read, theirs, batch[-1].frame)
         gevent.sleep(0)
         stream.offer(batch)
@@ -66,12 +67,12 @@ def test_who_does_not_read_is_sent_away_before_much_is_kept(at_once: int) -> Non
         first, batch = 1, events(1, at_once)
         while stream._ending is None:
             stream.offer(batch)
-            assert stream._queued_bytes < MAX_QUEUED_BYTES + at_once * 2 * TEXT_BYTES
+            assert stream._outbox._bytes < MAX_BYTES + at_once * 2 * TEXT_BYTES
             gevent.sleep(0)
             first, batch = first + at_once, events(first + at_once, at_once)
-            assert first * TEXT_BYTES < 3 * MAX_QUEUED_BYTES
-        assert (stream._ending[0], len(stream._queue)) == (CloseCode.TOO_SLOW, 0)
-        assert first * TEXT_BYTES > MAX_QUEUED_BYTES
+            assert first * TEXT_BYTES < 3 * MAX_BYTES
+        assert (stream._ending[0], len(stream._outbox)) == (CloseCode.TOO_SLOW, 0)
+        assert first * TEXT_BYTES > MAX_BYTES
         reason = stream._ending[1].encode()
         assert read(theirs, reason).endswith(bytes((0x88, 2 + len(reason))) + (4408).to_bytes(2) + reason)
 
@@ -88,7 +89,7 @@ def test_all_who_wait_share_what_they_wait_for() -> None:
             stream.offer(batch)
         gevent.sleep(0)
         assert tracemalloc.get_traced_memory()[0] < count * TEXT_BYTES
-        assert all(stream._queue for stream in streams)
+        assert all(stream._outbox for stream in streams)
 
 
 def test_what_ended_while_a_request_was_handled_is_ended_once() -> None:

@@ -16,10 +16,11 @@ from wsproto.events import CloseConnection, TextMessage
 
 from api.gateway import stream as stream_module
 from api.gateway.channel import Channel, Listener
+from api.gateway.outbox import MAX_FRAMES
 from api.gateway.protocol import CloseCode, Hello, StreamClosedError
 from api.gateway.replay import Opening
 from api.gateway.socket import StreamSocket
-from api.gateway.stream import MAX_QUEUED_FRAMES, Stream
+from api.gateway.stream import Stream
 from shared.tokens import Identity
 from tests.websockets import PATIENCE_S, upgrade
 
@@ -120,17 +121,17 @@ def serve(accepted: StreamSocket, events: int = 0) -> None:
 
 
 def test_what_waits_is_written_together(ends: tuple[StreamSocket, socket.socket]) -> None:
-    client = Client(ends[1], last=MAX_QUEUED_FRAMES)
-    serve(ends[0], MAX_QUEUED_FRAMES)
+    client = Client(ends[1], last=MAX_FRAMES)
+    serve(ends[0], MAX_FRAMES)
     client.join()
     written = [[text["seq"] for text in texts] for texts in client.writes if texts and texts[0]["t"] == "event"]
-    assert written == [list(range(begin, begin + 16)) for begin in range(1, MAX_QUEUED_FRAMES + 1, 16)]
+    assert written == [list(range(begin, begin + 16)) for begin in range(1, MAX_FRAMES + 1, 16)]
 
 
 def test_who_has_more_waiting_than_may_when_more_comes_is_too_slow(ends: tuple[StreamSocket, socket.socket]) -> None:
-    client = Client(ends[1], last=MAX_QUEUED_FRAMES + 2)
+    client = Client(ends[1], last=MAX_FRAMES + 2)
     with pytest.raises(StreamClosedError) as ending:
-        serve(ends[0], MAX_QUEUED_FRAMES + 2)
+        serve(ends[0], MAX_FRAMES + 2)
     client.join()
     assert (ending.value.code, client.code) == (CloseCode.TOO_SLOW, 4408)
 

@@ -16,7 +16,7 @@ from tests.integration.api.conftest import UserClient
 # The only ones: a new route that is open must be entered here, with a reason that a reviewer accepts.
 OPEN = {
     "/": "the console, which asks for a token by itself",
-    "/console/<name>": "belongs to it; holds no user's value",
+    "/console/<file_name>": "belongs to it; holds no user's value",
     "/lanewise.js": "the client, for pages of others, too",
     "/docs": "describes the API",
     "/docs/page.js": "belongs to it",

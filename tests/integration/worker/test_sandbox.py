@@ -18,6 +18,7 @@ from shared.frames import encode_frame
 from shared.outcomes import Completed, Failed, Lost
 from tests.integration.worker.conftest import Begin
 from tests.sandboxes import AGENTS, CANARIES, REPOSITORY, a_zygote, gone
+from worker.sandbox import NICE
 from worker.zygote_client import PASSED_ENVIRONMENT, ZygoteClient
 
 OWN_NAMES = {"MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "HOME", "TMPDIR"}
@@ -223,6 +224,11 @@ def test_only_standard_streams_and_its_socket_are_inherited(seen: dict[str, dict
 def test_a_sandbox_leads_a_session_of_its_own_and_leaves_no_core(seen: dict[str, object]) -> None:
     assert seen["group"] == seen["session"] == seen["pid"]
     assert seen["core"] == [0, 0]
+
+
+def test_a_sandbox_computes_when_the_worker_and_the_stores_do_not(seen: dict[str, object]) -> None:
+    assert seen["nice"] == NICE
+    assert seen["shares"] in {None, str(NICE)}  # None: this kernel knows no shares of sessions
 
 
 def test_what_an_agent_prints_goes_nowhere(begin: Begin, capfd: pytest.CaptureFixture[str]) -> None:

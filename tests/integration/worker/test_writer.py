@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
@@ -48,6 +48,27 @@ def writer(services: Services, refused: list[Attempt]) -> Iterator[EventWriter]:
     writer = EventWriter(services, refused.append)
     yield writer
     writer.stop(PATIENCE_S)
+
+
+class Held(NamedTuple):
+    """Says when the writer has begun with its first batch, and when it may go on."""
+
+    entered: threading.Event
+    release: threading.Event
+
+
+@pytest.fixture
+def held(writer: EventWriter, monkeypatch: pytest.MonkeyPatch) -> Held:
+    held = Held(threading.Event(), threading.Event())
+    write = writer._write
+
+    def slowly(batch: list[Event]) -> list[StoredEvent]:
+        held.entered.set()
+        assert held.release.wait(PATIENCE_S)
+        return write(batch)
+
+    monkeypatch.setattr(writer, "_write", slowly)
+    return held
 
 
 def attempt(run: Run) -> Attempt:
@@ -164,17 +185,9 @@ def test_what_is_taken_for_the_end_of_a_run_is_not_written_twice(services: Servi
     assert written(services, other) == list(range(5))
 
 
-def test_taking_waits_for_what_is_being_written(services: Services, writer: EventWriter) -> None:
+def test_taking_waits_for_what_is_being_written(services: Services, writer: EventWriter, held: Held) -> None:
     run = start_run(services, submit_run(services))
-    entered, release = threading.Event(), threading.Event()
-    write = writer._write
-
-    def slowly(batch: list[Event]) -> list[StoredEvent]:
-        entered.set()
-        assert release.wait(PATIENCE_S)
-        return write(batch)
-
-    writer._write = slowly  # type: ignore[method-assign]
+    entered, release = held
     writer.start()
     writer.put(event(run, 0), 0)
     assert entered.wait(PATIENCE_S)
@@ -192,18 +205,10 @@ def test_taking_waits_for_what_is_being_written(services: Services, writer: Even
 
 @pytest.mark.parametrize("first", ["the end", "the batch"])
 def test_an_end_that_waits_no_longer_leaves_no_hole_and_doubles_nothing(
-    services: Services, writer: EventWriter, first: str
+    services: Services, writer: EventWriter, held: Held, first: str
 ) -> None:
     run = start_run(services, submit_run(services))
-    entered, release = threading.Event(), threading.Event()
-    write = writer._write
-
-    def slowly(batch: list[Event]) -> list[StoredEvent]:
-        entered.set()
-        assert release.wait(PATIENCE_S)
-        return write(batch)
-
-    writer._write = slowly  # type: ignore[method-assign]
+    entered, release = held
     writer.start()
     writer.put(replace(event(run, 1), ordinal=1), 0)
     assert entered.wait(PATIENCE_S)
