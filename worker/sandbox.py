@@ -24,7 +24,6 @@ from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.tooling import describe_error
 
-
 NICE = 5  # a third of the processor time that the worker, the api and the stores get beside it, if all want some
 
 
