@@ -1,4 +1,4 @@
-"""What all tests share: an environment without our settings, and properties without a clock."""
+"""What all tests share: an environment without our settings, properties without a clock, and who runs what."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import os
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-# What starts fleets comes last: the one that its tests share goes on until all is over, and takes its part of the
-# machine. Of these the long files come first, so that no process works on one alone while the others have nothing.
-FOLDERS = ("tests/unit/", "tests/integration/")
-LONG = (
-    "chaos", "chaos_stream", "rolling", "up", "author_path", "console", "demo", "kills", "cancel", "celery_worker",
-    "isolation",
-)  # fmt: skip
+from tests.fleet.fleet import fleet, user
+
+__all__ = ["fleet", "user"]
+SHARED, OWN = "shared-fleet", "own-fleets"
+FIRST = (OWN, SHARED, "integration/", "browser/")
 
 
 def pytest_configure() -> None:
@@ -24,10 +22,20 @@ def pytest_configure() -> None:
     hypothesis_settings.load_profile("lanewise")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> tuple[int, int]:
-        folder = next((n for n, name in enumerate(FOLDERS) if item.nodeid.startswith(name)), len(FOLDERS))
-        name = item.path.stem.removeprefix("test_")
-        return folder, LONG.index(name) if folder == len(FOLDERS) and name in LONG else len(LONG)
+    """Has one process take all tests of the shared fleet and another those with fleets of their own.
 
-    items.sort(key=place)
+    A fleet is many processes, so no more than two are up at once; all others take the rest, file by file, the files of
+    `tests/unit/` last: they are short, so that nobody works on alone at the end.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: next((n for n, name in enumerate(FIRST) if _group(item).startswith(name)), len(FIRST)))
+
+
+def _group(item: pytest.Item) -> str:
+    if "fleet" in getattr(item, "fixturenames", ()):
+        return SHARED
+    path = item.nodeid.partition(".py::")[0].removeprefix("tests/")
+    return OWN if path.startswith("fleet/") else path

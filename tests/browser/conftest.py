@@ -15,11 +15,9 @@ from playwright.sync_api import Request as PageRequest
 from werkzeug.wrappers import Response
 
 from tests.conformance import give_tickets
-from tests.fleet.fleet import ROOT, fleet, user
+from tests.fleet.fleet import ROOT
 from tests.scripted import Service, serving
 from tests.services import missing
-
-__all__ = ["fleet", "user"]
 
 ARGUMENTS = (
     "--no-sandbox",  # Chromium refuses to run as root with it, and CI is root
