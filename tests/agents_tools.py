@@ -9,10 +9,22 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 from pydantic import BaseModel
 
 from shared.context import UserExecutionContext
 from worker.authoring import Agent, AgentRun, Tool, ToolError
+
+before_the_fork: set[str] = set()
+os.register_at_fork(after_in_child=lambda: before_the_fork.update(sys.modules))
+
+
+def library() -> str:
+    """Tells when what a sandbox needs for an MCP server was imported."""
+    names = {"mcp", "mcp.client.streamable_http", "httpx2", "jsonschema", "referencing"}
+    if names <= before_the_fork:
+        return "before the fork"
+    return "after the fork" if names & sys.modules.keys() else "no"
 
 
 class Calls(BaseModel):
@@ -67,7 +79,7 @@ class Caller(Agent):
             await asyncio.sleep(600)
         return {
             "results": [result.value if result.success else result.error for result in results],
-            "schemas": schemas, "pid": os.getpid(), "mcp": "mcp" in sys.modules,
+            "schemas": schemas, "pid": os.getpid(), "mcp": library(),
         }  # fmt: skip
 
 
@@ -88,7 +100,7 @@ class PlainCaller(Agent):
         with ThreadPoolExecutor(8) as pool:
             results = list(pool.map(call, run.input.calls)) if run.input.at_once else list(map(call, run.input.calls))
         run.emit.token(f"threads {sorted(thread.name for thread in threading.enumerate())}")
-        return {"results": results, "cancelled": run.cancelled, "mcp": "mcp" in sys.modules}
+        return {"results": results, "cancelled": run.cancelled, "mcp": library()}
 
 
 class Stranger(Agent):
@@ -99,4 +111,7 @@ class Stranger(Agent):
 
     async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         results = [await run.tools.dispatch_tool(name, given, context) for name, given in run.input.calls]
-        return {"results": [result.error for result in results], "mcp": "mcp" in sys.modules}
+        return {
+            "results": [result.error for result in results],
+            "below": [child.pid for child in psutil.Process().children(recursive=True)],
+        }

@@ -29,6 +29,7 @@ from shared.errors import LanewiseError
 from worker import sandbox
 from worker.discovery import load_agents
 from worker.mcp import config as mcp
+from worker.mcp import sessions as mcp_sessions
 from worker.registry import AgentClassRegistry
 from worker.rehearsal import rehearse
 
@@ -194,6 +195,8 @@ def main() -> None:
         control.send(json.dumps({"op": "failed", "message": error.message[:4000]}).encode())
         sys.exit(1)
     loaded.registry.mcp_servers = servers
+    if servers:
+        mcp_sessions.preload()
     for entry in loaded.registry.catalogue():
         control.send(json.dumps({"op": "agent", **entry}).encode())
     control.send(json.dumps({"op": "ready", "notes": [*loaded.notes, *notes], "named": loaded.named}).encode())

@@ -17,12 +17,12 @@ from rich.text import Text
 from lanewise import render
 from lanewise.board import Board, RunView
 from lanewise.cli.root import FAILED, INTERRUPTED, OK
-from lanewise.client import Client
 from lanewise.errors import GapError
-from lanewise.stream import Event, Stream
 
 if TYPE_CHECKING:
+    from lanewise.client import Client
     from lanewise.doctor.findings import Finding
+    from lanewise.stream import Event, Stream
     from shared.audit_check import Examination, Flaw
 
 Json = dict[str, Any]

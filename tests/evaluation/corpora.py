@@ -16,7 +16,7 @@ MIN_README = 4_000  # characters
 DIALECTS = ("mssql", "mysql", "oracle", "postgresql", "sqlite")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # as a key it is itself: what is computed of one is kept
 class Corpus:
     """Documents of one kind: text by name."""
 

@@ -6,6 +6,7 @@ documents have, of invented names, of words that are there but nowhere together.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -113,6 +114,7 @@ def unanswerable(corpus: Corpus, others: Sequence[Corpus], seed: int, each: int)
     ]
 
 
+@functools.cache
 def _sentences(corpus: Corpus) -> list[str]:
     found = [flat(piece) for text in corpus.documents.values() for piece in _SENTENCE.split(text)]
     return sorted({piece for piece in found if 60 <= len(piece) <= 300 and _is_prose(piece)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -388,11 +389,11 @@ def test_a_cancel_in_the_middle_of_a_stream_stops_it_at_once(node: Node, model: 
     closed: list[float] = []
 
     def slow(exchange: Exchange) -> None:
-        while True:
+        with contextlib.suppress(OSError):  # a close with a tick unread is a reset, which a read or the next tick tells
             exchange.say("tick ")
-            if select_closed(exchange):
-                closed.append(time.monotonic())
-                return
+            while not select_closed(exchange):
+                exchange.say("tick ")
+        closed.append(time.monotonic())
 
     model.will(slow)
     run = node.begin("helper", {"message": "talk"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from click.testing import CliRunner, Result
 
+from lanewise.cli import main
 from lanewise.process import wait_until
 from tests.sandboxes import REPOSITORY, all_gone, descendants
 
@@ -139,14 +143,24 @@ def environment(**further: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), **further}
 
 
-def run_agent(folder: Path, *arguments: str, **further: str) -> subprocess.CompletedProcess[str]:
+def run_process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(**further), capture_output=True, text=True, timeout=BOUND_S,
-        check=False,
-    )  # fmt: skip
+        command(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=BOUND_S, check=False
+    )
 
 
-def do(folder: Path, action: str, *arguments: str, **further: str) -> subprocess.CompletedProcess[str]:
+def run_agent(folder: Path, *arguments: str, **further: str) -> Result:
+    """Runs the command in this process, which has imported it already; zygote and sandbox are real all the same."""
+    logging = structlog.get_config()
+    try:
+        with contextlib.chdir(folder):
+            given = {"PYTHONPATH": str(REPOSITORY), **further}
+            return CliRunner().invoke(main, ["run-agent", *arguments], prog_name="lanewise", env=given)
+    finally:
+        structlog.configure(**logging)
+
+
+def do(folder: Path, action: str, *arguments: str, **further: str) -> Result:
     return run_agent(folder, "mine:Do", "--input", json.dumps({"action": action}), *arguments, **further)
 
 
@@ -174,7 +188,7 @@ def the_run(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_events_and_result_for_people(folder: Path) -> None:
-    done = run_agent(folder, "mine:Count", "--input", '{"text": "a b c"}')
+    done = run_process(folder, "mine:Count", "--input", '{"text": "a b c"}')
     assert done.returncode == 0
     assert json.loads(done.stdout) == {"words": 3}
     said = [line.split(maxsplit=3)[2:] for line in done.stderr.splitlines()]
@@ -186,7 +200,7 @@ def test_events_and_result_for_people(folder: Path) -> None:
 
 def test_events_and_run_as_json(folder: Path) -> None:
     (folder / "input.json").write_text('{"text": "a b c"}')
-    done = run_agent(folder, "mine:Count", "--input", "@input.json", "--json")
+    done = run_process(folder, "mine:Count", "--input", "@input.json", "--json")
     *events, run = [json.loads(line) for line in done.stdout.splitlines()]
     assert (done.returncode, done.stderr) == (0, "")
     assert [event["run_seq"] for event in events] == list(range(1, 7))
@@ -206,7 +220,7 @@ def test_it_is_a_sandbox(folder: Path) -> None:
 
 def test_an_error_names_the_authors_line_and_none_of_ours(folder: Path) -> None:
     done = do(folder, "fail")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert done.stdout.startswith("JSONDecodeError: Expecting property name")
     trace = [line for line in done.stderr.splitlines() if line.startswith("  ")]
     assert f"{folder}/mine.py:" in trace[0]
@@ -220,7 +234,7 @@ def test_an_error_names_the_authors_line_and_none_of_ours(folder: Path) -> None:
 def test_an_agent_that_asks_for_another_attempt(folder: Path, after_s: float | None, pause: str) -> None:
     asked = json.dumps({"action": "busy", "after_s": after_s})
     done = run_agent(folder, "mine:Do", "--input", asked)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert done.stdout == "retry: the provider is busy (worth another try)\n"
     assert done.stderr.splitlines()[-1] == f"a fleet would try it again{pause}: 3 attempts in all"
     assert "in busy" in done.stderr
@@ -228,7 +242,7 @@ def test_an_agent_that_asks_for_another_attempt(folder: Path, after_s: float | N
 
 def test_a_wrong_input_names_the_field(folder: Path) -> None:
     done = run_agent(folder, "mine:Count", "--input", '{"txt": 1}')
-    assert (done.returncode, done.stdout) == (1, "invalid: text: Field required\n")
+    assert (done.exit_code, done.stdout) == (1, "invalid: text: Field required\n")
     assert "mine.py" not in done.stderr
 
 
@@ -244,7 +258,7 @@ def test_a_wrong_input_names_the_field(folder: Path) -> None:
 )
 def test_limits_are_those_of_a_fleet(folder: Path, action: str, options: list[str], said: str) -> None:
     done = do(folder, action, *options)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert said in done.stdout
     assert ("a fleet would try it again: 3 attempts in all" in done.stderr) == (action == "die")
 
@@ -253,7 +267,7 @@ def test_a_workflow_finds_the_agents_that_the_environment_names(folder: Path) ->
     (folder / "flow.py").write_text(FLOW)
     assert json.loads(run_agent(folder, "flow:Flow", LANEWISE_AGENTS="mine:Do,mine").stdout) == {"words": 2}
     missing = run_agent(folder, "flow:Flow")
-    assert missing.returncode == 2
+    assert missing.exit_code == 2
     assert "no agent is called 'count'" in missing.stderr
     assert "name its class in LANEWISE_AGENTS" in missing.stderr
 
@@ -269,7 +283,7 @@ def test_files_are_saved_where_one_wants_them(folder: Path) -> None:
     assert "artifact a.md (text/markdown, 7 bytes): saved in out/files" in done.stderr
     assert "artifact a.md (text/markdown, 7 bytes): --artifacts DIR saves it" in do(folder, "save").stderr
     refused = do(folder, "save", "--artifacts", "mine.py/below")
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert refused.stderr.endswith("lanewise: mine.py/below/a.md cannot be written: Not a directory\n")
 
 
@@ -347,7 +361,7 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, target: str, said: str)
     (folder / "broken.py").write_text("x = 1\nprint(\n")
     (folder / "unsound.py").write_text('from lanewise import Agent\nclass A(Agent):\n    """A."""\n    name = "a"\n')
     done = run_agent(folder, target)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("lanewise: ")
     assert said.format(folder=folder) in line
@@ -355,5 +369,5 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, target: str, said: str)
 
 def test_an_input_that_is_no_json_is_refused_before_anything_starts(folder: Path) -> None:
     done = run_agent(folder, "mine:Count", "--input", "text")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "not JSON" in done.stderr

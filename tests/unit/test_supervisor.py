@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from lanewise.process import Account, Process, ProcessSpec, StartError, run_to_e
 from lanewise.supervisor import StopRequested, Supervisor
 
 Shell = Callable[..., ProcessSpec]
+Handler = Callable[..., Any] | int | None
 FOREVER = "exec sleep 1000"
 LOOP = "while :; do sleep 0.02; done"  # in which a shell heeds its traps
 
@@ -42,6 +45,16 @@ def alive(pid: int) -> bool:
 
 def lines(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
+
+
+@contextmanager
+def handled(number: signal.Signals, handler: Handler) -> Iterator[Handler]:
+    """Gives a signal a handler of this process, for a while."""
+    before = signal.signal(number, handler)
+    try:
+        yield handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_starts_an_ended_process_again_with_growing_pauses(
@@ -145,11 +158,17 @@ def test_what_is_stopped_before_it_served_anybody_gets_no_time_to_drain(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_runs_until_a_signal(shell: Shell, number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with Supervisor(lambda _: None) as supervisor:
-        supervisor.start(shell("messenger", f"kill -{number:d} $PPID; {FOREVER}"), stage=0)
-        supervisor.run()
-    assert signal.getsignal(number) == before
+    # Under nohup these tests, too, have SIGHUP ignored, and then it stays so.
+    with handled(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL) as before:
+        with Supervisor(lambda _: None) as supervisor:
+            supervisor.start(shell("messenger", f"kill -{number:d} $PPID; {FOREVER}"), stage=0)
+            supervisor.run()
+        assert signal.getsignal(number) == before
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    with handled(signal.SIGHUP, signal.SIG_IGN), Supervisor(lambda _: None):
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_children_are_out_of_the_terminals_reach(shell: Shell) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.evaluation.pitfalls import PEOPLE, PITFALLS, Clerk, Pitfall
-from tests.evaluation.requests import collections, requests
+from tests.evaluation.requests import Collection, collections, requests
 from tests.evaluation.triage import Desk, measure
 from worker.agents.triage import Triage
 from worker.questions.ask import Ask
@@ -408,10 +408,16 @@ def test_the_agent_is_sound() -> None:
     assert set(Triage.Input.model_json_schema()["properties"]) == {"request", "documents"}
 
 
+@pytest.fixture(scope="module")
+def every() -> tuple[Collection, ...]:
+    return collections()
+
+
 @pytest.mark.parametrize("number", range(3))
-def test_requests_made_from_real_tables_and_documents_are_routed_right(number: int) -> None:
+def test_requests_made_from_real_tables_and_documents_are_routed_right(
+    every: tuple[Collection, ...], number: int
+) -> None:
     """Floors; `python -m tests.evaluation.triage` reports a seed that the rules were not made with."""
-    every = collections()
     collection = every[number]
     asked = requests(collection, [other for other in every if other is not collection], seed=7, each=2)
     assert len(asked) >= 30

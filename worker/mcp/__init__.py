@@ -1,1 +1,1 @@
-"""Tools of MCP servers, mounted by configuration. The library `mcp` itself is imported by sandboxes that call one."""
+"""Tools of MCP servers, mounted by configuration. The library `mcp` is imported only where servers are configured."""

@@ -33,6 +33,14 @@ CLOSE_S = 1.0
 STREAM_S = 300.0
 
 
+def preload() -> None:
+    """Imports what sandboxes use of libraries; once before the fork rather than for half a second in each of them."""
+    import httpx2  # noqa: F401, PLC0415 - a worker without servers does without
+    import jsonschema.validators  # noqa: F401, PLC0415
+    import mcp.client.streamable_http  # noqa: F401, PLC0415
+    import referencing  # noqa: F401, PLC0415
+
+
 class McpError(ToolError):
     """An MCP server could not be reached, or did not do what it was asked."""
 
@@ -174,7 +182,7 @@ class _Session:
 
 
 async def _connect(server: McpServer, stack: AsyncExitStack) -> Client:
-    import httpx2  # noqa: PLC0415 - see the package
+    import httpx2  # noqa: PLC0415 - see `preload`
     from mcp import Client, StdioServerParameters, stdio_client  # noqa: PLC0415
     from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
 

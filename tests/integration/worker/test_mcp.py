@@ -30,8 +30,13 @@ EVERYBODY = {"agents": ["caller", "plain_caller"], "permission": "open"}
 ODD = ("exits", "silent", "babbles", "dirty", "strange", "endless", "stubborn")
 
 
-def honest(*arguments: str, **keys: Any) -> dict[str, Any]:
-    return {"command": sys.executable, "args": [str(SERVERS / "honest.py"), *arguments], **EVERYBODY, **keys}
+def honest(**keys: Any) -> dict[str, Any]:
+    """A server that starts at once: what is ours behaves the same with it as with the official library's."""
+    return {"command": sys.executable, "args": [str(SERVERS / "plain.py")], **EVERYBODY, **keys}
+
+
+def official(**keys: Any) -> dict[str, Any]:
+    return {"command": sys.executable, "args": [str(SERVERS / "honest.py")], **EVERYBODY, **keys}
 
 
 def odd(kind: str, **keys: Any) -> dict[str, Any]:
@@ -69,11 +74,12 @@ def mcp_zygote(
     http_server: str, elsewhere_server: socket.socket, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ZygoteClient]:
     servers = {
+        "official": official(),
         "honest": honest(env={"SECRET": "Bearer ${MCP_SECRET}"}),
         "remote": {"url": http_server, "headers": {"X-Key": "${MCP_SECRET}"}, **EVERYBODY},
         "nobody": {"url": f"http://127.0.0.1:{free_port()}/mcp", **EVERYBODY},
         "missing": {"command": "/srv/nowhere/server", **EVERYBODY},
-        "granted": honest("granted", permission="granted"),
+        "granted": honest(permission="granted"),
         "few": honest(tools=["echo"], time_limit_s=0.5),
         "quick": honest(time_limit_s=0.5),
         **{kind: odd(kind, connect_limit_s=1 if kind in {"silent", "babbles"} else 20) for kind in ODD},
@@ -123,19 +129,28 @@ def value_of(result: Any) -> Any:
 # What works
 
 
-@pytest.mark.parametrize("server", ["honest", "remote"])
+@pytest.mark.parametrize("server", ["official", "remote"])
 @pytest.mark.parametrize("agent", ["caller", "plain_caller"])
 def test_tools_are_called_over_both_transports(call: Call, server: str, agent: str) -> None:
     output = call((f"{server}__echo", {"text": "hällo"}), (f"{server}__add", {"a": 2, "b": 3}), agent=agent)
     echo, add = output["results"]
     assert (text_of(echo), value_of(add)) == ("hällo", 5)
-    assert output["mcp"]
+    assert output["mcp"] == "before the fork"
 
 
-def test_a_sandbox_that_calls_no_such_tool_does_not_load_the_library(call: Call) -> None:
-    output = call(("honest__fail", {}), ("granted__echo", {"text": "x"}))
-    assert output["results"][0] == "the agent's own"
-    assert not output["mcp"]
+def test_a_sandbox_that_calls_no_such_tool_starts_no_server(start: Callable[..., Attempt]) -> None:
+    attempt = start(("honest__fail", {}), ("granted__echo", {"text": "x"}), hold=True)
+    attempt.wait_for("begun")
+    assert descendants(attempt.pid) == []
+    assert attempt.kinds.count("tool_completed") == 1  # the agent's own of that name
+
+
+def test_a_worker_without_servers_does_not_load_the_library(begin: Begin) -> None:
+    with a_zygote(AGENTS) as without:
+        outcome = begin("caller", {"calls": [("honest__echo", {"text": "x"})]}, zygote=without).outcome(PATIENCE_S)
+    assert isinstance(outcome, Completed), outcome
+    assert outcome.output["results"][0]["type"] == "unknown_tool"
+    assert outcome.output["mcp"] == "no"
 
 
 def test_events_tell_of_such_a_call_as_of_any_other(start: Callable[..., Attempt]) -> None:
@@ -228,7 +243,7 @@ def test_a_granted_tool_is_called_and_its_neighbour_is_not(call: Call) -> None:
 def test_an_agent_that_is_given_no_server_has_none_of_its_tools(call: Call) -> None:
     output = call(("honest__echo", {"text": "x"}), agent="stranger")
     assert output["results"][0]["type"] == "unknown_tool"
-    assert not output["mcp"]
+    assert not output["below"]
 
 
 def test_what_is_not_mounted_is_unknown(call: Call) -> None:

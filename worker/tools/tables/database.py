@@ -120,8 +120,9 @@ class Tables:
         columns = self.columns(relation)
         if len(columns) > MAX_COLUMNS:
             raise QueryError(f"the result has {len(columns)} columns; the limit is {MAX_COLUMNS}")
-        rows = self.rows(relation)
-        count = self.rows(f"(SELECT count(*) FROM {relation})")[0][0]
+        rows = self._rows(relation, columns, MAX_ROWS, MAX_CELL_CHARS)
+        with self._errors():
+            ((count,),) = self._connection.execute(f"SELECT count(*) FROM {relation}").fetchall()
         return Result(columns, rows, count if count <= MAX_RESULT_ROWS else None, truncated=len(rows) < count)
 
     def rows(self, relation: str, *, max_rows: int = MAX_ROWS, max_chars: int = MAX_CELL_CHARS) -> list[list[Any]]:
@@ -135,7 +136,9 @@ class Tables:
         Raises:
             QueryError: past a limit.
         """
-        columns = self.columns(relation)
+        return self._rows(relation, self.columns(relation), max_rows, max_chars)
+
+    def _rows(self, relation: str, columns: Sequence[Column], max_rows: int, max_chars: int) -> list[list[Any]]:
         rows: list[list[Any]] = []
         size = 0
         with self._errors():
