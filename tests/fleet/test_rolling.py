@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from lanewise import Client
 from shared.models import Worker
 from shared.states import ENDS
+from tests import plain
 from tests.fleet.fleet import READY_S, WAIT_S, Fleet, Run, new_user, until
 
 USERS = 4
@@ -152,7 +153,7 @@ def test_a_request_in_flight_is_answered_before_its_api_ends(rolling: Fleet) -> 
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    until(lambda: "lanewise_waiting_requests 1.0" in httpx.get(f"{rolling.url}/metrics").text, 5, "the request waits")
+    until(lambda: "lanewise_waiting_requests 1.0" in plain.get(f"{rolling.url}/metrics").text, 5, "the request waits")
     for api in rolling.processes()["api"]:
         api.send_signal(signal.SIGTERM)
     waiting.join(20)
