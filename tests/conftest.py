@@ -7,12 +7,13 @@ import os
 import pytest
 from hypothesis import settings as hypothesis_settings
 
-# What starts fleets comes last: the one that its tests share goes on until all is over, and takes its part of the
-# machine. Of these the long files come first, so that no process works on one alone while the others have nothing.
+# What starts fleets comes last, and of that first what has fleets of its own: the one that tests share goes on until
+# all is over, and takes its part of the machine. Of both the long files come first, so that no process works on one
+# alone while the others have nothing.
 FOLDERS = ("tests/unit/", "tests/integration/")
 LONG = (
-    "chaos", "chaos_stream", "rolling", "up", "author_path", "console", "demo", "kills", "cancel", "celery_worker",
-    "isolation",
+    "rolling", "chaos_stream", "chaos", "celery_worker", "kills", "author_path", "up",
+    "console", "isolation", "demo", "cancel",
 )  # fmt: skip
 
 
