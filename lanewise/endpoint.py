@@ -42,6 +42,11 @@ class Endpoint:
         return {"Authorization": f"Bearer {self.token}"}
 
     @property
+    def encrypted(self) -> bool:
+        """Whether connections are by TLS."""
+        return urlsplit(self.url).scheme == "https"
+
+    @property
     def proxied(self) -> bool:
         """False for this machine: a proxy in the environment would look for the service on its own."""
         host = urlsplit(self.url).hostname or ""

@@ -29,6 +29,7 @@ from shared.outcomes import Completed, Outcome
 from shared.services import Services
 from shared.settings import Settings
 from shared.slots import member
+from tests import plain
 
 ECHO: dict[str, Any] = {
     "name": "echo",
@@ -115,7 +116,7 @@ class Server:
     def client(self, user_id: str = "alice", **options: Any) -> httpx.Client:
         """Returns an HTTP client of a user's."""
         headers = {"Authorization": f"Bearer {self.token(user_id)}", **options.pop("headers", {})}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
+        return plain.client(base_url=self.url, headers=headers, timeout=30, **options)
 
     @contextmanager
     def socket(self, user_id: str | None = "alice", **options: Any) -> Iterator[ClientConnection]:
@@ -213,7 +214,7 @@ def close_code(connection: ClientConnection, timeout_s: float = 10) -> int:
 
 def metric(server: Server, name: str) -> float:
     """Returns the sum of the metrics whose lines begin with the name."""
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    lines = plain.get(f"{server.url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
@@ -253,7 +254,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if httpx.get(f"{url}/healthz", timeout=2).status_code == httpx.codes.OK:
+            if plain.get(f"{url}/healthz", timeout=2).status_code == httpx.codes.OK:
                 return
         except httpx.TransportError:
             time.sleep(0.02)

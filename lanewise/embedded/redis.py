@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
-
-import redis
 
 from lanewise.embedded.binaries import redis_program
 from lanewise.embedded.server import EmbeddedServer
 from lanewise.ports import LOOPBACK
 from lanewise.process import ProcessSpec
 from lanewise.secrets import ensure_secrets
+
+READY = b"+OK\r\n+PONG\r\n"  # else a refusal, of the password or while the data is being read
+PATIENCE_S = 2.0
 
 
 class EmbeddedRedis(EmbeddedServer):
@@ -54,11 +56,16 @@ class EmbeddedRedis(EmbeddedServer):
 
     def ready(self) -> bool:
         """Tells whether the server answers and has read its data."""
+        answer = b""
         try:
-            with redis.Redis.from_url(self.url, socket_timeout=2, socket_connect_timeout=2) as client:
-                return bool(client.ping())
-        except redis.RedisError:
+            with socket.create_connection((LOOPBACK, self.port), timeout=PATIENCE_S) as connection:
+                # The client library would be all that `lanewise up` needs it for, and takes a fifth of its start.
+                connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+                while answer.count(b"\n") < READY.count(b"\n") and (chunk := connection.recv(4096)):
+                    answer += chunk
+        except OSError:
             return False
+        return answer == READY
 
     def _configuration(self) -> str:
         return "\n".join(

@@ -15,6 +15,7 @@ from lanewise.endpoint import Endpoint
 from lanewise.errors import ApiError, GapError, UnreachableError
 from lanewise.stream import Event, Stream
 from shared.states import ENDS
+from tests import plain
 from tests.chaos.history import Answer, History, Seen, Sighting
 
 CANARY = re.compile(r"lwcanary[0-9a-f]{32}")
@@ -39,7 +40,7 @@ class Client:
         self._history = history
         self._given_up = given_up
         headers = {"Authorization": f"Bearer {token}"}
-        self._https = [httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S) for url in urls]
+        self._https = [plain.client(base_url=url, headers=headers, timeout=ANSWER_S) for url in urls]
         self._turn = 0
 
     def close(self) -> None:

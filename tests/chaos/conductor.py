@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import httpx
-
 from lanewise.process import wait_until
+from tests import plain
 from tests.chaos.agents import MAX_ATTEMPTS, TABLE
 from tests.chaos.checker import Violation, check
 from tests.chaos.client import Client, Listener
@@ -156,7 +155,7 @@ def api_urls(fleet: Fleet) -> list[str]:
 def _make_users(plan: Plan, fleet: Fleet, history: History) -> None:
     chance = random.Random(f"users {plan.seed}")
     headers = {"Authorization": f"Bearer {fleet.token(ADMIN, 'admin')}"}
-    with httpx.Client(base_url=fleet.url, headers=headers, timeout=30) as admin:
+    with plain.client(base_url=fleet.url, headers=headers, timeout=30) as admin:
         for number in range(plan.users):
             limit = LIMITS[number % len(LIMITS)]
             user = f"user-{number:02}"

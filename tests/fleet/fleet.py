@@ -27,6 +27,7 @@ from shared.services import Services
 from shared.settings import Settings, load_settings
 from shared.states import ENDS
 from shared.tokens import make_token
+from tests import plain
 from tests.services import missing, server_folder, superuser_engine
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +163,7 @@ class Fleet:
         with self._lock:
             if user not in self._https:
                 headers = {"Authorization": f"Bearer {self.token(user)}"}
-                self._https[user] = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+                self._https[user] = plain.client(base_url=self.url, headers=headers, timeout=30)
             return self._https[user]
 
     def client(self, user: str) -> Client:
@@ -272,7 +273,7 @@ class Fleet:
     def readiness(self) -> dict[str, Any]:
         """Returns the answer of `/readyz`; empty if there is none."""
         try:
-            return dict(httpx.get(f"{self.url}/readyz", timeout=5).json())
+            return dict(plain.get(f"{self.url}/readyz", timeout=5).json())
         except httpx.HTTPError:
             return {}
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.fleet import ROOT, Fleet, new_user
+from tests.fleet.fleet import READY_S, ROOT, Fleet, new_user, until
 
 BOUND_S = 60
 START_BOUND_S = 40
@@ -78,16 +78,19 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(written: Path) -> Iterator[Fleet]:
-    """A fleet that was started again once pip had installed that package, and the examples' one, beside."""
+    """A fleet whose worker was started again once pip had installed that package, and the examples' one, beside."""
     with tempfile.TemporaryDirectory(prefix="lanewise-installed-") as installed, ExitStack() as stack:
         source = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "source"
         shutil.copytree(ROOT / PACKAGE, source)  # building leaves files beside the sources
         env = {"LANEWISE_AGENTS": EXAMPLES, "PYTHONPATH": installed}
         running = stack.enter_context(Fleet.start("--no-flower", env=env))
-        answer = running.http(new_user()).post("/v1/runs", json={"agent": "word-count", "input": TEXT})
+        user = new_user()
+        client = running.client(user)
+        answer = running.http(user).post("/v1/runs", json={"agent": "word-count", "input": TEXT})
         assert (answer.status_code, answer.json()["code"]) == (422, "unknown_agent")
         run("pip", "install", *INSTALL, "--target", installed, str(written), str(source), cwd=written)
-        running.stop_and_start()
+        running.process("worker").terminate()  # imports are its zygote's: nothing else need be started again
+        until(lambda: "word-count" in {agent["name"] for agent in client.agents()}, READY_S, "the new agent")
         yield running
 
 

@@ -168,8 +168,7 @@ class Pair:
 @pytest.fixture
 def pair(celery_setup: CeleryTestSetup, services: Services) -> Pair:
     """Both workers, ready."""
-    assert all(worker.ready() for worker in celery_setup.worker_cluster)
-    assert celery_setup.ready(control=True)
+    assert all(worker.ready() for worker in celery_setup.worker_cluster)  # its own `ready` waits a second for more
     return Pair(celery_setup, services)
 
 

@@ -25,16 +25,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def environment(fleet: Fleet, user: str) -> dict[str, str]:
-    command = [*LANEWISE, "token", user, "--data-dir", str(fleet.data_dir)]
-    token = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-    return {**os.environ, "LANEWISE_URL": fleet.url, "LANEWISE_TOKEN": token, "TERM": "xterm-256color"}
+    return {**os.environ, "LANEWISE_URL": fleet.url, "LANEWISE_TOKEN": fleet.token(user), "TERM": "xterm-256color"}
 
 
 @pytest.fixture
 def lanewise(environment: dict[str, str]) -> Run:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*LANEWISE, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command, env = [*LANEWISE, *arguments], environment | more
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
     return run
 
@@ -60,8 +58,9 @@ def terminal(environment: dict[str, str]) -> Iterator[Callable[..., tuple[int, s
     os.close(master)
 
 
-def test_the_way_of_a_run(lanewise: Run) -> None:
-    assert "talk" in lanewise("agents").stdout
+def test_the_way_of_a_run(lanewise: Run, fleet: Fleet, user: str) -> None:
+    token = lanewise("token", user, "--data-dir", str(fleet.data_dir)).stdout.strip()
+    assert "talk" in lanewise("agents", LANEWISE_TOKEN=token).stdout
     done = lanewise("submit", "data", "--input", QUERY, "--watch")
     assert (done.returncode, "717,710" in done.stdout, "run_completed" in done.stderr) == (0, True, True)
     failed = lanewise("submit", "data", "--input", '{"inline": "a\\n1", "sql": "SELECT b FROM data"}', "--watch")

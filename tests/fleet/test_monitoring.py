@@ -14,6 +14,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests import plain
 from tests.fleet.fleet import Fleet, new_user, until
 from tests.fleet.memory import readable
 
@@ -35,7 +36,7 @@ def address(fleet: Fleet, title: str) -> str:
 
 def metric(url: str, name: str, **labels: str) -> float:
     """Returns the value of a metric, 0 if it has none with these labels."""
-    answer = httpx.get(url, timeout=10)
+    answer = plain.get(url, timeout=10)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/plain")
     samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
@@ -72,7 +73,7 @@ def test_metrics_count_what_happens(fleet: Fleet, user: str) -> None:
     until(lambda: counts() == expected, 5, counts)
     assert metric(worker, "lanewise_events_written_total") > events
     assert metric(worker, "lanewise_sandbox_cpu_seconds_total") > 0
-    assert user not in httpx.get(api, timeout=10).text + httpx.get(worker, timeout=10).text
+    assert user not in plain.get(api, timeout=10).text + httpx.get(worker, timeout=10).text
 
 
 def test_metrics_show_what_is_under_way(fleet: Fleet, user: str, gate: Path) -> None:
@@ -102,7 +103,7 @@ def test_logs_are_json_and_tie_a_run_together(fleet: Fleet, user: str) -> None:
         assert line["user_id"] != user
         assert {"timestamp", "level", "event"} <= line.keys()
     assert "agents_acceptance.py" in next(line["trace"] for line in of_run() if "trace" in line)
-    assert httpx.get(f"{fleet.url}/v1/me", headers={"Authorization": "Bearer wrong"}, timeout=10).status_code == 401
+    assert plain.get(f"{fleet.url}/v1/me", headers={"Authorization": "Bearer wrong"}, timeout=10).status_code == 401
     refused = [line for line in lines(fleet, "api.1.log") if line["event"] == "a sign-in failed"]
     assert refused
     assert all(line["correlation_id"] for line in refused)
@@ -115,8 +116,8 @@ def test_flower_is_for_its_operator_alone_and_shows_no_arguments(fleet: Fleet, u
     fleet.wait(user, run["id"])
     for credentials in (None, ("lanewise", "wrong"), ("admin", fleet.secrets.flower_password)):
         for path in ("/", "/api/tasks", "/workers"):
-            assert httpx.get(url + path, auth=credentials, timeout=10).status_code == 401
-    with httpx.Client(base_url=url, auth=("lanewise", fleet.secrets.flower_password), timeout=10) as flower:
+            assert plain.get(url + path, auth=credentials, timeout=10).status_code == 401
+    with plain.client(base_url=url, auth=("lanewise", fleet.secrets.flower_password), timeout=10) as flower:
         task_id = f"{run['id']}:1"
 
         def ended() -> Any:

@@ -17,6 +17,7 @@ import pytest
 
 from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
 from lanewise.process import wait_until
+from tests import plain
 from tests.accounts import as_nobody
 
 READY_S = 60
@@ -54,7 +55,7 @@ class Up:
         url = url or self.url
         found = re.search(r"^Token +alice (\S+)$", self.said, re.MULTILINE)
         assert found, self.said
-        return httpx.get(url + path, headers={"Authorization": f"Bearer {found[1]}"}, timeout=10)
+        return plain.get(url + path, headers={"Authorization": f"Bearer {found[1]}"}, timeout=10)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.popen.send_signal(number)
@@ -128,7 +129,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, Up]]:
 
 def test_comes_up_in_a_closed_folder_and_says_where_things_are(pair: tuple[Up, Up]) -> None:
     up, _ = pair
-    assert httpx.get(f"{up.url}/readyz", timeout=10).json()["status"] == "ok"
+    assert plain.get(f"{up.url}/readyz", timeout=10).json()["status"] == "ok"
     assert "data" in {agent["name"] for agent in up.get("/v1/agents").json()["items"]}
     for title in ("Console", "Flower", "Metrics", "Logs", "Token     bob", "Token     admin"):
         assert f"\n{title}" in up.said
