@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from shared.context import UserExecutionContext
 from worker.authoring import Agent, AgentRun, Tool, ToolError
+from worker.tools.fetch import FetchParameters, FetchTool
 
 
 class Calls(BaseModel):
@@ -49,6 +50,18 @@ class Pay(Tool):
 
     def run(self, context: UserExecutionContext, parameters: Any) -> Any:
         return "paid"
+
+
+class Surfer(Agent):
+    """Fetches a page."""
+
+    name = "surfer"
+    Input = FetchParameters
+    tools = (FetchTool,)
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        result = await run.tools.dispatch_tool("fetch", run.input.model_dump(), context)
+        return result.value if result.success else result.error
 
 
 class Caller(Agent):
