@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     model_url: str | None = Field(None, description="an OpenAI-compatible endpoint, up to /v1; unset: OpenAI's own")
     model_timeout_s: float = Field(120, gt=0, le=3600, description="for one answer of the model")
     model_silence_s: float = Field(30, gt=0, le=3600, description="without a sign of the model")
+    fetch_networks: Csv = Field((), description="inside networks that `fetch` may reach all the same, see security.md")
+    fetch_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65_535)], ...], NoDecode] = Field(
+        (80, 443), min_length=1, description="the ports that `fetch` may ask"
+    )
     trusted_proxies: Csv = Field((), description="addresses whose X-Forwarded-… is believed; unset: loopback")
     gateway_sockets: int = Field(15_000, ge=1, le=1_000_000, description="WebSockets and SSE streams of an api process")
     address_sockets: int | None = Field(None, ge=1, description="those of one client address; unset: not limited")
@@ -85,6 +89,8 @@ class Settings(BaseSettings):
         "queues",
         "sandbox_env",
         "sandbox_writable",
+        "fetch_networks",
+        "fetch_ports",
         "trusted_proxies",
         mode="before",
     )
@@ -120,7 +126,7 @@ class Settings(BaseSettings):
             raise ValueError("must be an http:// or https:// URL without a user")
         return value
 
-    @field_validator("trusted_proxies")
+    @field_validator("trusted_proxies", "fetch_networks")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for address in value:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from shared.context import UserExecutionContext
 from worker.authoring import Agent, AgentRun, Tool, ToolError
+from worker.tools.fetch import FetchParameters, FetchTool
 
 before_the_fork: set[str] = set()
 os.register_at_fork(after_in_child=lambda: before_the_fork.update(sys.modules))
@@ -61,6 +62,18 @@ class Pay(Tool):
 
     def run(self, context: UserExecutionContext, parameters: Any) -> Any:
         return "paid"
+
+
+class Surfer(Agent):
+    """Fetches a page."""
+
+    name = "surfer"
+    Input = FetchParameters
+    tools = (FetchTool,)
+
+    async def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        result = await run.tools.dispatch_tool("fetch", run.input.model_dump(), context)
+        return result.value if result.success else result.error
 
 
 class Caller(Agent):

@@ -37,6 +37,7 @@ import worker.state
 import worker.supervise
 import worker.toolcalls
 import worker.tooling
+import worker.tools.web.page
 from shared.settings import COMMAND_NAMES, PREFIX, Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -85,6 +86,8 @@ LIMITS: dict[str, float] = {
     "pause that `Retry` asks for": shared.outcomes.MAX_AFTER_S,
     "denied tool calls of an attempt in the audit trail": worker.supervise.MAX_DENIALS,
     "kinds of refused sign-ins and calls in two seconds, per api process": api.refusals.MAX_KINDS,
+    "page that `fetch` reads, as it comes and unpacked": worker.tools.web.page.MAX_BYTES,
+    "redirects that `fetch` follows": worker.tools.web.page.MAX_REDIRECTS,
     "tools granted to a user": shared.grants.MAX_GRANTS,
     "tools of an MCP server": worker.mcp.sessions.MAX_TOOLS,
 }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.settings import Settings, load_settings, next_redis_database
+from worker.tools.web.door import Reach
 
 KEY = "k" * 32
 CANARY = "canary-5d1f0c"
@@ -17,6 +19,15 @@ def load(monkeypatch: pytest.MonkeyPatch, **environ: str) -> Settings:
     for name, value in (MINIMAL | {f"LANEWISE_{key}": value for key, value in environ.items()}).items():
         monkeypatch.setenv(name, value)
     return load_settings()
+
+
+def test_what_sandboxes_read_of_fetching_is_what_the_worker_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(monkeypatch, FETCH_NETWORKS=" 10.1.2.3, fd00::1/8 ,", FETCH_PORTS="443, 8443")
+    assert Reach.read() == Reach(tuple(ip_network(text, strict=False) for text in settings.fetch_networks),
+                                 frozenset(settings.fetch_ports))  # fmt: skip
+    for name in ("NETWORKS", "PORTS"):
+        monkeypatch.delenv(f"LANEWISE_FETCH_{name}")
+    assert Reach.read() == Reach((), frozenset(load(monkeypatch).fetch_ports))
 
 
 def test_two_settings_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,6 +82,10 @@ def test_every_missing_setting_is_named() -> None:
     ("name", "value"),
     [
         ("TRUSTED_PROXIES", "10.0.0.0/8, proxy.example"),
+        ("FETCH_NETWORKS", "10.0.0.0/8, wiki.example"),
+        ("FETCH_PORTS", "80, http"),
+        ("FETCH_PORTS", "65536"),
+        ("FETCH_PORTS", ""),
         ("LEASE_S", "soon"),
         ("LEASE_S", "0"),
         ("LEASE_S", "nan"),

@@ -10,20 +10,22 @@ import pytest
 
 from shared.grants import MAX_GRANTS
 from tests.services import a_context
+from worker.agents.assistant import Assistant
 from worker.authoring import Tool
 from worker.mcp.config import McpServer, load_servers
 from worker.mcp.sessions import MAX_TOOLS
-from worker.registry import check_tool_class
+from worker.registry import check_agent_class, check_tool_class
 from worker.toolcalls import MAX_AT_ONCE, MAX_WAIT_S, MAX_WAITING
 from worker.tooling import MAX_RESULT_BYTES
+from worker.tools.fetch import MAX_CHARACTERS, FetchParameters, FetchTool
+from worker.tools.web.page import MAX_BYTES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "tools.md").read_text()
 
 
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    assert found is not None
-    return found[1]
+def block(language: str, number: int = 0) -> str:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return found[number]
 
 
 def test_the_tool_of_the_page_is_one() -> None:
@@ -32,6 +34,17 @@ def test_the_tool_of_the_page_is_one() -> None:
     count = names["Count"]
     check_tool_class(count)
     assert count(None).run(a_context(), names["Words"](text="a b")) == 2
+
+
+def test_the_assistant_of_the_page_can_fetch() -> None:
+    names: dict[str, Any] = {"__name__": "page"}
+    exec(compile(block("python", 1), "tools.md", "exec"), names)  # noqa: S102 - our own page
+    check_agent_class(names["WebAssistant"])
+    assert FetchTool in names["WebAssistant"].tools
+    assert FetchTool not in Assistant.tools
+    most, usual = MAX_CHARACTERS, FetchParameters.model_fields["max_characters"].default
+    assert f"of text ({usual:,}; at most {most:,})" in PAGE
+    assert f"The whole call has {FetchTool.time_limit_s:g} s, a\npage {MAX_BYTES // 2**20} MiB" in PAGE
 
 
 def test_the_servers_of_the_page_can_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

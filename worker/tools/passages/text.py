@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ _NUL_SHARE = 0.01
 _CONTROL_SHARE = 0.05
 _FEW = 8  # control characters, which any text may have
 _CONTROL = re.compile(r"[\x01-\x08\x0e-\x1f\x7f-\x9f]")
+# Codecs of Python's that turn bytes into text and are no charsets. The first takes minutes for a few megabytes.
+_NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape"})
 _CHARSET = re.compile(r"charset=[\"']?([\w.:-]{1,40})", re.IGNORECASE)
 _MARKS = {
     b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
@@ -91,6 +94,8 @@ def _decoded(content: bytes, declared: str, notes: list[str]) -> str:
     named = _CHARSET.search(declared)
     for encoding in (*((named[1],) if named else ()), "utf-8"):
         try:
+            if codecs.lookup(encoding).name in _NO_CHARSETS:
+                continue
             text = content.decode(encoding)
             text.encode()  # some codecs let lone surrogates through, which are no characters
         except (LookupError, UnicodeError, ValueError):

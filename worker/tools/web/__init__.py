@@ -1,0 +1,1 @@
+"""Pages of the web, fetched without ever reaching an inside address. See `docs/security.md`."""
