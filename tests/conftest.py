@@ -6,12 +6,16 @@ import os
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.fleet.fleet import fleet, user
 
 __all__ = ["fleet", "user"]
-SHARED, OWN = "shared-fleet", "own-fleets"
-FIRST = (OWN, SHARED, "integration/", "browser/")
+
+OWN_FLEETS = {"author_path", "celery_worker", "chaos", "chaos_stream", "kills", "queues", "rolling", "up"}
+SHARED_FLEET = {"browser/test_console", "browser/test_javascript"}
+ORDER = ("fleet/", "browser/", "integration/", "unit/")
 
 
 def pytest_configure() -> None:
@@ -22,20 +26,27 @@ def pytest_configure() -> None:
     hypothesis_settings.load_profile("lanewise")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Has one process take all tests of the shared fleet and another those with fleets of their own.
+    # Unit tests come last: their files are short, so that no process works on alone at the end.
+    items.sort(key=lambda item: next(n for n, folder in enumerate(ORDER) if _file(item.nodeid).startswith(folder)))
 
-    A fleet is many processes, so no more than two are up at once; all others take the rest, file by file, the files of
-    `tests/unit/` last: they are short, so that nobody works on alone at the end.
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Scheduling(config, log)
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is published without types
+    """One process takes all tests of the shared fleet, another those with fleets of their own: each is many processes.
+
+    All others take the rest file by file, so that fixtures of a module are made once.
     """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: next((n for n, name in enumerate(FIRST) if _group(item).startswith(name)), len(FIRST)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = _file(nodeid)
+        if file.removeprefix("fleet/test_") in OWN_FLEETS:
+            return "fleets of their own"
+        return "the shared fleet" if file.startswith("fleet/") or file in SHARED_FLEET else file
 
 
-def _group(item: pytest.Item) -> str:
-    if "fleet" in getattr(item, "fixturenames", ()):
-        return SHARED
-    path = item.nodeid.partition(".py::")[0].removeprefix("tests/")
-    return OWN if path.startswith("fleet/") else path
+def _file(nodeid: str) -> str:
+    return nodeid.partition(".py::")[0].removeprefix("tests/")
