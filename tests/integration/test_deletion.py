@@ -322,7 +322,8 @@ class TestWhatIsUnderWay:
             records.record_step(once, running, "s", 1)
         with pytest.raises(SupersededError):
             records.save_state(once, running, "a", "thread", expected=0, value=1, token="t")
-        records.add_usage(once, running, "m", 1, 1)
+        with pytest.raises(SupersededError):
+            records.add_usage(once, running, "m", 1, 1)
         assert rows(superuser, "alice").keys() == {"audit_log", "deletions"}
 
 
