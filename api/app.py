@@ -42,9 +42,9 @@ NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
 class UserConverter(BaseConverter):
-    """The id of a user in a path: whatever the issuer of tokens has put into it, slashes too."""
+    """The id of a user in a path, which may have slashes; but `DELETE …/alice/limits` is a slip, and deletes nobody."""
 
-    regex = r"[\s\S]+?"
+    regex = r"[\s\S]+?(?<!/limits)(?<!/grants)(?<!/revoke)(?<!/deletion)"
     part_isolating = False
 
 

@@ -89,7 +89,7 @@ def test_it_goes_on_until_runs_have_ended_and_the_user_is_new_then(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("user_id", ["a/b", "/a//b?c#d/", "a/limits", "a %2F|*"])
+@pytest.mark.parametrize("user_id", ["a/b", "/a//b?c#d/", "a %2F|*"])
 def test_the_call_waits_for_the_end_whoever_it_is(home: Home, admin: UserClient, user_id: str) -> None:
     with home.client(user_id) as client:
         assert client.put("/v1/documents/a", content=b"a").status_code == 201
@@ -107,6 +107,13 @@ def test_the_call_waits_for_the_end_whoever_it_is(home: Home, admin: UserClient,
     leader.join()
     assert (answer.status_code, answer.json()["status"]) == (200, "deleted")
     assert (answer.json()["user_id"], answer.json()["removed"]) == (user_id, {"documents": 1})
+
+
+@pytest.mark.parametrize("what", ["limits", "grants", "revoke", "deletion"])
+def test_a_slip_deletes_nobody(admin: UserClient, alice: UserClient, what: str) -> None:
+    path = f"/v1/admin/users/{alice.user_id}/{what}"
+    assert admin.delete(path, params=NOW).status_code == 405
+    assert admin.delete(f"{path}/{what}", params=NOW).status_code in {404, 405}
 
 
 def test_who_was_never_deleted_has_no_deletion(admin: UserClient, alice: UserClient) -> None:
