@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 import structlog
 from flask import Flask, Response, g, request
+from werkzeug.routing import BaseConverter
 
 from api import problems
 from api.gateway import routes as gateway
@@ -40,6 +41,13 @@ WEBSOCKETS = frozenset({"gateway.stream"})
 NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 
 
+class UserConverter(BaseConverter):
+    """The id of a user in a path, which may have slashes; but `DELETE …/alice/limits` is a slip, and deletes nobody."""
+
+    regex = r"[\s\S]+?(?<!/limits)(?<!/grants)(?<!/revoke)(?<!/deletion)"
+    part_isolating = False
+
+
 def create_app(settings: Settings) -> Flask:
     """Returns the application; nothing is connected before the first request.
 
@@ -49,6 +57,7 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("lanewise", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
+    app.url_map.converters["user"] = UserConverter
     app.extensions[EXTENSION] = Api.open(settings)
     problems.install(app)
     app.before_request(_begin)

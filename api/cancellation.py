@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import structlog
@@ -11,7 +10,6 @@ from api.ids import known_id
 from shared import runs
 from shared.errors import LanewiseError, NotFoundError
 from shared.models import Run
-from shared.redis import RedisError
 from shared.services import Services
 from shared.states import ExecutionState
 from shared.threads import find_run
@@ -46,11 +44,7 @@ def tell(services: Services, run: Run) -> None:
     Nothing here can fail the request: the sweep frees slots and the heartbeat carries the intent, too.
     """
     if run.status == ExecutionState.RUNNING and run.worker_id is not None:
-        message = json.dumps({"cancel": run.id, "attempt": run.attempt})
-        try:
-            services.redis.publish(services.keys.control(run.worker_id), message)
-        except RedisError as error:
-            log.warning("the worker hears of a cancel by its heartbeat: redis is away", run_id=run.id, error=str(error))
+        services.tell_worker(run.worker_id, run.id, run.attempt)
     elif run.status == ExecutionState.CANCELLED and run.granted_at is not None:
         try:
             services.dispatcher.release(run.user_id, run.id, run.attempt + 1)

@@ -222,6 +222,17 @@ class Revocation(_Answer):
     revoked_at: datetime = Field(description="tokens issued up to then are refused")
 
 
+class UserDeletion(_Answer):
+    """How far the deletion of a user has come."""
+
+    user_id: str
+    status: Literal["deleting", "deleted"]
+    requested_at: datetime
+    finished_at: datetime | None
+    live_runs: int = Field(description="that have not ended yet; the rest waits for them")
+    removed: dict[str, int] = Field(description="rows that are gone, by table")
+
+
 class UserLimits(_Answer):
     """A user's limits, as an administrator sees them."""
 

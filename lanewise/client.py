@@ -220,6 +220,22 @@ class Client:
         body = {"tools": [{"tool": tool, "expires_at": end} for tool, end in tools.items()]}
         return list(self._rest.json("PUT", _path("admin", "users", user_id, "grants"), json=body)["items"])
 
+    def delete_user(self, user_id: str, timeout_s: float = 20.0) -> Json:
+        """Deletes all that a user has; returns how far that is after `timeout_s` seconds at most: look at its `status`.
+
+        From the call on nothing new of the user is accepted. Called again, it deletes what a new user of that id has.
+        """
+        return self._rest.json(
+            "DELETE",
+            _path("admin", "users", user_id),
+            params={"timeout_s": timeout_s},
+            timeout=timeout_s + self._endpoint.timeout_s,
+        )
+
+    def deletion(self, user_id: str) -> Json:
+        """Returns how far the deletion of a user is, or how the last one ended."""
+        return self._rest.json("GET", _path("admin", "users", user_id, "deletion"))
+
 
 def _path(*parts: str) -> str:
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))

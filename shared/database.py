@@ -15,7 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from shared.context import check_user_id
-from shared.errors import BusyError, UnavailableError
+from shared.errors import BusyError, DeletingError, UnavailableError
 
 if TYPE_CHECKING:  # a sandbox has no keys, and need not load what signs
     from shared.signing import MacKeys
@@ -24,6 +24,8 @@ EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be cal
 # Row locks are held for milliseconds, unless a sandbox holds them on purpose: nobody else is to wait for it.
 LOCK_TIMEOUT_S = 2.0
 _AWAY = "the database is away; try again shortly"
+_DELETING = "the user is being deleted: nothing new is accepted until that is done"
+_DELETING_STATE = "LW001"  # raised by the trigger `refuse_deleted`
 _BUSY = "others hold what this needs in the database; try again shortly"
 _STATE_USER = sa.text(
     "SELECT set_config('lanewise.user', :user_id, true), set_config('lock_timeout', :lock_timeout, true)"
@@ -202,7 +204,9 @@ def _stating_user(statement: str) -> sa.TextClause:
 
 
 def _outage(error: Exception) -> Exception:
-    """Returns the error for the caller: ours if the database is the reason, else as it is."""
+    """Returns the error for the caller: ours if the database or a deletion is the reason, else as it is."""
+    if _state(error) == _DELETING_STATE:
+        return DeletingError(_DELETING)
     if not is_outage(error):
         return error
     if _is_busy(error):
@@ -212,8 +216,12 @@ def _outage(error: Exception) -> Exception:
 
 def _is_busy(error: Exception) -> bool:
     """True of an outage that concerns some rows only: a lock time-out, a deadlock, a failed serialization."""
-    state = getattr(error.orig, "pgcode", None) if isinstance(error, DBAPIError) else None
+    state = _state(error)
     return state is not None and (state[:2] == "40" or state == "55P03")
+
+
+def _state(error: Exception) -> str | None:
+    return getattr(error.orig, "pgcode", None) if isinstance(error, DBAPIError) else None
 
 
 def is_outage(error: Exception) -> bool:

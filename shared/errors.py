@@ -100,6 +100,12 @@ class NotRetryableError(ConflictError):
     code, title = "not_retryable", "Not to be retried"
 
 
+class DeletingError(ConflictError):
+    """The user is being deleted: nothing new is accepted. Without `retry_after_s`, for who tries again begins anew."""
+
+    code, title = "being_deleted", "Being deleted"
+
+
 class SupersededError(LanewiseError):
     """The attempt is over: another one has taken over, or the run has ended. Nothing was written."""
 

@@ -114,6 +114,16 @@ class Revocation(Base):
     revoked_at: Mapped[datetime]
 
 
+class Deletion(Base):
+    """A user who is being deleted; the row goes last. Nothing new of the user is accepted while it is there."""
+
+    __tablename__ = "deletions"
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    requested_at: Mapped[datetime] = mapped_column(server_default=CLOCK)
+    removed: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    emptied_at: Mapped[datetime | None]
+
+
 class Thread(Base):
     """A conversation: runs that belong together."""
 

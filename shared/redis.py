@@ -94,6 +94,10 @@ class Keys:
         """A pattern for the slots of all users."""
         return f"{self._prefix}{{*}}:slots"
 
+    def all_of(self, user_id: str) -> str:
+        """A pattern for every key of the user, whatever it begins with."""
+        return f"{self._prefix}*{self._user_part(user_id)}*"
+
     def events(self, user_id: str) -> str:
         """The channel that carries the user's events."""
         return self._user(user_id) + "events"

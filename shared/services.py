@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +63,13 @@ class Services:
     def publish(self, stored: Iterable[StoredEvent]) -> None:
         """Tells subscribers about committed events; with Redis away they find them in the log."""
         _publish(self.redis, self.keys, stored)
+
+    def tell_worker(self, worker_id: str, run_id: str, attempt: int) -> None:
+        """Has a worker hear at once of a stored intent to cancel; its heartbeat carries it, too."""
+        try:
+            self.redis.publish(self.keys.control(worker_id), json.dumps({"cancel": run_id, "attempt": attempt}))
+        except RedisError as error:
+            log.warning("the worker hears of a cancel by its heartbeat: redis is away", run_id=run_id, error=str(error))
 
     def close(self) -> None:
         """Closes every connection."""

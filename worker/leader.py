@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import func, select
 
 from shared.database import load_sql
+from shared.deletion import Deletions
 from shared.errors import BusyError, UnavailableError
 from shared.loop import Loop
 from shared.services import Services
@@ -35,6 +36,7 @@ class Leader(Loop):
         self.recovery = Recovery(services)
         self.lanes = Lanes(services)
         self.upkeep = AuditUpkeep(services)
+        self.deletions = Deletions(services)
         self._database = services.database
         self._worker_id = worker_id
         self._lease_s = services.settings.lease_s
@@ -63,8 +65,9 @@ class Leader(Loop):
     def _sweep(self, *, quiet: bool) -> None:
         lanes, recovery, upkeep = self.lanes, self.recovery, self.upkeep
         repairs = [
-            upkeep.seal_audit, lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked,
-            lanes.tell_positions, recovery.clear_threads, recovery.remove_old, upkeep.remove_old_audit, lanes.count,
+            upkeep.seal_audit, self.deletions.work_off, lanes.keep_granted, lanes.park_unserved, recovery.send_again,
+            lanes.admit_parked, lanes.tell_positions, recovery.clear_threads, recovery.remove_old,
+            upkeep.remove_old_audit, lanes.count,
         ]  # fmt: skip
         for repair in repairs if quiet else [recovery.recover_dead_workers, *repairs]:
             try:

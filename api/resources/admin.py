@@ -1,7 +1,8 @@
-"""`/v1/admin/users/{user_id}/…`: limits, grants and revocation, for the scope `admin`. Each call is audited."""
+"""`/v1/admin/users/{user_id}…`: limits, grants, revocation, deletion: for the scope `admin`, each call audited."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,18 +13,20 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.models import Grants, GrantsReplacement, LimitsReplacement, Revocation, UserLimits
+from api.models import Grants, GrantsReplacement, LimitsReplacement, Revocation, UserDeletion, UserLimits, WaitQuery
 from api.operations import json_response, operation
 from api.state import api
 from shared import audit, models
 from shared.context import check_user_id
-from shared.errors import InvalidError
+from shared.deletion import begin, progress
+from shared.errors import DeletingError, InvalidError, NotFoundError
 from shared.events import iso
 from shared.grants import read_grants, replace_grants
 from shared.limits import concurrent_runs, queued_runs
 from shared.tokens import Identity
 
-bp = Blueprint("admin", __name__, url_prefix="/v1/admin/users/<user_id>")
+bp = Blueprint("admin", __name__, url_prefix="/v1/admin/users/<user:user_id>")
+POLL_S = 0.25
 _LIMITS = models.UserLimit
 
 
@@ -37,7 +40,7 @@ def get_limits(identity: Identity, user_id: str) -> Response:
 
 
 @bp.put("/limits")
-@operation("Set a user's limits", {200: UserLimits}, scope="admin", body=LimitsReplacement)
+@operation("Set a user's limits", {200: UserLimits}, scope="admin", body=LimitsReplacement, errors=(DeletingError,))
 def put_limits(identity: Identity, user_id: str, body: LimitsReplacement) -> Response:
     """Parked runs that fit under a raised limit start at once; lowering one stops no run."""
     own = body.model_dump()
@@ -62,7 +65,7 @@ def get_grants(identity: Identity, user_id: str) -> Response:
 
 
 @bp.put("/grants")
-@operation("Replace a user's grants", {200: Grants}, scope="admin", body=GrantsReplacement)
+@operation("Replace a user's grants", {200: Grants}, scope="admin", body=GrantsReplacement, errors=(DeletingError,))
 def put_grants(identity: Identity, user_id: str, body: GrantsReplacement) -> Response:
     """The whole list. It takes effect for every attempt of a run that begins from now on, not for one under way."""
     grants = _checked(body)
@@ -83,12 +86,44 @@ def revoke(identity: Identity, user_id: str) -> Response:
     first, and so is one without an `iat`.
     """
     with _audited(identity, user_id, "tokens.revoke", {}) as session:
-        statement = insert(models.Revocation).values(user_id=user_id, revoked_at=func.clock_timestamp())
-        latest = func.greatest(models.Revocation.revoked_at, statement.excluded.revoked_at)
-        stored = statement.on_conflict_do_update(index_elements=["user_id"], set_={"revoked_at": latest})
-        revoked_at = session.execute(stored.returning(models.Revocation.revoked_at)).scalar_one()
+        revoked_at = _revoke(session, user_id)
     api().revocations.learn(user_id, revoked_at)
     return json_response({"user_id": user_id, "revoked_at": iso(revoked_at)})
+
+
+@bp.delete("")
+@operation("Delete a user", {200: UserDeletion, 202: UserDeletion}, scope="admin", query=WaitQuery)
+def delete_user(identity: Identity, user_id: str, query: WaitQuery) -> Response:
+    """All that the user has, everywhere; only the audit trail stays, and that older tokens are refused.
+
+    From now on nothing new of the user is accepted (409 `being_deleted`), and tokens that were issued until now are
+    refused. Runs are cancelled; when they have ended a worker removes everything. 200 if that is done within
+    `timeout_s`, else 202, and it goes on. Once it is done the id is that of a new user, who has nothing.
+    """
+    until = time.monotonic() + query.timeout_s
+    with _audited(identity, user_id, "user.delete", {}) as session:
+        begin(session, user_id)
+        revoked_at = _revoke(session, user_id)
+    api().revocations.learn(user_id, revoked_at)
+    while True:
+        with api().services.database.user_session(user_id) as session:
+            view = _deletion(session, user_id)
+        if view["finished_at"] is not None:
+            return json_response(view)
+        if time.monotonic() > until or api().draining:
+            return json_response(view, 202)
+        time.sleep(POLL_S)
+
+
+@bp.get("/deletion")
+@operation("Get how far a user's deletion is", {200: UserDeletion}, scope="admin", errors=(InvalidError, NotFoundError))
+def get_deletion(identity: Identity, user_id: str) -> Response:
+    """The one under way, else the last one, as long as the audit trail knows it."""
+    with _audited(identity, user_id, "deletion.get", {}) as session:
+        view = _deletion(session, user_id)
+    if not view:
+        raise NotFoundError("no deletion of this user")
+    return json_response(view)
 
 
 @contextmanager
@@ -106,6 +141,22 @@ def _audited(identity: Identity, user_id: str, action: str, detail: dict[str, An
             correlation_id=g.correlation_id,
             detail=detail,
         )
+
+
+def _revoke(session: Session, user_id: str) -> datetime:
+    """Returns until when tokens of the user are refused."""
+    statement = insert(models.Revocation).values(user_id=user_id, revoked_at=func.clock_timestamp())
+    latest = func.greatest(models.Revocation.revoked_at, statement.excluded.revoked_at)
+    stored = statement.on_conflict_do_update(index_elements=["user_id"], set_={"revoked_at": latest})
+    return session.execute(stored.returning(models.Revocation.revoked_at)).scalar_one()
+
+
+def _deletion(session: Session, user_id: str) -> dict[str, Any]:
+    found = progress(session, user_id)
+    if found is None:
+        return {}
+    status = "deleting" if found.finished_at is None else "deleted"
+    return {"user_id": user_id, "status": status, **vars(found)}
 
 
 def _checked(body: GrantsReplacement) -> dict[str, datetime | None]:

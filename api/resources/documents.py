@@ -17,7 +17,7 @@ from api.operations import json_response, operation
 from api.pages import make_cursor, page, read_cursor
 from api.state import api
 from shared import models
-from shared.errors import InvalidError, NotFoundError, TooLargeError
+from shared.errors import DeletingError, InvalidError, NotFoundError, TooLargeError
 from shared.events import iso
 from shared.tokens import Identity
 
@@ -51,7 +51,7 @@ def list_documents(identity: Identity, query: PageQuery) -> Response:
     body="*/*",
     body_required=False,
     located=True,
-    errors=(TooLargeError, InvalidError),
+    errors=(TooLargeError, InvalidError, DeletingError),
 )
 def put(identity: Identity, name: str) -> Response:
     """201 if it is new, 200 if it replaced one."""

@@ -15,7 +15,7 @@ from api.pages import make_cursor, page, read_id_cursor
 from api.state import api
 from api.submission import MAX_METADATA_BYTES
 from shared import models
-from shared.errors import NotFoundError, TooLargeError
+from shared.errors import DeletingError, NotFoundError, TooLargeError
 from shared.events import iso
 from shared.ids import new_id
 from shared.jsonvalue import check_json
@@ -29,7 +29,12 @@ CANCELS_AT_ONCE = 100
 
 @bp.post("")
 @operation(
-    "Make a thread", {201: Thread}, body=ThreadCreation, body_required=False, located=True, errors=(TooLargeError,)
+    "Make a thread",
+    {201: Thread},
+    body=ThreadCreation,
+    body_required=False,
+    located=True,
+    errors=(TooLargeError, DeletingError),
 )
 def create(identity: Identity, body: ThreadCreation) -> Response:
     """A run without `thread_id` makes one by itself."""

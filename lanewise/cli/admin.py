@@ -1,20 +1,22 @@
-"""The commands of an administrator: `limits`, `grants`."""
+"""The commands of an administrator: `limits`, `grants`, `users delete`."""
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
 from lanewise.cli.client import client_command
-from lanewise.cli.root import cli
+from lanewise.cli.root import INTERRUPTED, OK, cli
 
 if TYPE_CHECKING:
     from lanewise.cli.output import Output
     from lanewise.client import Client
 
 ENDING_SOON = timedelta(seconds=5)
+LOOK_EVERY_S = 1.0
 
 
 @cli.command()
@@ -72,6 +74,35 @@ def grants(  # noqa: PLR0913, PLR0917 - click passes what the options are called
         }
         items = client.set_grants(user, kept | dict.fromkeys(granted, end))
     return output.grants(items)
+
+
+@cli.group()
+def users() -> None:
+    """The users of the service."""
+
+
+@users.command("delete")
+@click.argument("user")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_command
+def delete_user(client: Client, output: Output, user: str, yes: bool) -> int:  # noqa: FBT001 - as in `limits`
+    """Delete all that USER has, everywhere, and wait until it is gone. Asks for a token with the scope `admin`.
+
+    Runs are cancelled, tokens refused. It cannot be undone. Only the audit trail stays.
+    """
+    if not yes:
+        click.confirm(f"Delete all that {user!r} has? This cannot be undone.", abort=True, err=True)
+    try:
+        with output.busy("deleting"):
+            deletion = client.delete_user(user)
+            while deletion["status"] == "deleting":
+                time.sleep(LOOK_EVERY_S)
+                deletion = client.deletion(user)
+    except KeyboardInterrupt:
+        output.aside("if the service has accepted it, the deletion goes on; the same command waits for its end")
+        return INTERRUPTED
+    output.deleted(deletion)
+    return OK
 
 
 def _has_ended(expires_at: str | None, now: datetime) -> bool:

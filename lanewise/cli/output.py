@@ -118,6 +118,13 @@ class Output:
             table.add_row(Text(grant["tool"], "bold"), grant["expires_at"] or "", by, render.ago(grant["granted_at"]))
         return self._out.print(table if grants else "no grants")
 
+    def deleted(self, deletion: Json) -> None:
+        """Prints what is gone of a user who was deleted."""
+        if self._as_json:
+            return self._lines([deletion])
+        removed = [f"{rows:,} of {table}" for table, rows in sorted(deletion["removed"].items())]
+        return self._out.print(Text(f"deleted: {', '.join(removed) or 'there was nothing'}"))
+
     def findings(self, findings: Iterable[Finding]) -> list[Finding]:
         """Prints what was found, each as it comes; returns them all."""
         seen = []

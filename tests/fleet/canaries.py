@@ -67,6 +67,10 @@ class Canaries:
         words = (_DIGEST if sight.way.startswith("sandbox") else CANARY).findall(sight.content)
         return {self._owners[word] for word in words if word in self._owners}
 
+    def places(self, content: bytes) -> set[tuple[str, str]]:
+        """Returns owner and place of each canary in a text."""
+        return self.found(Sight(NOBODY, "text", "", content))
+
     def leaks(self, sights: Iterable[Sight]) -> list[Leak]:
         """Returns every canary that somebody else than its owner saw."""
         return [

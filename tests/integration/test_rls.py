@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -12,24 +11,12 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from shared import runs
 from shared.database import Database
 from shared.migrate import TOKEN_PURPOSE
-from shared.models import (
-    SCHEMA,
-    AgentState,
-    Artifact,
-    Base,
-    Document,
-    IdempotencyKey,
-    Passage,
-    Revocation,
-    Run,
-    RunStep,
-    ToolGrant,
-    UserLimit,
-)
+from shared.models import SCHEMA, Base, Deletion, Document, Run
 from shared.outcomes import Completed, Lost
 from shared.services import Services
 from shared.signing import database_token, derive_key
-from tests.services import SECRETS, start_run, submit_run
+from tests.populated import populate
+from tests.services import SECRETS, start_run
 
 USER_TABLES = sorted(table.name for table in Base.metadata.sorted_tables if "user_id" in table.columns)
 USERS = ("alice", "bob")
@@ -65,38 +52,9 @@ FORBIDDEN = """
 @pytest.fixture
 def populated(services: Services) -> dict[str, Run]:
     """Rows of both users in every table that has users, and a running run of each."""
-    running = {}
-    for user_id in USERS:
-        run = running[user_id] = start_run(services, submit_run(services, user_id))
-        with services.database.user_session(user_id) as session:
-            session.add_all(
-                [
-                    Document(
-                        user_id=user_id, name="d", content_type="text/plain", size=1, sha256="x",
-                        content=f"of {user_id}".encode(),
-                    ),
-                    UserLimit(user_id=user_id, concurrent_runs=1),
-                    IdempotencyKey(user_id=user_id, key="k", fingerprint="f", run_id=run.id),
-                    RunStep(user_id=user_id, run_id=run.id, name="s", attempt=1, size=1, result=1),
-                    AgentState(
-                        user_id=user_id, thread_id=run.thread_id, agent="a", run_id="", version=1, value=1,
-                        saved_by=run.id,
-                    ),
-                    Artifact(
-                        user_id=user_id, run_id=run.id, name="a", content_type="text/plain", size=1, sha256="x",
-                        content=b"1",
-                    ),
-                    Revocation(user_id=user_id, revoked_at=datetime.now(UTC)),
-                    ToolGrant(user_id=user_id, tool="t", granted_by="user:root"),
-                ]
-            )  # fmt: skip
-            session.flush()
-            session.add(
-                Passage(
-                    user_id=user_id, document="d", number=1, sha256="x", heading="", start_char=0, end_char=1,
-                    text=f"of {user_id}",
-                )
-            )  # fmt: skip
+    running = {user_id: populate(services, user_id) for user_id in USERS}
+    with services.database.system_session() as session:
+        session.add_all([Deletion(user_id=user_id) for user_id in USERS])
     return running
 
 

@@ -336,3 +336,38 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Exit codes" in done.stdout
+
+
+GONE = {
+    "user_id": "alice", "status": "deleted", "requested_at": "2026-01-01T00:00:00.000Z",
+    "finished_at": "2026-01-01T00:00:09.000Z", "live_runs": 0, "removed": {"runs": 1200, "documents": 2},
+}  # fmt: skip
+
+
+def test_a_user_is_deleted_only_if_one_says_so(service: Service, lanewise: Invoke) -> None:
+    service.on("DELETE", "/v1/admin/users/alice", answer(GONE))
+    for said in ("n\n", "\n", ""):
+        refused = lanewise("users", "delete", "alice", input=said)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert "'alice'" in refused.stderr
+    assert service.requests == []
+    done = lanewise("users", "delete", "alice", input="y\n")
+    assert (done.exit_code, done.stdout) == (0, "deleted: 2 of documents, 1,200 of runs\n")
+    assert lines(lanewise("users", "delete", "alice", "--yes", "--json")) == [GONE]
+
+
+def test_a_deletion_that_goes_on_is_waited_for(
+    service: Service, lanewise: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lanewise.cli.admin.LOOK_EVERY_S", 0.01)
+    going_on = {**GONE, "status": "deleting", "finished_at": None, "live_runs": 1, "removed": {}}
+    service.on("DELETE", "/v1/admin/users/a/b", answer(going_on, 202))
+    service.on("GET", "/v1/admin/users/a/b/deletion", answer(going_on), answer({**GONE, "removed": {}}))
+    done = lanewise("users", "delete", "a/b", "--yes")
+    assert (done.exit_code, done.stdout) == (0, "deleted: there was nothing\n")
+    assert [request.method for request in service.requests] == ["DELETE", "GET", "GET"]
+
+
+def test_who_may_not_delete_is_told_so(service: Service, lanewise: Invoke) -> None:
+    service.on("DELETE", "/v1/admin/users/alice", problem(403, "forbidden", "the token lacks the scope"))
+    assert lanewise("users", "delete", "alice", "--yes").exit_code == 3

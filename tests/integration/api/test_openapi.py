@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -39,16 +40,25 @@ with _app.app_context():
 def test_every_operation_answers_as_documented(case: schemathesis.Case[Any], fleet: Fleet) -> None:
     if case.path.endswith("/wait"):
         case.query = {**(case.query or {}), "timeout_s": "0"} if "timeout_s" not in (case.query or {}) else case.query
+    if case.path == "/v1/admin/users/{user_id}" and _is_number((case.query or {}).get("timeout_s", "30")):
+        case.query = {**(case.query or {}), "timeout_s": "0"}  # nobody leads this fleet: it would wait in vain
     token = fleet.server.token("fuzzer", scopes=("runs", "admin"))
     headers = {"Authorization": f"Bearer {token}"}
     excluded: list[Any] = [CHECKS.get_one(name) for name in LEFT_OUT]
     case.call_and_validate(base_url=fleet.server.url, headers=headers, excluded_checks=excluded, timeout=10)
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        return 0 <= float(value) <= 60
+    except (TypeError, ValueError):
+        return False
+
+
 def test_the_document_names_every_route_and_every_open_one(app: Flask, anonymous: httpx.Client) -> None:
     found = anonymous.get("/openapi.json").json()
     assert found["openapi"].startswith("3.1")
-    routes = {rule.rule.replace("<", "{").replace(">", "}") for rule in app.url_map.iter_rules()}
+    routes = {re.sub(r"<(?:user:)?(\w+)>", r"{\1}", rule.rule) for rule in app.url_map.iter_rules()}
     assert set(found["paths"]) == routes - {"/v1/stream"}
     for path, methods in found["paths"].items():
         for operation in methods.values():
