@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # a sandbox has no keys, and need not load what signs
 EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be called so
 # Row locks are held for milliseconds, unless a sandbox holds them on purpose: nobody else is to wait for it.
 LOCK_TIMEOUT_S = 2.0
+_COMMENT = re.compile(r"--[^\n]*")
 _AWAY = "the database is away; try again shortly"
 _DELETING = "the user is being deleted: nothing new is accepted until that is done"
 _DELETING_STATE = "LW001"  # raised by the trigger `refuse_deleted`
@@ -34,8 +36,12 @@ _STATE_TOKEN = sa.text("SELECT set_config('lanewise.token', :token, true)")
 
 
 def load_sql(name: str) -> sa.TextClause:
-    """Returns the statement in `shared/sql/<name>.sql`."""
-    return sa.text((files("shared") / "sql" / f"{name}.sql").read_text())
+    """Returns the statement in `shared/sql/<name>.sql`, without its comments.
+
+    The driver puts values in the place of parameters also where a comment names them, and a value with a line end would
+    go on behind the comment, as SQL.
+    """
+    return sa.text(_COMMENT.sub("", (files("shared") / "sql" / f"{name}.sql").read_text()))
 
 
 class Executor(Protocol):

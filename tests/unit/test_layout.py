@@ -11,6 +11,8 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from shared.database import load_sql
+
 ROOT = Path(__file__).parents[2]
 # The brackets keep this file from holding what it looks for.
 REGISTRIES = re.compile(r"[p]ypi\.org|[p]ythonhosted|[n]pmjs\.(org|com)|[d]eb\.debian|[i]ndex-url")
@@ -71,3 +73,11 @@ def test_migrations_are_one_line() -> None:
     scripts = ScriptDirectory.from_config(config)
     assert len(scripts.get_heads()) == 1
     assert len(scripts.get_bases()) == 1
+
+
+def test_no_statement_is_sent_with_comments_in_which_values_would_be_put() -> None:
+    names = [path.stem for path in tracked("shared/sql/*.sql")]
+    assert len(names) > 5
+    for name in names:
+        assert "--" in (ROOT / "shared" / "sql" / f"{name}.sql").read_text()
+        assert "--" not in load_sql(name).text
