@@ -209,8 +209,12 @@ def slot(run: Run, attempt: int = 1) -> str:
 def grant_run(services: Services, run: Run) -> RunMessage:
     """Marks a parked run as granted and returns the message that the broker would carry; takes no slot."""
     with services.database.user_session(run.user_id) as session:
-        session.execute(sa.text("UPDATE runs SET not_before = NULL WHERE id = :id"), {"id": run.id})  # no pause
-        ((message, _queue),) = lanes.grant(session, run.user_id, [next_slot(session, run)])
+        return _grant(session, run)
+
+
+def _grant(session: Session, run: Run) -> RunMessage:
+    session.execute(sa.text("UPDATE runs SET not_before = NULL WHERE id = :id"), {"id": run.id})  # no pause
+    ((message, _queue),) = lanes.grant(session, run.user_id, [next_slot(session, run)])
     return message
 
 
@@ -223,9 +227,8 @@ def next_slot(session: Session, run: Run) -> str:
 
 def start_run(services: Services, run: Run, worker_id: str = "worker-1") -> Run:
     """Grants and claims a parked run: the answer is the run as its worker knows it."""
-    message = grant_run(services, run)
-    with services.database.user_session(run.user_id) as session:
-        claimed = runs.claim(session, message, worker_id, [run.agent])
+    with services.database.user_session(run.user_id) as session:  # at once: a leader would park what nobody can do
+        claimed = runs.claim(session, _grant(session, run), worker_id, [run.agent])
     assert claimed is not None
     return claimed[0]
 

@@ -173,11 +173,11 @@ class TestEnds:
 
     def test_a_client_that_goes_away_is_noticed_though_nothing_happens(self, fleet: Fleet, user: str) -> None:
         run_id = fleet.server.submit(user)
-        before = sockets(fleet.server)
+        assert wait_until(lambda: sockets(fleet.server) == 0, sse.LOOK_S + 2)  # those of earlier tests
         with follow(fleet.server, user, run_id) as events:
             events.take(1)
-            assert sockets(fleet.server) == before + 1
-        assert wait_until(lambda: sockets(fleet.server) == before, sse.LOOK_S + 2)
+            assert sockets(fleet.server) == 1
+        assert wait_until(lambda: sockets(fleet.server) == 0, sse.LOOK_S + 2)
 
     def test_it_ends_with_its_token(self, fleet: Fleet, user: str) -> None:
         run_id = fleet.server.submit(user)
