@@ -283,7 +283,7 @@ class Lanes(RuleBasedStateMachine):
             self.allowed[user_id] = max(self.limits[user_id], live)
 
     def teardown(self) -> None:
-        """Everything comes to its end, exactly once, and no slot is left."""
+        """Everything comes to its end, exactly once, and a lease later no slot is left."""
         if not hasattr(self, "limits"):
             return
         try:
@@ -295,8 +295,13 @@ class Lanes(RuleBasedStateMachine):
                     ends = session.scalars(query, {"id": run.id, "ends": kinds}).all()
                 assert ends == [f"run_{self._row(run).status}"], run.id
             for user_id in USERS:
-                self.services.dispatcher.free_idle(user_id, self.services.slots.held(user_id))
                 assert lanes.holders(self.services.database.once(user_id), user_id) == set()
+                self.end_leases(user_id)
+            for worker in self.workers:
+                worker.heartbeat.tick()
+            for leader in self.leaders:
+                self._sweep(leader)
+            assert {user_id: self.services.slots.held(user_id) for user_id in USERS} == {user: [] for user in USERS}
         finally:
             for worker in self.workers:
                 for live in worker.live.values():

@@ -22,7 +22,7 @@ from worker.calls import Calls
 from worker.claims import Claims
 from worker.live import LiveRun
 from worker.records import PostgresRecords, UserStore
-from worker.supervise import Supervisor
+from worker.supervise import NO_SANDBOX_PAUSE_S, Supervisor
 from worker.tracker import AgentExecutionTracker
 from worker.writer import EventWriter
 from worker.zygote_client import ZygoteClient
@@ -31,7 +31,6 @@ log = structlog.get_logger(__name__)
 
 RECORD_FOR_S = 600.0
 RECORD_RETRY_S = 0.5
-NO_SANDBOX_PAUSE_S = 1.0
 HANDED_BACK = Lost("drained", "the worker was shut down", counted=False)
 TOKEN_MARGIN_S = 60.0
 

@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 KILL_AFTER_TERM_S = 0.5
 EXIT_WAIT_S = 2.0
+NO_SANDBOX_PAUSE_S = 1.0
+FREE_ZYGOTE_DEATHS = 2  # of one run that do not count as its attempts
 EXIT_AFTER_RESULT_S = 0.2
 READS_NOTHING_S = 5.0
 READ_BYTES = 65_536
@@ -253,8 +255,12 @@ class Supervisor:
         self._after_forced_end()
         if self._live.asked_to_end is not None:
             return self._live.asked_to_end
+        if self._sandbox.refused:
+            return Lost("no_sandbox", f"the sandbox {self._sandbox.reason}", counted=False, after_s=NO_SANDBOX_PAUSE_S)
         if self._sandbox.zygote_died:
-            return Lost("zygote_died", f"the sandbox {self._sandbox.reason}", counted=False)
+            # It is hardly ever a run's own doing. Of one that meets it again and again it may be, and that has to end.
+            before = sum(lost["reason"] == "zygote_died" for lost in self._live.run.lost)
+            return Lost("zygote_died", f"the sandbox {self._sandbox.reason}", counted=before >= FREE_ZYGOTE_DEATHS)
         reason = self._sandbox.reason or "closed its connection"
         return Lost("sandbox_died", f"the sandbox {reason} before it gave a result")
 

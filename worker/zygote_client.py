@@ -53,6 +53,7 @@ class SandboxProcess:
     exited: threading.Event = field(default_factory=threading.Event)
     reason: str = ""  # how it ended, for people
     zygote_died: bool = False
+    refused: bool = False  # there never was one
     cpu_s: float = 0.0
     max_rss_kb: int = 0
 
@@ -233,7 +234,7 @@ class ZygoteClient:
             sandbox = self._sandboxes.pop(message["id"], None)
         if sandbox is not None:
             log.error("a sandbox cannot be forked", error=message["message"])
-            sandbox.reason, sandbox.zygote_died = f"could not be forked: {message['message']}", True
+            sandbox.reason, sandbox.refused = f"could not be forked: {message['message']}", True
             sandbox.exited.set()
             sandbox.notify()
 

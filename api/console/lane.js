@@ -18,7 +18,9 @@ export class Lane extends EventTarget {
   #telling = null;
   #refreshing = null;
   #again;
+  #closed = false;
   #whole = false;
+  #asked = false; // again, since the last look began
 
   constructor(api) {
     super();
@@ -27,6 +29,7 @@ export class Lane extends EventTarget {
   }
 
   close() {
+    this.#closed = true;
     clearInterval(this.#again);
     clearTimeout(this.#telling);
     clearTimeout(this.#refreshing);
@@ -68,7 +71,9 @@ export class Lane extends EventTarget {
   /** Has limits and slots read again, soon; runs, too, if one is known by its events only or `whole`. */
   refresh(whole = false) {
     this.#whole ||= whole;
+    this.#asked = true;
     this.#refreshing ??= setTimeout(async () => {
+      this.#asked = false;
       try {
         this.me = await this.#api.request("GET", "/v1/me");
         const unknown = this.some((run) => run.title === null);
@@ -85,6 +90,7 @@ export class Lane extends EventTarget {
         this.#whole = true; // the connection says that the service is away; the next refresh is soon
       } finally {
         this.#refreshing = null;
+        if (this.#asked && !this.#closed) this.refresh();
       }
     }, this.me === null ? 0 : REFRESH_MS);
   }

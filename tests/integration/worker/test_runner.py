@@ -27,6 +27,7 @@ from tests.integration.worker.conftest import Begin
 from tests.nodes import PATIENCE_S, Node, metric, take_messages
 from tests.services import SECRETS, OpenServices, an_agent, grant_run, slot, submit_run
 from tests.steps import cancel, row
+from worker.supervise import FREE_ZYGOTE_DEATHS, NO_SANDBOX_PAUSE_S
 from worker.zygote_client import ZygoteClient
 
 
@@ -395,6 +396,37 @@ def test_what_the_zygotes_death_costs_is_not_counted(quick: Services, own_zygote
         node.pump()
         ended = node.wait(run)
         assert (ended.status, ended.attempt) == ("completed", 2)
+
+
+def test_a_run_that_kills_its_zygote_again_and_again_comes_to_an_end(quick: Services, own_zygote: ZygoteClient) -> None:
+    with Node.start(quick, own_zygote) as node:
+        run = node.begin("die", {"signal": signal.SIGKILL, "parent": True}, max_attempts=1)
+
+        def over() -> bool:
+            node.services.dispatcher.admit(run.user_id)
+            node.pump()
+            return node.now(run).status == "failed"
+
+        assert wait_until(over, 3 * PATIENCE_S), node.log(run)
+        ended = node.now(run)
+        assert (ended.attempt, ended.lost_attempts) == (FREE_ZYGOTE_DEATHS + 1, 0)
+        assert ended.error is not None
+        assert ended.error["type"] == "zygote_died"
+
+
+def test_a_sandbox_that_cannot_be_forked_is_tried_again_after_a_pause(
+    quick: Services, own_zygote: ZygoteClient
+) -> None:
+    zygote = psutil.Process(own_zygote.pid)
+    files = zygote.rlimit(psutil.RLIMIT_NOFILE)
+    with Node.start(quick, own_zygote) as node:
+        zygote.rlimit(psutil.RLIMIT_NOFILE, (zygote.num_fds(), files[1]))  # no room for the socket of a sandbox
+        run = node.begin("echo", max_attempts=1)
+        told = node.wait_for_kind(run, "run_recovering")["data"]
+        assert (told["reason"], told["after_s"]) == ("no_sandbox", NO_SANDBOX_PAUSE_S)
+        zygote.rlimit(psutil.RLIMIT_NOFILE, files)
+        node.join()
+        assert (node.now(run).status, node.now(run).lost_attempts) == ("queued", 0)
 
 
 def test_what_is_handed_back_is_not_counted_and_begins_again(node: Node) -> None:
