@@ -30,6 +30,7 @@ from api.resources import (
     tickets,
 )
 from api.state import EXTENSION, Api, api
+from shared.context import RESERVED_ENDINGS
 from shared.ids import new_id
 from shared.settings import Settings
 
@@ -44,7 +45,7 @@ NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 class UserConverter(BaseConverter):
     """The id of a user in a path, which may have slashes; but `DELETE …/alice/limits` is a slip, and deletes nobody."""
 
-    regex = r"[\s\S]+?(?<!/limits)(?<!/grants)(?<!/revoke)(?<!/deletion)"
+    regex = r"[\s\S]+?" + "".join(f"(?<!{ending})" for ending in RESERVED_ENDINGS)
     part_isolating = False
 
 

@@ -31,7 +31,6 @@ class JsonLogger(Logger):  # type: ignore[misc] # published without types
         """Called in the main process and again in each worker."""
         del cfg
         logs.configure(settings.log_level, "api")
-        self.error_log.setLevel(max(self.error_log.getEffectiveLevel(), 0))
         self.error_log.propagate = True
 
 

@@ -13,6 +13,7 @@ from shared.ids import new_id
 from shared.jsonvalue import freeze, thaw
 
 MAX_ID_LENGTH = 128
+RESERVED_ENDINGS = ("/limits", "/grants", "/revoke", "/deletion")  # paths of calls about a user
 MAX_DEPTH = 16
 MAX_NESTED_BYTES = 16 * 1024
 PLACEHOLDERS = frozenset(
@@ -160,8 +161,13 @@ def validate_user_context(context: Any) -> UserExecutionContext:
 
 
 def check_user_id(user_id: Any) -> str:
-    """Returns a user id that may own rows and keys; refuses empty, placeholder, over-long and control characters."""
+    """Returns a user id that may own rows and keys; refuses empty, placeholder, over-long and control characters.
+
+    Also refused is what ends like a call of an administrator about a user: no such call could name that user.
+    """
     _check_text("user_id", user_id)
+    if user_id.endswith(RESERVED_ENDINGS):
+        raise _invalid("user_id", f"ends in {user_id[user_id.rindex('/') :]!r}, which is reserved")
     return str(user_id)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 
 import structlog
 from sqlalchemy import LargeBinary, Row, delete, exists, func, select, text, update
@@ -101,7 +101,8 @@ class Deletions:
         until = time.monotonic() + MOST_S
         with self._database.system_session() as session:
             users = session.scalars(select(Deletion.user_id).order_by(func.random()).limit(MOST_USERS)).all()
-        one_by_one(users, partial(self._go_on, until))
+        in_time = takewhile(lambda user_id: user_id is users[0] or time.monotonic() < until, users)
+        one_by_one(in_time, partial(self._go_on, until))
 
     def _go_on(self, until: float, user_id: str) -> None:
         try:
@@ -123,6 +124,7 @@ class Deletions:
             deletion = session.scalars(own.with_for_update(skip_locked=True)).one_or_none()
             if deletion is None:
                 return False  # done, or another leader is at it
+            finishing = False
             ended, stopping = _end_queued(session, user_id), _cancel_running(session, user_id)
             if session.scalar(select(exists().where(Run.user_id == user_id, Run.status.in_(LIVE)))):
                 again = ended == ROWS
@@ -132,27 +134,25 @@ class Deletions:
                 deletion.emptied_at = None
                 again = True
             else:
-                self._finish(session, deletion)
+                finishing = _is_settled(session, deletion)
                 again = False
         for run in stopping:
             self._services.tell_worker(run.worker_id, run.id, run.attempt)
+        if finishing:
+            self._finish(user_id)
         return again
 
-    def _finish(self, session: Session, deletion: Deletion) -> None:
-        """Nothing is left in Postgres: waits until nobody remembers anything, clears Redis, and records the end."""
-        user_id = deletion.user_id
-        if deletion.removed:
-            settled = Deletion.emptied_at < func.clock_timestamp() - timedelta(seconds=SETTLE_S)
-            if not session.scalar(select(settled).where(Deletion.user_id == user_id)):
-                if deletion.emptied_at is None:
-                    emptied = update(Deletion).where(Deletion.user_id == user_id)
-                    session.execute(emptied.values(emptied_at=func.clock_timestamp()))
-                return
+    def _finish(self, user_id: str) -> None:
+        """Clears Redis, however long that takes, and records the end. While the row is there, nothing new comes."""
         self._clear_redis(user_id)
-        session.execute(delete(Deletion).where(Deletion.user_id == user_id))
-        detail = {"requested_at": iso(deletion.requested_at), "removed": deletion.removed}
-        audit.record(session, user_id=user_id, actor="leader", action=DELETED, target=user_id, detail=detail)
-        log.info("a user is deleted", user_id=user_id, removed=deletion.removed)
+        with self._database.user_session(user_id) as session:
+            own = delete(Deletion).where(Deletion.user_id == user_id)
+            gone = session.execute(own.returning(Deletion.requested_at, Deletion.removed)).one_or_none()
+            if gone is None:  # another leader was faster
+                return
+            detail = {"requested_at": iso(gone.requested_at), "removed": gone.removed}
+            audit.record(session, user_id=user_id, actor="leader", action=DELETED, target=user_id, detail=detail)
+        log.info("a user is deleted", user_id=user_id, removed=gone.removed)
 
     def _clear_redis(self, user_id: str) -> None:
         names = self._services.redis.scan_iter(self._services.keys.all_of(user_id), count=KEYS)
@@ -180,12 +180,23 @@ def _cancel_running(session: Session, user_id: str) -> Sequence[Row[str, str | N
     return session.execute(returned, execution_options=_UNSYNCED).all()
 
 
+def _is_settled(session: Session, deletion: Deletion) -> bool:
+    """Whether nobody remembers anything any more of what was removed from Postgres, where nothing is left."""
+    if not deletion.removed:
+        return True
+    own = Deletion.user_id == deletion.user_id
+    settled = Deletion.emptied_at < func.clock_timestamp() - timedelta(seconds=SETTLE_S)
+    if deletion.emptied_at is None:
+        session.execute(update(Deletion).where(own).values(emptied_at=func.clock_timestamp()))
+    return bool(session.scalar(select(settled).where(own)))
+
+
 def _remove_some(session: Session, user_id: str) -> tuple[str, int] | None:
     """Removes rows of the first table that has any; returns its name and how many, None if no table has."""
     for table in TABLES:
         has_files = any(isinstance(column.type, LargeBinary) for column in table.columns)
         name = f"{SCHEMA}.{table.name}"
-        some = f"SELECT ctid FROM {name} WHERE user_id = :user_id LIMIT :most"  # noqa: S608 - a name from the models
+        some = f"SELECT ctid FROM {name} WHERE user_id = :user_id LIMIT :most FOR UPDATE"  # noqa: S608 - a name from the models
         statement = f"DELETE FROM {name} WHERE ctid = ANY (ARRAY({some})) RETURNING 1"  # noqa: S608
         rows = session.execute(text(statement), {"user_id": user_id, "most": FILES if has_files else ROWS}).all()
         if rows:

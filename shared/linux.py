@@ -51,7 +51,7 @@ def step_back(nice: int) -> None:
     Args:
         nice: added to the present one; 0 to 19.
     """
-    os.nice(nice)
+    nice = os.nice(nice)
     with contextlib.suppress(OSError):
         fd = os.open("/proc/self/autogroup", os.O_WRONLY)
         try:

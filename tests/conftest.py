@@ -13,7 +13,17 @@ from tests.fleet.fleet import fleet, user
 
 __all__ = ["fleet", "user"]
 
-OWN_FLEETS = {"author_path", "celery_worker", "chaos", "chaos_stream", "kills", "queues", "rolling", "up"}
+OWN_FLEETS = {
+    "author_path",
+    "celery_worker",
+    "chaos",
+    "chaos_stream",
+    "kills",
+    "queues",
+    "rolling",
+    "up",
+    "user_deletion",
+}
 SHARED_FLEET = {"browser/test_console", "browser/test_javascript"}
 ORDER = ("fleet/", "browser/", "integration/", "unit/")
 
@@ -28,7 +38,7 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Unit tests come last: their files are short, so that no process works on alone at the end.
-    items.sort(key=lambda item: next(n for n, folder in enumerate(ORDER) if _file(item.nodeid).startswith(folder)))
+    items.sort(key=lambda item: next((n for n, folder in enumerate(ORDER) if _file(item.nodeid).startswith(folder)), 0))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

@@ -67,7 +67,7 @@ class Channel:
         self.user_id = user_id
         self.name = name
         self.subscribed = threading.Event()
-        self.placing = threading.Lock()
+        self.placing = Gate(1)  # one finds where it begins
         self.recalling = Gate(1)  # one reads what all who come back need
         self.holders = 0  # guarded by the hub
         self.left_at = 0.0  # when the last holder left, monotonic; guarded by the hub

@@ -146,7 +146,7 @@ class Hub:
 
     def _place(self, channel: Channel) -> None:
         """Finds where a new channel begins: at the head, read after the subscription stands."""
-        with channel.placing:
+        with channel.placing.enter():
             if channel.last is not None:
                 return
             if self.connected:
@@ -162,7 +162,7 @@ class Hub:
             for name in idle:
                 del self._channels[name]
             if idle:
-                self._subscription.remove(idle)
+                self._subscription.remove(*idle)
                 self._metrics.channels.set(len(self._channels))
 
     def _all(self) -> list[Channel]:

@@ -42,8 +42,9 @@ class Ring:
         """Adds frames before the oldest, all or none."""
         size = sum(len(frame) + OVERHEAD for frame in frames)
         if len(self._frames) + len(frames) <= MAX_FRAMES and self._bytes + size <= self._limit:
-            now = time.monotonic()
-            self._frames.extendleft((now, frame) for frame in reversed(frames))
+            # None is kept longer for those that come before it, as `trim` goes by the oldest.
+            since = self._frames[0][0] if self._frames else time.monotonic()
+            self._frames.extendleft((since, frame) for frame in reversed(frames))
             self._bytes += size
 
     def newest(self, count: int) -> list[bytes]:

@@ -103,7 +103,7 @@ class RunStream:
             yield from self._read_log()  # however long that takes, no events queue up for it
             channel.add(self)
             yield from self._read_log()
-            if self._sent >= self._committed:  # else the run was removed meanwhile
+            if 0 < self._committed <= self._sent:  # else the run was removed meanwhile
                 yield from self._live()
         except LanewiseError as error:
             log.warning("a stream ends early", error=error.message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import cast
 
 import redis
@@ -81,8 +81,8 @@ class Subscription:
             self._names.add(name)
             self._send("SUBSCRIBE", name)
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Unsubscribes channels."""
+    def remove(self, *names: str) -> None:
+        """Unsubscribes channels; at least one, for Redis takes none for all."""
         with self._lock:
             self._names.difference_update(names)
             self._send("UNSUBSCRIBE", *names)

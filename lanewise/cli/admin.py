@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lanewise.client import Client
 
 ENDING_SOON = timedelta(seconds=5)
-LOOK_EVERY_S = 1.0
+LOOK_S, LONGEST_LOOK_S = 1.0, 30.0  # between two looks
 
 
 @cli.command()
@@ -94,10 +94,10 @@ def delete_user(client: Client, output: Output, user: str, yes: bool) -> int:  #
         click.confirm(f"Delete all that {user!r} has? This cannot be undone.", abort=True, err=True)
     try:
         with output.busy("deleting"):
-            deletion = client.delete_user(user)
+            deletion, pause_s = client.delete_user(user), LOOK_S
             while deletion["status"] == "deleting":
-                time.sleep(LOOK_EVERY_S)
-                deletion = client.deletion(user)
+                time.sleep(pause_s)
+                deletion, pause_s = client.deletion(user), min(2 * pause_s, LONGEST_LOOK_S)  # each look is audited
     except KeyboardInterrupt:
         output.aside("if the service has accepted it, the deletion goes on; the same command waits for its end")
         return INTERRUPTED

@@ -359,7 +359,7 @@ def test_a_user_is_deleted_only_if_one_says_so(service: Service, lanewise: Invok
 def test_a_deletion_that_goes_on_is_waited_for(
     service: Service, lanewise: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lanewise.cli.admin.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("lanewise.cli.admin.LOOK_S", 0.01)
     going_on = {**GONE, "status": "deleting", "finished_at": None, "live_runs": 1, "removed": {}}
     service.on("DELETE", "/v1/admin/users/a/b", answer(going_on, 202))
     service.on("GET", "/v1/admin/users/a/b/deletion", answer(going_on), answer({**GONE, "removed": {}}))

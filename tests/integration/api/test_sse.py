@@ -185,10 +185,24 @@ class TestEnds:
         with follow(fleet.server, user, run_id, **token) as events:
             assert [event["type"] for event in events] == ["run_queued"]
 
-    def test_a_stream_in_which_nothing_happens_beats(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_stream_in_which_nothing_happens_beats(
+        self,
+        home: Home,
+        worker: FakeWorker,
+        alice: UserClient,
+        body: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         monkeypatch.setattr(sse, "HEARTBEAT_S", 0.05)
-        with opened(home, Run(user_id="alice", id="0" * 32, last_run_seq=0)) as (stream, _):
-            assert [next(stream) for _ in range(3)] == [b"retry: 1000\n\n", b":\n\n", b":\n\n"]
+        run = worker.start(alice.user_id, alice.post("/v1/runs", json=body).json()["id"])
+        with opened(home, run) as (stream, _):
+            assert next(stream) == b"retry: 1000\n\n"
+            assert next(stream).count(b"data:") == 2
+            assert [next(stream) for _ in range(2)] == [b":\n\n", b":\n\n"]
+
+    def test_a_stream_of_a_run_that_was_removed_meanwhile_ends(self, home: Home) -> None:
+        with opened(home, Run(user_id="alice", id="0" * 32, last_run_seq=900)) as (stream, _):
+            assert list(stream) == [b"retry: 1000\n\n"]
 
     def test_the_end_that_is_published_between_log_and_live_is_seen(
         self, home: Home, worker: FakeWorker, alice: UserClient, body: dict[str, Any]

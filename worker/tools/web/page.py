@@ -68,7 +68,7 @@ async def fetch(text: str, door: Door) -> Page:
                     headers = _headers(response)
                     if response.status not in _REDIRECTS or "location" not in headers:
                         return await _page(url, response, headers)
-                url = parse(headers["location"], url)
+                url = parse(_location(response), url)
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
         raise ToolError(f"{url} cannot be fetched: {str(error)[:200] or type(error).__name__}") from None
     raise ToolError(f"{text} leads to more than {MAX_REDIRECTS} redirects")
@@ -130,6 +130,15 @@ async def _body(response: httpcore.Response, encoding: str) -> tuple[bytes, bool
 
 def _text(body: bytes, content_type: str, *, is_html: bool) -> Text:
     return read_html(body, content_type) if is_html else Text(decode(body, content_type)[0])
+
+
+def _location(response: httpcore.Response) -> str:
+    """Returns where a redirect leads: the first address of it, which servers write as UTF-8, if not in ASCII."""
+    value = next(value for name, value in response.headers if name.lower() == b"location")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _headers(response: httpcore.Response) -> dict[str, str]:
