@@ -85,8 +85,9 @@ class Customer:
             if not wants and not self._open:
                 return
             if wants and len(self._open) < most and (self._over() or time.monotonic() >= next_at):
-                self._submit(make_order(self._chance))
-                submitted += 1
+                order = make_order(self._chance)
+                self._submit(order)
+                submitted += order.steps > 0
                 if self._chance.random() < 1 / most:  # the burst is over
                     next_at = time.monotonic() + self._chance.uniform(0.5, 1.5) * self._pace_s * most
             else:

@@ -16,5 +16,7 @@ def run(options: Options) -> bool:
         faults=options.faults or Plan.faults,
         nemesis_s=60 * options.minutes if options.minutes else Plan.nemesis_s,
     )
-    say(f"lanes: seed {plan.seed}, at least {plan.runs} runs of {plan.users} users and {plan.faults} proven faults")
+    say(
+        f"lanes: seed {plan.seed}, at least {plan.runs} runs with steps of {plan.users} users and {plan.faults} proven faults"
+    )
     return report(conduct(plan, lambda fault: say(describe(fault))))

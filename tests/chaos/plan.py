@@ -19,7 +19,7 @@ class Plan:
     Args:
         seed: of everything that chance decides.
         users: how many.
-        runs: of all users together, at least.
+        runs: with steps, of all users together, at least; others come besides.
         faults: proven ones.
         kinds: of faults.
         pause_s: between two faults, at least and at most.

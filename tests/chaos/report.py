@@ -18,13 +18,17 @@ def report(verdict: Verdict) -> bool:
     say()
     _faults(history)
     _runs(history)
-    say(f"seed {plan.seed}: {verdict.took_s:.0f} s, {len(history.accepted)} runs, {proven} proven faults of "
-        f"{len({fault.kind for fault in history.faults if fault.proven})} kinds")  # fmt: skip
+    with_steps = sum(accepted.steps > 0 for accepted in history.accepted.values())
+    kinds = {fault.kind for fault in history.faults if fault.proven}
+    say(
+        f"seed {plan.seed}: {verdict.took_s:.0f} s, {len(history.accepted)} runs, {with_steps} of them with steps, "
+        f"{proven} proven faults of {len(kinds)} kinds"
+    )
     _violations(verdict)
-    enough = proven >= plan.faults and len(history.accepted) >= plan.runs
+    enough = proven >= plan.faults and with_steps >= plan.runs
     if not enough:
         say(
-            f"NOT ENOUGH: {proven} of {plan.faults} faults are proven, {len(history.accepted)} of {plan.runs} runs made"
+            f"NOT ENOUGH: {proven} of {plan.faults} faults are proven, {with_steps} of {plan.runs} runs with steps made"
         )
     say("all invariants held" if not verdict.violations else f"VIOLATED: {', '.join(broken(verdict))}")
     return enough and not verdict.violations

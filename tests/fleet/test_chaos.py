@@ -23,9 +23,9 @@ def test_what_clients_recorded_under_faults_satisfies_every_invariant() -> None:
     def tell(fault: Fault) -> None:
         told.append(describe(fault))
 
-    plan = Plan(SEED, users=10, runs=120, faults=9, kinds=KINDS, pause_s=(0.3, 1.2), nemesis_s=40, pace_s=1, stuck_s=30)
+    plan = Plan(SEED, users=10, runs=90, faults=9, kinds=KINDS, pause_s=(0.3, 1.2), nemesis_s=40, pace_s=1, stuck_s=30)
     verdict = conduct(plan, tell)
     assert verdict.violations == [], "\n".join([f"seed {SEED}, state in {verdict.folder}", *told])
     proven = {fault.kind for fault in verdict.history.faults if fault.proven}
     assert len(proven) >= 8, told
-    assert len(verdict.history.accepted) >= plan.runs
+    assert sum(accepted.steps > 0 for accepted in verdict.history.accepted.values()) >= plan.runs
