@@ -83,3 +83,24 @@ def test_a_lane_learns_what_an_unknown_run_is_though_its_events_overtake_the_ans
     )
     assert (run["agent"], run["title"], run["last_run_seq"]) == ("story", "Of a fox", 2)
     assert run["started_at"] == "2026-01-01T00:00:01Z"
+
+
+def test_a_lane_that_is_asked_while_it_looks_looks_again(console: Page) -> None:
+    looks = evaluate(
+        console,
+        """
+        const { Lane } = await import("/lane.js");
+        const waiting = [];
+        const lane = new Lane({ request: (method, path) => new Promise((answer) => waiting.push({ path, answer })) });
+        const asked = async (count) => { while (waiting.length < count) await new Promise((go) => setTimeout(go, 10)); };
+        lane.refresh();
+        await asked(1);
+        lane.refresh();  // the slots may have changed since it was asked for them
+        waiting[0].answer({});
+        await asked(2);
+        waiting[1].answer({});
+        lane.close();
+        return waiting.map((look) => look.path);
+        """,
+    )
+    assert looks == ["/v1/me", "/v1/me"]
