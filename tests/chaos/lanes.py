@@ -17,6 +17,6 @@ def run(options: Options) -> bool:
         nemesis_s=60 * options.minutes if options.minutes else Plan.nemesis_s,
     )
     say(
-        f"lanes: seed {plan.seed}, {plan.users} users, at least {plan.runs} runs with steps, {plan.faults} faults proven"
+        f"lanes: seed {plan.seed}, {plan.users} users, {plan.runs} runs with steps or more, {plan.faults} proven faults"
     )
     return report(conduct(plan, lambda fault: say(describe(fault))))
