@@ -237,3 +237,10 @@ def test_from_dict_refuses_any_other_json(value: Any) -> None:
 @given(ids)
 def test_a_user_id_is_kept_as_it_is(user_id: str) -> None:
     assert check_user_id(user_id) == user_id
+
+
+@pytest.mark.parametrize("ending", ["limits", "grants", "revoke", "deletion"])
+def test_no_user_is_called_like_a_call_about_a_user(ending: str) -> None:
+    with pytest.raises(InvalidContextError, match=f"'/{ending}', which is reserved"):
+        check_user_id(f"mallory/{ending}")
+    assert check_user_id(f"{ending}/{ending}s")

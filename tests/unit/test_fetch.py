@@ -288,6 +288,13 @@ def test_a_redirect_is_followed_relative_ones_too() -> None:
     assert [head.split()[1] for head in web.heads] == ["/a/", "/a/b?c=1", "/d"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_redirect_may_be_written_without_percent_signs(encoding: str) -> None:
+    with serving(redirect("/café").decode().encode(encoding), page()) as web:
+        get(f"http://{HERE}:{web.port}/", web.port)
+    assert [head.split()[1] for head in web.heads] == ["/", "/caf%C3%A9"]
+
+
 @pytest.mark.parametrize(
     "target",
     [
