@@ -36,7 +36,7 @@ up: $(VENV)/.run-stamp  ## the fleet on embedded services, until Ctrl-C
 	@$(BIN)/lanewise up $(ARGS)
 
 test: $(VENV)/.dev-stamp  ## the test suite
-	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev-stamp  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -92,7 +92,7 @@ class Attempt:
         context = a_context(user_id)
         self.run = Run(
             user_id=context.user_id, id=context.run_id, thread_id=context.thread_id, attempt=1, agent=agent,
-            time_limit_s=time_limit_s, ran_s=0.0, context=context.to_dict(),
+            time_limit_s=time_limit_s, ran_s=0.0, context=context.to_dict(), lost=[],
         )  # fmt: skip
         self.start = {
             "t": "start", "context": context.to_dict(), "agent": agent, "input": dict(run_input), "granted": granted,

@@ -18,7 +18,7 @@ from worker.upkeep import AuditUpkeep
 
 log = structlog.get_logger(__name__)
 
-PAUSE_S = 2.0  # a tick that comes so much later than planned, or a third of a lease, follows an outage
+PAUSE_S = 2.0  # a tick that comes so much later than planned follows an outage
 _TAKE_LEASE = load_sql("take_lease")
 
 
@@ -51,8 +51,7 @@ class Leader(Loop):
         """
         leading, postgres_up_s = self._lead()
         now = time.monotonic()
-        pause_s = min(PAUSE_S, self._lease_s / 3)  # a heartbeat may have been that old before
-        late = self._ticked_at is not None and now - self._ticked_at > self._interval_s + pause_s
+        late = self._ticked_at is not None and now - self._ticked_at > self._interval_s + PAUSE_S
         if late or postgres_up_s < self._lease_s:
             # Postgres was away, or this process stood still: all heartbeats may be old. Everybody gets one lease.
             self._quiet_until = now + (self._lease_s if late else self._lease_s - postgres_up_s)

@@ -179,9 +179,14 @@ class Fleet:
         return self.url.replace("http", "ws", 1) + "/v1/stream"
 
     def submit(self, user: str, agent: str, /, _input: Any = None, **fields: Any) -> Run:
-        """Submits by plain HTTP; returns the accepted run."""
+        """Submits by plain HTTP, again while that is 503, as every client does; returns the accepted run."""
         body = {"agent": agent, "input": {} if _input is None else _input, **fields}
-        answer = self.http(user).post("/v1/runs", json=body)
+
+        def ask() -> httpx.Response | None:
+            answer = self.http(user).post("/v1/runs", json=body)
+            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer
+
+        answer = until(ask, WAIT_S, "a submission")
         assert answer.status_code == 202, answer.text
         assert answer.headers["Location"] == f"/v1/runs/{answer.json()['id']}"
         return dict(answer.json())
