@@ -134,7 +134,7 @@ class Deletions:
                 deletion.emptied_at = None
                 again = True
             else:
-                finishing = _is_settled(session, deletion)
+                finishing = _settle(session, deletion)
                 again = False
         for run in stopping:
             self._services.tell_worker(run.worker_id, run.id, run.attempt)
@@ -143,13 +143,13 @@ class Deletions:
         return again
 
     def _finish(self, user_id: str) -> None:
-        """Clears Redis, however long that takes, and records the end. While the row is there, nothing new comes."""
-        self._clear_redis(user_id)
-        with self._database.user_session(user_id) as session:
+        """Clears Redis and records the end."""
+        with self._database.user_session(user_id, lock_timeout_s=LOCK_TIMEOUT_S) as session:
             own = delete(Deletion).where(Deletion.user_id == user_id)
             gone = session.execute(own.returning(Deletion.requested_at, Deletion.removed)).one_or_none()
-            if gone is None:  # another leader was faster
+            if gone is None:  # another leader was faster; the id may be a new user's
                 return
+            self._clear_redis(user_id)  # until the commit nothing new comes, and no other leader gets here
             detail = {"requested_at": iso(gone.requested_at), "removed": gone.removed}
             audit.record(session, user_id=user_id, actor="leader", action=DELETED, target=user_id, detail=detail)
         log.info("a user is deleted", user_id=user_id, removed=gone.removed)
@@ -180,8 +180,8 @@ def _cancel_running(session: Session, user_id: str) -> Sequence[Row[str, str | N
     return session.execute(returned, execution_options=_UNSYNCED).all()
 
 
-def _is_settled(session: Session, deletion: Deletion) -> bool:
-    """Whether nobody remembers anything any more of what was removed from Postgres, where nothing is left."""
+def _settle(session: Session, deletion: Deletion) -> bool:
+    """Notes since when nothing is left in Postgres; tells whether by now nobody remembers any of what was removed."""
     if not deletion.removed:
         return True
     own = Deletion.user_id == deletion.user_id
@@ -196,7 +196,7 @@ def _remove_some(session: Session, user_id: str) -> tuple[str, int] | None:
     for table in TABLES:
         has_files = any(isinstance(column.type, LargeBinary) for column in table.columns)
         name = f"{SCHEMA}.{table.name}"
-        some = f"SELECT ctid FROM {name} WHERE user_id = :user_id LIMIT :most FOR UPDATE"  # noqa: S608 - a name from the models
+        some = f"SELECT ctid FROM {name} WHERE user_id = :user_id LIMIT :most"  # noqa: S608 - a name from the models
         statement = f"DELETE FROM {name} WHERE ctid = ANY (ARRAY({some})) RETURNING 1"  # noqa: S608
         rows = session.execute(text(statement), {"user_id": user_id, "most": FILES if has_files else ROWS}).all()
         if rows:

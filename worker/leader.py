@@ -65,8 +65,8 @@ class Leader(Loop):
     def _sweep(self, *, quiet: bool) -> None:
         lanes, recovery, upkeep = self.lanes, self.recovery, self.upkeep
         repairs = [
-            upkeep.seal_audit, self.deletions.work_off, lanes.keep_granted, lanes.park_unserved, recovery.send_again,
-            lanes.admit_parked, lanes.tell_positions, recovery.clear_threads, recovery.remove_old,
+            upkeep.seal_audit, lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked,
+            lanes.tell_positions, recovery.clear_threads, recovery.remove_old, self.deletions.work_off,
             upkeep.remove_old_audit, lanes.count,
         ]  # fmt: skip
         for repair in repairs if quiet else [recovery.recover_dead_workers, *repairs]:

@@ -201,6 +201,17 @@ class TestAllOfIt:
         assert rows(superuser, "bob").keys() == {"audit_log"}
         assert rows(superuser, "alice")["runs"] == 1
 
+    def test_a_sweep_is_not_as_long_as_all_deletions_together(
+        self, services: Services, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for user_id in ("alice", "bob", "carol"):
+            submit_run(services, user_id)
+            start(services, user_id)
+        monkeypatch.setattr(deletion, "MOST_S", 0)
+        Deletions(services).work_off()
+        states = [state(services.database, user_id) for user_id in ("alice", "bob", "carol")]
+        assert sum(found.live_runs == 0 for found in states) == 1  # of the others nothing is done yet
+
 
 class TestRefusal:
     def test_nothing_new_is_accepted_from_that_moment(self, services: Services, superuser: sa.Connection) -> None:

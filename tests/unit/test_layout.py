@@ -12,6 +12,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from shared.database import load_sql
+from tests.conftest import OWN_FLEETS, SHARED_FLEET
 
 ROOT = Path(__file__).parents[2]
 # The brackets keep this file from holding what it looks for.
@@ -81,3 +82,11 @@ def test_no_statement_is_sent_with_comments_in_which_values_would_be_put() -> No
     for name in names:
         assert "--" in (ROOT / "shared" / "sql" / f"{name}.sql").read_text()
         assert "--" not in load_sql(name).text
+
+
+def test_the_files_that_have_fleets_of_their_own_are_there() -> None:
+    names = {path.stem.removeprefix("test_") for path in tracked("tests/fleet/test_*.py")}
+    assert names >= OWN_FLEETS
+    assert {
+        path.relative_to(ROOT / "tests").with_suffix("").as_posix() for path in tracked("tests/browser/test_*.py")
+    } >= (SHARED_FLEET)

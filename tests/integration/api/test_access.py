@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 from werkzeug.routing import Rule
 
+from shared.context import RESERVED_ENDINGS
 from tests.api_process import FakeWorker
 from tests.integration.api.conftest import UserClient
 
@@ -128,3 +129,9 @@ def test_a_user_id_in_a_request_is_never_believed(
 
 def _without_correlation(answer: httpx.Response) -> dict[str, Any]:
     return {**answer.json(), "correlation_id": None}
+
+
+def test_no_user_can_be_called_like_a_call_about_a_user(app: Flask) -> None:
+    about = f"{ADMIN}users/<user:user_id>"
+    calls = {rule.removeprefix(about) for _, rule in _rules(app) if rule.startswith(about)} - {""}
+    assert calls == set(RESERVED_ENDINGS)
