@@ -180,6 +180,8 @@ class Follower:
     def _welcome(self, body: dict[str, Any], after: int | None) -> None:
         if self.watch.start is None:
             self.watch.start = body["head"] if after is None else after
+        if self._to_cut and (missed := body["head"] - self.watch.last) > 0:
+            self._to_cut = 1 + self._to_cut % missed  # within the replay, however short it is
         if not body["recovered"]:
             has_snapshot = isinstance(body["snapshot"], dict)
             self.watch.told.append(Told(self.watch.last, body["head"], body["reason"], has_snapshot))

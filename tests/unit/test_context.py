@@ -14,6 +14,7 @@ from shared.context import (
     MAX_ID_LENGTH,
     MAX_NESTED_BYTES,
     PLACEHOLDERS,
+    RESERVED_ENDINGS,
     UserExecutionContext,
     check_user_id,
     validate_user_context,
@@ -33,6 +34,7 @@ json_objects = st.dictionaries(texts, json_values, max_size=4)
 ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_ID_LENGTH).filter(
     lambda text: text.isprintable() and text == text.strip() and text.lower() not in PLACEHOLDERS
 )
+user_ids = ids.filter(lambda text: not text.endswith(RESERVED_ENDINGS))
 
 
 def make(**changes: Any) -> UserExecutionContext:
@@ -185,7 +187,7 @@ def test_only_a_context_is_a_context(value: object) -> None:
         validate_user_context(value)
 
 
-@given(user_id=ids, agent_context=json_objects, audit_metadata=json_objects, child=st.booleans())
+@given(user_id=user_ids, agent_context=json_objects, audit_metadata=json_objects, child=st.booleans())
 def test_json_round_trip(
     user_id: str, agent_context: dict[str, Any], audit_metadata: dict[str, Any], *, child: bool
 ) -> None:
@@ -234,7 +236,7 @@ def test_from_dict_refuses_any_other_json(value: Any) -> None:
         UserExecutionContext.from_dict(value)
 
 
-@given(ids)
+@given(user_ids)
 def test_a_user_id_is_kept_as_it_is(user_id: str) -> None:
     assert check_user_id(user_id) == user_id
 
