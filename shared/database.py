@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -42,6 +43,21 @@ def load_sql(name: str) -> sa.TextClause:
     go on behind the comment, as SQL.
     """
     return sa.text(_COMMENT.sub("", (files("shared") / "sql" / f"{name}.sql").read_text()))
+
+
+def with_address(url: str) -> str:
+    """Returns a database URL that has its host's address as well: a sandbox without a network resolves no names.
+
+    The name stays, for TLS certificates are made out to it. A name that cannot be resolved now is left alone.
+    """
+    parts = sa.make_url(url)
+    if not parts.host or "hostaddr" in parts.query:
+        return url
+    try:
+        address = str(socket.getaddrinfo(parts.host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError:
+        return url
+    return parts.update_query_dict({"hostaddr": address}).render_as_string(hide_password=False)
 
 
 class Executor(Protocol):

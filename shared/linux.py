@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Container
 from ipaddress import IPv6Address, ip_address
@@ -14,8 +16,61 @@ from pathlib import Path
 
 _ESTABLISHED = "01"
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITY_VERSION = struct.pack("Ii", 0x20080522, 0)  # and whose: our own
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+AVAILABLE = _libc is not None
+
+
+def prctl(option: int, first: int, second: int = 0) -> None:
+    """Sets something about this process, see the manual page of that name.
+
+    Raises:
+        OSError: the kernel refuses, or there is no such call.
+    """
+    if _libc is None or _libc.prctl(option, first, second, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), f"prctl option {option} is refused")
+
+
+def syscall(number: int, *arguments: int | bytes | None) -> int:
+    """Does a system call that the C library has no function for, and returns what the kernel answers.
+
+    Args:
+        arguments: integers of at most 31 bits, bytes (their address is passed) or None.
+
+    Raises:
+        OSError: the kernel refuses, or there is no such call.
+    """
+    if _libc is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if (result := int(_libc.syscall(number, *arguments))) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"system call {number}: {os.strerror(code)}")
+    return result
+
+
+def keep_capabilities(kept: int = 0) -> None:
+    """Gives up all capabilities of this process but some, see capabilities(7).
+
+    Args:
+        kept: one bit for each; of the first 32.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if _libc is not None and _libc.capset(_CAPABILITY_VERSION, struct.pack("6I", kept, kept, kept, 0, 0, 0)) != 0:
+        raise OSError(ctypes.get_errno(), "capabilities cannot be given up")
+
+
+def hide_memory(*, hidden: bool = True) -> None:
+    """Closes this process's memory, descriptors and environment to others of its account, and leaves no core dump.
+
+    What it forks is closed too; what it starts anew is not.
+    """
+    if _libc is not None:
+        prctl(_PR_SET_DUMPABLE, int(not hidden))
 
 
 def die_with_parent(parent: int) -> None:
@@ -42,6 +97,12 @@ def become_subreaper() -> None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def give_up_privileges() -> None:
+    """Has no program that this process starts give it more rights than it has, for good (set-user-ID programs)."""
+    if _libc is not None:
+        prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
 def step_back(nice: int) -> None:
     """Gives this process, the first of its session, a smaller share of the processor beside others.
 
@@ -51,11 +112,19 @@ def step_back(nice: int) -> None:
     Args:
         nice: added to the present one; 0 to 19.
     """
-    nice = os.nice(nice)
+    _write("/proc/self/autogroup", os.nice(nice))
+
+
+def die_first() -> None:
+    """Has the kernel kill this process, or one that it starts, before others when the machine's memory is used up."""
+    _write("/proc/self/oom_score_adj", 1000)
+
+
+def _write(path: str, number: int) -> None:
     with contextlib.suppress(OSError):
-        fd = os.open("/proc/self/autogroup", os.O_WRONLY)
+        fd = os.open(path, os.O_WRONLY)
         try:
-            os.write(fd, b"%d" % nice)
+            os.write(fd, b"%d" % number)
         finally:
             os.close(fd)
 

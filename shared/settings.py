@@ -64,6 +64,8 @@ class Settings(BaseSettings):
     audit_retention_days: float = Field(365, gt=0)
     audit_keys: SecretCsv = Field((), description="retired SECRET_KEYs: they verify the audit trail and nothing else")
     sandbox_env: Csv = Field((), description="names of environment variables that are passed into sandboxes")
+    sandbox_readable: Csv = Field((), description="paths that sandboxes may read, besides programs and code")
+    sandbox_closed: Csv = Field((), description="paths that sandboxes may not read, even below others that they may")
     sandbox_writable: Csv = Field((), description="paths that sandboxes may write to, besides their own folder")
     model: str | None = Field(None, description="the language model that agents may use, as its endpoint knows it")
     model_url: str | None = Field(None, description="an OpenAI-compatible endpoint, up to /v1; unset: OpenAI's own")
@@ -88,6 +90,8 @@ class Settings(BaseSettings):
         "agents",
         "queues",
         "sandbox_env",
+        "sandbox_readable",
+        "sandbox_closed",
         "sandbox_writable",
         "fetch_networks",
         "fetch_ports",

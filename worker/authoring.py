@@ -46,6 +46,7 @@ class Agent:
         time_limit_s: running time over all attempts, seconds.
         max_attempts: attempts that may be lost to crashes or end with `Retry`; other exceptions fail the run at once.
         queue: only workers that serve this queue run it.
+        network: whether its sandbox may use the network; else it reaches the database and nothing more.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,7 @@ class Agent:
     time_limit_s: ClassVar[float] = 600
     max_attempts: ClassVar[int] = 3
     queue: ClassVar[str] = "default"
+    network: ClassVar[bool] = False
 
     def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         """Returns the result, JSON of at most 1 MiB. May be `async def`; a plain one may block.
@@ -79,12 +81,14 @@ class Tool:
         permission: `open` to everybody, or `granted`: only to users who were granted it.
         time_limit_s: of one call, seconds. An async tool is cancelled then; a plain one, which runs in a thread, is
             given up: the call fails, and what its `scope` offers raises from then on.
+        network: whether it needs the network: then the sandboxes of agents that have it may use it.
     """
 
     name: ClassVar[str]
     Parameters: ClassVar[type[BaseModel]] = AnyInput
     permission: ClassVar[Literal["open", "granted"]] = "open"
     time_limit_s: ClassVar[float] = 60
+    network: ClassVar[bool] = False
 
     def __init__(self, scope: ToolScope) -> None:
         self.scope = scope

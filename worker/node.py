@@ -50,7 +50,13 @@ class WorkerNode:
         self.live: dict[str, LiveRun] = {}
         self.tracker = AgentExecutionTracker()
         settings = services.settings
-        self.zygote = ZygoteClient(settings.sandbox_memory_mb, settings.sandbox_env)
+        self.zygote = ZygoteClient(
+            settings.sandbox_memory_mb,
+            settings.sandbox_env,
+            readable=settings.sandbox_readable,
+            writable=settings.sandbox_writable,
+            closed=settings.sandbox_closed,
+        )
         self.writer = EventWriter(services, self._refused)
         self.heartbeat = Heartbeat(services, self.id, self.live, self._announce)
         self.leader = Leader(services, self.id)

@@ -88,6 +88,19 @@ class AgentClassRegistry:
         except KeyError:
             raise unknown_agent(name, list(self._agents)) from None
 
+    def needs_network(self, name: str) -> bool:
+        """Tells whether an agent, one of its tools, or an agent that its workflows need, has declared `network`.
+
+        What an MCP server offers is used over the network, or may be what the server itself needs it for.
+        """
+        cls = self.get(name)
+        return (
+            cls.network
+            or any(tool.network for tool in cls.tools)
+            or any(server.serves(name) for server in self.mcp_servers.values())
+            or any(self.needs_network(needed) for needed in needed_agents(cls))
+        )
+
     def names(self) -> list[str]:
         """Returns the names, sorted."""
         return sorted(self._agents)
@@ -124,6 +137,7 @@ def check_agent_class(cls: Any) -> None:
         raise unsound(cls, "", "has no execute(self, context, run)")
     _check_arguments(cls, "execute", "self, context, run")
     _check_time_limit(cls)
+    _check_network(cls)
     if not (isinstance(cls.max_attempts, int) and cls.max_attempts > 0):
         raise unsound(cls, "max_attempts", "must be a whole number above 0")
     if not (isinstance(cls.queue, str) and _NAME.fullmatch(cls.queue)):
@@ -157,6 +171,7 @@ def check_tool_class(cls: Any) -> None:
     if cls.permission not in ("open", "granted"):
         raise unsound(cls, "permission", "must be 'open' or 'granted'")
     _check_time_limit(cls)
+    _check_network(cls)
     _check_state(cls, Tool)
 
 
@@ -181,6 +196,11 @@ def _check_time_limit(cls: type[Agent | Tool]) -> None:
     limit = cls.time_limit_s
     if isinstance(limit, bool) or not (isinstance(limit, int | float) and 0 < limit < math.inf):
         raise unsound(cls, "time_limit_s", "must be a number of seconds above 0")
+
+
+def _check_network(cls: type[Agent | Tool]) -> None:
+    if not isinstance(cls.network, bool):
+        raise unsound(cls, "network", "must be True or False")
 
 
 def _check_arguments(cls: type[Any], method: str, arguments: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from shared import records, runs
+from shared.database import with_address
 from shared.errors import SignatureError, UnavailableError
 from shared.events import Attempt, Event, StoredEvent
 from shared.messages import RunMessage
@@ -153,7 +154,8 @@ class Runner:
             "granted": live.granted,
             "steps": self._recorded_steps(run),
             "is_last": run.lost_attempts + 1 >= run.max_attempts,
-            "database_url": url.get_secret_value() if url else None,
+            "time_left_s": live.remaining_s,
+            "database_url": with_address(url.get_secret_value()) if url else None,
             "database_token": database_token(self._token_key, run.user_id, run.id, run.attempt, ttl_s),
         }
 

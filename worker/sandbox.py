@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import inspect
 import os
-import resource
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from shared import linux
 from shared.context import UserExecutionContext
 from shared.states import ExecutionState
 from worker.bridge import WebSocketBridge
@@ -23,25 +21,13 @@ from worker.link import RunnerLink, exit_at_once
 from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.tooling import describe_error
+from worker.walls import Walls
 
-NICE = 5  # a third of the processor time that the worker, the api and the stores get beside it, if all want some
-
-
-@dataclass(frozen=True)
-class SandboxLimits:
-    """What each sandbox is confined to.
-
-    Args:
-        address_space: bytes.
-        folder: where each sandbox gets a folder of its own.
-    """
-
-    address_space: int
-    folder: str
+_POSTGRES_PORT = 5432  # where the URL names none
 
 
-def confine(limits: SandboxLimits) -> None:
-    """Makes this freshly forked process a session and process group of its own, with limits and an empty folder.
+def detach() -> None:
+    """Makes this freshly forked process a session and process group of its own.
 
     What agents print goes nowhere: the fleet's log must not hold users' data. They have `run.emit`.
     """
@@ -51,24 +37,25 @@ def confine(limits: SandboxLimits) -> None:
         os.dup2(null, fd)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    folder = f"{limits.folder}/{os.getpid()}"
-    os.mkdir(folder, mode=0o700)  # noqa: PTH102 - each module touched here is copied memory in every sandbox
-    os.chdir(folder)
-    os.environ["HOME"] = os.environ["TMPDIR"] = folder
-    linux.step_back(NICE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (limits.address_space, limits.address_space))
 
 
-def run(sock: socket.socket, registry: AgentClassRegistry) -> None:
+def run(sock: socket.socket, registry: AgentClassRegistry, walls: Walls) -> None:
     """Runs the one run that the first frame describes, and sends its result.
 
     Args:
         sock: to the runner.
         registry: the agents, as the zygote imported them.
+        walls: raised before the agent is.
     """
     link = RunnerLink(sock)
-    asyncio.run(_execute(link, link.receive_start(), registry))
+    start = link.receive_start()
+    ports = None if registry.needs_network(start["agent"]) else _ports(start["database_url"])
+    walls.close(time_left_s=start["time_left_s"], tcp_ports=ports)
+    asyncio.run(_execute(link, start, registry))
+
+
+def _ports(url: str | None) -> tuple[int, ...]:
+    return () if url is None else (urlsplit(url).port or _POSTGRES_PORT,)
 
 
 async def _execute(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> None:

@@ -32,6 +32,7 @@ from worker.mcp import config as mcp
 from worker.mcp import sessions as mcp_sessions
 from worker.registry import AgentClassRegistry
 from worker.rehearsal import rehearse
+from worker.walls import Confinement, Walls, missing
 
 MAX_PACKET = 65_536
 END_TIMEOUT_S = 3.0
@@ -43,13 +44,15 @@ class Zygote:
     Args:
         control: the packet socket to the worker.
         registry: the agents.
-        limits: for each sandbox.
+        walls: for each sandbox.
+        folder: where sandboxes have their folders.
     """
 
-    def __init__(self, control: socket.socket, registry: AgentClassRegistry, limits: sandbox.SandboxLimits) -> None:
+    def __init__(self, control: socket.socket, registry: AgentClassRegistry, walls: Walls, folder: str) -> None:
         self._control = control
         self._registry = registry
-        self._limits = limits
+        self._walls = walls
+        self._folder = folder
         self._pids: dict[int, int] = {}  # pid -> id
         self._wake, self._notify = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -87,6 +90,7 @@ class Zygote:
 
     def _fork(self, number: int, fd: int) -> None:
         me = os.getpid()
+        self._walls.count_tasks()
         try:
             pid = os.fork()
         except OSError as error:  # no memory, too many processes: this one run has to wait, the others live on
@@ -108,8 +112,10 @@ class Zygote:
             os.close(self._wake)  # whoever could read from it could hide the deaths of others
             os.close(self._notify)
             self._control.close()
-            sandbox.confine(self._limits)
-            sandbox.run(socket.socket(fileno=fd), self._registry)
+            sandbox.detach()
+            self._walls.enter()
+            linux.die_with_parent(parent)  # the kernel forgets it when a process changes its account
+            sandbox.run(socket.socket(fileno=fd), self._registry, self._walls)
         except BaseException:  # noqa: BLE001 - seen in the worker's log if it happened before the sandbox was confined
             traceback.print_exc()
         finally:  # whatever happened, a sandbox never returns into the zygote's loop
@@ -128,7 +134,7 @@ class Zygote:
             number = self._pids.pop(found, None)
             if number is None:
                 continue
-            _remove(f"{self._limits.folder}/{found}")
+            _remove(f"{self._folder}/{found}")
             code = os.waitstatus_to_exitcode(status)
             self._send(
                 {
@@ -154,7 +160,7 @@ class Zygote:
                 _kill_group(pid, signal.SIGKILL)
             self._reap()
             time.sleep(0.002)
-        shutil.rmtree(self._limits.folder, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _exited() -> int | None:
@@ -183,6 +189,7 @@ def _kill_group(pid: int, signum: int) -> None:
 def main() -> None:
     """Starts from an exec: argument 1 is the worker's pid, argument 2 what sandboxes get, as JSON."""
     linux.die_with_parent(int(sys.argv[1]))
+    linux.hide_memory()
     gc.disable()  # holes in the memory that is shared would be filled, and so copied, by every sandbox
     control = socket.socket(fileno=0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the supervisor; the worker tells us when to end
@@ -199,13 +206,15 @@ def main() -> None:
         mcp_sessions.preload()
     for entry in loaded.registry.catalogue():
         control.send(json.dumps({"op": "agent", **entry}).encode())
-    control.send(json.dumps({"op": "ready", "notes": [*loaded.notes, *notes], "named": loaded.named}).encode())
+    notes = [*loaded.notes, *notes, *(f"sandboxes: {one}" for one in missing())]
+    control.send(json.dumps({"op": "ready", "notes": notes, "named": loaded.named}).encode())
     rehearse()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
     gc.enable()
-    given = json.loads(sys.argv[2])
-    limits = sandbox.SandboxLimits(linux.address_space() + given["memory_mb"] * 1024 * 1024, given["folder"])
-    zygote = Zygote(control, loaded.registry, limits)
+    given = Confinement(**json.loads(sys.argv[2]))
+    walls = Walls(given)
+    walls.enclose()
+    zygote = Zygote(control, loaded.registry, walls, given.folder)
     linux.outlive_parent()  # from here on the end of the control socket tells: there may be sandboxes to end
     zygote.serve()
     os._exit(0)  # libraries that complain at the interpreter's end have nothing to tell anybody here

@@ -15,12 +15,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import structlog
 
 from shared.errors import ConfigurationError, UnavailableError
+from worker.walls import Confinement
 from worker.zygote import MAX_PACKET
 
 log = structlog.get_logger(__name__)
@@ -64,10 +65,21 @@ class ZygoteClient:
     Args:
         memory_mb: what a sandbox may use beyond the zygote.
         passed: names of further environment variables for the sandboxes.
+        readable: see `Confinement`.
+        writable: see `Confinement`.
+        closed: see `Confinement`.
     """
 
-    def __init__(self, memory_mb: int, passed: Sequence[str] = ()) -> None:
-        self._memory_mb = memory_mb
+    def __init__(
+        self,
+        memory_mb: int,
+        passed: Sequence[str] = (),
+        *,
+        readable: Sequence[str] = (),
+        writable: Sequence[str] = (),
+        closed: Sequence[str] = (),
+    ) -> None:
+        self._confinement = Confinement(memory_mb, "", readable, writable, closed)
         self._passed = (*PASSED_ENVIRONMENT, *passed)
         self._numbers = itertools.count(1)
         self._sandboxes: dict[int, SandboxProcess] = {}
@@ -183,10 +195,10 @@ class ZygoteClient:
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HOME": folder}
         # By default glibc reserves 64 MiB of the sandbox's address space for each thread, e.g. each tool call.
         environment |= {"MALLOC_ARENA_MAX": "2"}
-        limits = json.dumps({"memory_mb": self._memory_mb, "folder": folder})
+        confinement = json.dumps(asdict(replace(self._confinement, folder=folder)))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.zygote", str(os.getpid()), limits],
+                [sys.executable, "-m", "worker.zygote", str(os.getpid()), confinement],
                 stdin=theirs.fileno(),
                 env=environment,
                 start_new_session=True,

@@ -122,6 +122,7 @@ class LocalRun:
             "input": self.row.input,
             "granted": list(self.live.granted),
             "steps": self._records.step_names(),
+            "time_left_s": self.row.time_limit_s,
             "database_url": None,
             "database_token": "",
         }

@@ -53,6 +53,7 @@ class Assistant(Agent):
     Input: ClassVar[type[BaseModel]] = AssistantInput
     tools: ClassVar[tuple[type[Tool], ...]] = _installed(TOOLS)
     time_limit_s: ClassVar[float] = 900
+    network: ClassVar[bool] = True
 
     async def execute(self, context: UserExecutionContext, run: AgentRun) -> dict[str, Any]:
         """Returns `answer`, whether it is `truncated` and `remembered`, and how many `turns` and `tool_calls` it took.

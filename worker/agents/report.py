@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from shared.context import UserExecutionContext
 from worker.authoring import Agent, AgentRun
 from worker.model import Model, ModelError
+from worker.model.settings import is_named
 from worker.reports import markdown
 from worker.reports.findings import Findings
 from worker.reports.paper import Paper, write
@@ -36,6 +37,7 @@ class Report(Agent):
     name: ClassVar[str] = "report"
     Input: ClassVar[type[BaseModel]] = Findings
     time_limit_s: ClassVar[float] = 120
+    network: ClassVar[bool] = is_named()  # for the model
 
     async def execute(self, context: UserExecutionContext, run: AgentRun) -> dict[str, Any]:
         """Returns `title`, `markdown`, `citations` (each with the `url` of its passage) and names of `artifacts`."""

@@ -13,6 +13,7 @@ from shared.context import UserExecutionContext
 from shared.errors import InvalidError
 from worker.authoring import Agent, AgentRun
 from worker.model import Model, ModelError
+from worker.model.settings import is_named
 from worker.questions.advice import advise
 from worker.questions.library import Library
 from worker.questions.reading import TableLook
@@ -43,6 +44,7 @@ class Triage(Agent):
     name: ClassVar[str] = "triage"
     Input: ClassVar[type[BaseModel]] = TriageInput
     time_limit_s: ClassVar[float] = 120
+    network: ClassVar[bool] = is_named()  # for the model
 
     async def execute(self, context: UserExecutionContext, run: AgentRun) -> dict[str, Any]:
         """Returns `request`, `routes` (best first), `unplaced`, `summary`, and whether `rules` or a `model` routed it.

@@ -18,6 +18,11 @@ TIMEOUT_S = 120.0
 SILENCE_S = 30.0
 
 
+def is_named() -> bool:
+    """Tells whether there is a model: agents that do without one need no network."""
+    return bool(os.environ.get(NAME))
+
+
 @dataclass(frozen=True)
 class ModelSettings:
     """What a client of the model needs.

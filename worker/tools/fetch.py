@@ -37,6 +37,7 @@ class FetchTool(Tool):
     name: ClassVar[str] = "fetch"
     Parameters: ClassVar[type[BaseModel]] = FetchParameters
     permission: ClassVar[Literal["open", "granted"]] = "granted"
+    network: ClassVar[bool] = True
     time_limit_s: ClassVar[float] = 30  # of all: names, redirects, the last byte
 
     async def run(self, context: UserExecutionContext, parameters: FetchParameters) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from shared.frames import encode_frame
 from shared.outcomes import Completed, Failed, Lost
 from tests.integration.worker.conftest import Begin
 from tests.sandboxes import AGENTS, CANARIES, REPOSITORY, a_zygote, gone
-from worker.sandbox import NICE
+from worker.walls import NICE
 from worker.zygote_client import PASSED_ENVIRONMENT, ZygoteClient
 
 OWN_NAMES = {"MALLOC_ARENA_MAX", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "HOME", "TMPDIR"}

@@ -1,0 +1,88 @@
+"""An account of its own for each sandbox, where the worker is root: what it may call its own is its folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from shared import linux
+
+# systemd's list of user ids leaves these to nobody; with its pid, of which there are at most 2**22, no two sandboxes
+# of a machine have the same.
+FIRST_UID = 0x70000000
+_LAST_UID = FIRST_UID + 2**22
+_CHOWN, _DAC_OVERRIDE, _READ_ANYWHERE, _KILL, _SETGID, _SETUID = 0, 1, 2, 5, 6, 7  # linux/capability.h
+_NEEDED = (_CHOWN, _DAC_OVERRIDE, _KILL, _SETGID, _SETUID)
+_KEEP_CAPABILITIES, _AMBIENT, _RAISE = 8, 47, 2
+
+
+def available() -> bool:
+    """Tells whether this process may give accounts: it is root, with the rights for it and with user ids to give."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return False
+    return all(_capabilities() >> one & 1 for one in _NEEDED) and _mapped(_LAST_UID)
+
+
+def open_to_all(paths: Iterable[str]) -> bool:
+    """Tells whether every account may get to these folders and files, and read them."""
+    return all(_open(Path(path)) for path in paths)
+
+
+def _open(path: Path) -> bool:
+    try:
+        on_the_way = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
+        return on_the_way and bool(path.stat().st_mode & stat.S_IROTH)
+    except FileNotFoundError:
+        return True
+
+
+def take(folder: str, *, reads_anywhere: bool) -> None:
+    """Gives this process the account of its pid, which owns its folder.
+
+    Args:
+        reads_anywhere: whether it keeps the capability to read whatever the file system's rights say, because it could
+            not get to its own code otherwise. Landlock has to confine it then.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    uid = FIRST_UID + os.getpid()
+    os.chown(folder, uid, uid)
+    os.setgroups([])
+    if reads_anywhere:
+        linux.prctl(_KEEP_CAPABILITIES, 1)
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    if reads_anywhere:
+        linux.keep_capabilities(1 << _READ_ANYWHERE)
+        linux.prctl(_AMBIENT, _RAISE, _READ_ANYWHERE)  # programs that it starts need it, too
+
+
+def _capabilities() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+
+
+def _mapped(uid: int) -> bool:
+    """Tells whether this user namespace has a user id."""
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = map(int, line.split())
+        if first <= uid < first + count:
+            return True
+    return False
+
+
+def tasks() -> int:
+    """Returns how many processes and threads this account has on the machine."""
+    count, uid = 0, os.getuid()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                if entry.stat().st_uid == uid:
+                    count += len(list(Path(entry.path, "task").iterdir()))
+            except OSError:  # it has just ended
+                continue
+    return count
