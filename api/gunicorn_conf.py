@@ -48,12 +48,18 @@ control_socket_disable = True
 forwarded_allow_ips = ",".join(settings.trusted_proxies) or "127.0.0.1,::1"
 
 
+def on_starting(_server: Any) -> None:
+    """Closes what this process knows to others of its account: sandboxes may be among them."""
+    linux.hide_memory()
+
+
 def post_fork(server: Any, _worker: Any) -> None:
     """Ties the worker's life to the main process; makes psycopg2 cooperative: it waits in gevent's loop, with an end.
 
     A worker whose main process was killed would notice by polling, and then drain beside its successor.
     """
     linux.die_with_parent(server.pid)
+    linux.hide_memory()
     gc.disable()  # importing makes little garbage: to look for it takes a sixth of the start
     from psycogreen.gevent import gevent_wait_callback  # noqa: PLC0415 - not in the main process
     from psycopg2 import OperationalError, extensions  # noqa: PLC0415

@@ -53,6 +53,10 @@ class Stores:
             "run_database_url": _as_role(self._admin_url, RUN + roles, run),
             "redis_url": redis_url,
             "broker_url": next_redis_database(redis_url),
+            # Its secrets, the stores' files and the logs, wherever agents may read otherwise.
+            "sandbox_closed": ",".join(
+                (*filter(None, [os.environ.get("LANEWISE_SANDBOX_CLOSED")]), str(data_dir.absolute()))
+            ),
         }
         self.settings: Settings = load_settings(None, **self.values)
 

@@ -18,6 +18,7 @@ from lanewise.running import telling_settings
 from lanewise.secrets import ensure_secrets, make_data_dir
 from lanewise.stores import Stores
 from lanewise.supervisor import StopRequested, Supervisor
+from shared import linux
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.tokens import make_token
@@ -70,6 +71,7 @@ def up(options: UpOptions) -> None:
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     _check_folder()
+    linux.hide_memory()
     make_data_dir(options.data_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_only_one(options.data_dir))

@@ -41,7 +41,7 @@ class Node:
     def __init__(self, services: Services, zygote: ZygoteClient) -> None:
         self.services = services
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(node_module, "ZygoteClient", lambda *_: zygote)
+            patch.setattr(node_module, "ZygoteClient", lambda *_, **__: zygote)
             self.parts = WorkerNode(services, ["default"], 8)
         self.parts._announce()
         self.parts.writer.start()

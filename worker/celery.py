@@ -13,7 +13,7 @@ import structlog
 from celery import signals
 from celery.exceptions import SecurityWarning
 
-from shared import logs
+from shared import linux, logs
 from shared.broker import make_celery
 from shared.errors import ConfigurationError, LanewiseError
 from shared.messages import TASK_NAME
@@ -57,6 +57,7 @@ def _begin(instance: Any = None, **_: Any) -> None:
 @signals.worker_init.connect
 def _start(sender: Any, **_: Any) -> None:
     global node  # noqa: PLW0603 - Celery makes the process; there is one node in it
+    linux.hide_memory()
     services = Services.open(settings, celery=app, pool_size=max(5, sender.concurrency))
     node = WorkerNode(services, list(app.amqp.queues.consume_from), sender.concurrency)
     try:

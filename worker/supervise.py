@@ -34,6 +34,8 @@ MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_NAME = 64
 MAX_MESSAGE = 2000
 MAX_TRACE = 8000
+MAX_EVENTS = 100_000  # of an attempt, besides tokens, which are joined
+MAX_READ_BYTES = 512 * 1024 * 1024  # of an attempt, whatever it says with them
 MAX_DENIALS = 100  # of an attempt that the audit trail tells one by one; the log has all
 
 Calls = Callable[[str, dict[str, Any]], Any]
@@ -72,7 +74,7 @@ class Supervisor:
         self._after_forced_end = after_forced_end
         self._asked_at: float | None = None
         self._terminated = False
-        self._events = 0
+        self._events = self._tokens = self._read_bytes = 0
         self._denials = 0
         self.trace = ""  # where the agent raised, if it did
         self._reader = FrameReader()
@@ -138,6 +140,9 @@ class Supervisor:
     def _read(self) -> bool:
         """Reads what has come and returns whether there was anything: else it has closed its end."""
         data = self._sandbox.sock.recv(READ_BYTES)
+        self._read_bytes += len(data)
+        if self._read_bytes > MAX_READ_BYTES:
+            raise FrameError(f"it sent more than {MAX_READ_BYTES:,} bytes in one attempt")
         self._frames = self._reader.feed(data)
         return bool(data)
 
@@ -193,6 +198,7 @@ class Supervisor:
             _check_progress(data)
         run = self._live.run
         self._events += 1
+        self._tokens += kind == EventType.AGENT_TOKEN
         deed = self._denial(data) if kind == EventType.TOOL_DENIED else None
         return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data, self._events, deed)
 
@@ -205,6 +211,8 @@ class Supervisor:
         return Deed(run.user_id, f"user:{run.user_id}", "tool.deny", run.id, reason, run.correlation_id, detail)
 
     def _pass_on(self, event: Event) -> Outcome | None:
+        if self._events - self._tokens > MAX_EVENTS:
+            return Failed("quota_exceeded", f"it emitted more than {MAX_EVENTS:,} events, besides tokens")
         # While the log is behind nothing more is read from the sandbox: its next write blocks. Orders still count.
         while not self._put_event(event, 0.2):
             if self._live.must_stop is not None:

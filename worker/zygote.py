@@ -5,7 +5,7 @@ in packets of JSON over the socket that is its standard input:
 
     in    {"op": "fork", "id": 7} with one file descriptor · {"op": "kill", "id": 7, "signal": 9}
     out   {"op": "agent", …} for each agent, {"op": "ready", "notes", "named"} or {"op": "failed", "message"} ·
-          {"op": "forked", "id", "pid"} or {"op": "refused", "id", "message"} ·
+          {"op": "forked", "id", "pid"} or {"op": "refused", "id", "message"} · {"op": "signalled", "id"} ·
           {"op": "exited", "id", "status", "signal", "cpu_s", "max_rss_kb"}
 """
 
@@ -125,6 +125,7 @@ class Zygote:
         for pid, known in self._pids.items():
             if known == number:
                 _kill_group(pid, signum)
+        self._send({"op": "signalled", "id": number})
 
     def _reap(self) -> None:
         while (found := _exited()) is not None:

@@ -50,7 +50,7 @@ class SandboxProcess:
     sock: socket.socket
     notify: Callable[[], None]
     pid: int | None = None
-    kill_by: float | None = None  # when a zygote that works has killed it
+    kill_by: float | None = None  # when a zygote that works has sent the signals that it was told to
     exited: threading.Event = field(default_factory=threading.Event)
     reason: str = ""  # how it ended, for people
     zygote_died: bool = False
@@ -146,17 +146,18 @@ class ZygoteClient:
     def kill(self, sandbox: SandboxProcess, signum: int = signal.SIGKILL) -> None:
         """Signals the sandbox's whole process group, by way of the zygote, which knows whether it still lives.
 
-        A zygote that has not killed it after two seconds stands still: it is ended itself, and started again.
+        A zygote that has not sent the signal after two seconds stands still: it is ended itself, and started again.
+        What it has killed may take longer to be gone, on a full machine.
         """
         request = json.dumps({"op": "kill", "id": sandbox.number, "signal": signum}).encode()
         with self._lock:
             if self._control is None or self._process is None or sandbox.exited.is_set():
                 return
             now = time.monotonic()
-            if signum == signal.SIGKILL and sandbox.kill_by is None:
+            if sandbox.kill_by is None:
                 sandbox.kill_by = now + KILL_TIMEOUT_S
-            if sandbox.kill_by is not None and now > sandbox.kill_by:
-                log.error("the zygote does not kill: it is ended", pid=self._process.pid)
+            elif now > sandbox.kill_by:
+                log.error("the zygote stands still: it is ended", pid=self._process.pid)
                 self._process.kill()
                 return
             with contextlib.suppress(OSError):
@@ -226,6 +227,9 @@ class ZygoteClient:
                 case "forked":
                     if (sandbox := self._sandboxes.get(message["id"])) is not None:
                         sandbox.pid = message["pid"]
+                case "signalled":
+                    if (sandbox := self._sandboxes.get(message["id"])) is not None:
+                        sandbox.kill_by = None
                 case "refused":
                     self._refused(message)
                 case "exited":
