@@ -39,7 +39,7 @@ def read_file(path: str) -> str:
 
 
 def list_folder(path: str) -> list[str]:
-    return os.listdir(path)
+    return [entry.name for entry in Path(path).iterdir()]
 
 
 def write_file(path: str) -> bool:
@@ -74,7 +74,7 @@ def trace(pid: int) -> bool:
 
 
 def descriptors(pid: int) -> list[str]:
-    return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 def send_signal(pid: int) -> bool:
@@ -161,10 +161,18 @@ def big_file() -> bool:
     return True
 
 
+def too_many_files() -> list[int]:
+    return [os.open(os.devnull, os.O_RDONLY) for _ in range(3000)]
+
+
+def resolve(name: str) -> str:
+    return str(socket.getaddrinfo(name, 80))
+
+
 def open_files() -> int:
     """Opens files until it may not."""
     _as_far_as_it_goes(resource.RLIMIT_NOFILE)
-    files = []
+    files: list[int] = []
     try:
         while len(files) < 3000:
             files.append(os.open(os.devnull, os.O_RDONLY))
@@ -193,7 +201,7 @@ def shared_memory() -> bool:
 
 def become_root(program: str) -> bool:
     """Runs a set-user-ID program that says as whom it runs."""
-    done = subprocess.run([program, "-u"], capture_output=True, check=True, text=True)  # noqa: S603
+    done = subprocess.run([program, "-u"], capture_output=True, check=True, text=True)
     if int(done.stdout) != 0:
         raise PermissionError(0, "it ran as us")
     return True
@@ -216,7 +224,7 @@ ATTACKS: dict[str, Callable[..., Any]] = {
     for attack in (
         read_file, list_folder, write_file, read_memory, vm_read, trace, descriptors, send_signal, connect, fast_open,
         datagram, listen, abstract, other_sockets, forks, allocate, big_file, open_files, namespaces,
-        shared_memory, become_root, hurry, threads,
+        shared_memory, become_root, hurry, threads, too_many_files, resolve,
     )
 }  # fmt: skip
 

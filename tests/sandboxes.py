@@ -50,16 +50,10 @@ def worker_environment(agents: str = AGENTS, **further: str) -> Iterator[None]:
 
 @contextmanager
 def a_zygote(
-    agents: str = AGENTS,
-    *,
-    memory_mb: int = 256,
-    passed: tuple[str, ...] = (),
-    readable: tuple[str, ...] = (),
-    closed: tuple[str, ...] = (),
-    **further: str,
+    agents: str = AGENTS, *, memory_mb: int = 256, passed: tuple[str, ...] = (), **further: str
 ) -> Iterator[ZygoteClient]:
     """Runs a zygote with these agents. One that dies finds them again only within `worker_environment`."""
-    zygote = ZygoteClient(memory_mb, passed, readable=readable, closed=closed)
+    zygote = ZygoteClient(memory_mb, passed)
     try:
         with worker_environment(agents, **further):
             zygote.start()

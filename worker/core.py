@@ -16,10 +16,10 @@ from shared.jsonvalue import check_json, clean_json
 from shared.states import ExecutionState
 from worker.agentthreads import AgentThreads
 from worker.authoring import Agent, AgentExecutionContext, Retry
+from worker.described import describe_error
 from worker.emitter import UserWebSocketEmitter
 from worker.factory import AgentInstanceFactory
 from worker.interfaces import EventBridge
-from worker.tooling import describe_error
 from worker.tracker import AgentExecutionTracker
 
 MAX_OUTPUT_BYTES = 1024 * 1024

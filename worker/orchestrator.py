@@ -17,10 +17,10 @@ from shared.jsonvalue import check_json
 from shared.nearest import unknown_name
 from shared.states import ExecutionState
 from worker.core import AgentExecutionResult
+from worker.described import describe_error
 from worker.interfaces import EventBridge
 from worker.progress import StepBridge, WorkflowProgress
 from worker.state import StateManager
-from worker.tooling import describe_error
 from worker.workflow import Choice, Parallel, Part, Results, Sequence, Step, Workflow
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from shared.context import UserExecutionContext
 from shared.states import ExecutionState
 from worker.bridge import WebSocketBridge
 from worker.core import AgentExecutionResult, describe_trace
+from worker.described import describe_error
 from worker.engine import ExecutionEngineFactory, Infrastructure, UserExecutionEngine
 from worker.link import RunnerLink, exit_at_once
 from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
-from worker.tooling import describe_error
 from worker.walls import Walls
 
 _POSTGRES_PORT = 5432  # where the URL names none

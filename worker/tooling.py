@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
-from pydantic import ValidationError
-
 from shared.context import UserExecutionContext, validate_user_context
-from shared.errors import ConfigurationError, InvalidContextError, InvalidError, LanewiseError
+from shared.errors import ConfigurationError, InvalidContextError, InvalidError
 from shared.event_types import EventType
 from shared.ids import new_id
 from shared.jsonvalue import check_json, clean_json
-from worker import walls
 from worker.authoring import Tool, ToolError
+from worker.described import describe_error
 from worker.emitter import UserWebSocketEmitter
 from worker.toolcalls import ToolCalls, ToolCancelledError
 
 MAX_RESULT_BYTES = 1024 * 1024  # as an agent's output
 MAX_TOOL_NAME = 64
-MAX_CAUSES = 8  # of an error that are looked at
 
 
 @dataclass(frozen=True)
@@ -278,38 +274,6 @@ class ToolDispatcher:
         data = {"tool": name[:MAX_TOOL_NAME], "error": described, "duration_s": round(duration_s, 4)}
         self._emit.emit(EventType.TOOL_FAILED, data)
         return ToolExecutionResult(name, False, error=described, duration_s=duration_s)
-
-
-def describe_error(error: BaseException) -> dict[str, str]:
-    """Returns type and message of an exception as users may see them: no traceback, at most 2,000 characters."""
-    if isinstance(error, ValidationError):
-        return {"type": "invalid", "message": "; ".join(map(_mistake, error.errors()[:10]))[:2000]}
-    kind = error.code if isinstance(error, LanewiseError) else type(error).__name__[:MAX_TOOL_NAME]
-    if isinstance(error, MemoryError):
-        return {"type": kind, "message": f"the run reached the memory limit of its sandbox {str(error)[:500]}".rstrip()}
-    message = (str(error) or type(error).__name__)[:1500]
-    return {"type": kind, "message": f"{message}{_limit_behind(error)}"}
-
-
-def _limit_behind(error: BaseException) -> str:
-    """Says which wall of the sandbox an error comes of, as far as that can be told."""
-    links = [error]
-    while len(links) < MAX_CAUSES and (link := links[-1].__cause__ or links[-1].__context__) is not None:
-        links.append(link)
-    for link in links:
-        if walls.network_is_closed and (
-            isinstance(link, socket.gaierror) or (isinstance(link, PermissionError) and link.filename is None)
-        ):
-            return "; this sandbox has no network, for neither its agent nor a tool declares `network = True`"
-        if isinstance(link, OSError) and (limit := walls.LIMITS.get(link.errno or 0)):
-            return f"; the sandbox may have {limit}"
-    return ""
-
-
-def _mistake(found: Mapping[str, Any]) -> str:
-    """Returns one mistake, after the field that it is in; one of the whole has none."""
-    message = found["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, found['loc']))}: {message}" if found["loc"] else message
 
 
 def _result(value: Any) -> Any:

@@ -224,16 +224,15 @@ class ZygoteClient:
                 case "failed":
                     self._failure = message["message"]
                     self._ready.set()
-                case "forked":
-                    if (sandbox := self._sandboxes.get(message["id"])) is not None:
-                        sandbox.pid = message["pid"]
-                case "signalled":
-                    if (sandbox := self._sandboxes.get(message["id"])) is not None:
-                        sandbox.kill_by = None
-                case "refused":
-                    self._refused(message)
                 case "exited":
                     self._exited(message)
+                case "refused":
+                    self._refused(message)
+                case kind if (sandbox := self._sandboxes.get(message["id"])) is not None:
+                    if kind == "forked":
+                        sandbox.pid = message["pid"]
+                    else:
+                        sandbox.kill_by = None  # it has sent the signal
 
     def _exited(self, message: dict[str, Any]) -> None:
         with self._lock:

@@ -23,9 +23,9 @@ from tests.parts import infrastructure
 from worker.agents.data import Data, DataInput
 from worker.authoring import ToolError
 from worker.core import AgentExecutionResult
+from worker.described import describe_error
 from worker.engine import ExecutionEngineFactory
 from worker.registry import check_agent_class
-from worker.tooling import describe_error
 from worker.tools.data_helper import DataHelperTool
 from worker.toolsystem import UserContextToolFactory, UserToolSystem
 

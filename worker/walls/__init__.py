@@ -6,7 +6,6 @@ None of them can be taken down again, by root neither. What a platform lacks is 
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import sys
@@ -26,11 +25,6 @@ MAX_FILES = 1024  # descriptors at once
 MAX_FILE_BYTES = 1024**3
 MAX_TASKS = 256  # processes and threads of a sandbox with an account of its own
 SHARED_TASKS = 1024  # that an account which others share may have more than when it was looked at
-LIMITS = {
-    errno.EMFILE: f"{MAX_FILES:,} files open at once",
-    errno.EFBIG: f"files of {MAX_FILE_BYTES:,} bytes at most",
-    errno.EAGAIN: f"{MAX_TASKS:,} processes and threads at once",
-}
 _LOOK_EVERY_S = 5.0
 _CPU_MARGIN_S = 60
 _SYSTEM = (
@@ -51,7 +45,7 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 _CLOSED = ("/etc/ssl/private", "/etc/pki/tls/private")
 
 
-network_is_closed = False  # in this process: errors that come of it say so
+raised: set[str] = set()  # in this process: "limits", and "network" if it has none; errors that come of them say so
 
 
 @dataclass(frozen=True)
@@ -148,8 +142,7 @@ class Walls:
         """
         processors = os.cpu_count() or 1
         _lower(resource.RLIMIT_CPU, ceil(time_left_s) * processors + _CPU_MARGIN_S)
-        global network_is_closed  # noqa: PLW0603 - of the process, for good
-        network_is_closed = tcp_ports is not None
+        raised.update({"limits"} if tcp_ports is None else {"limits", "network"})
         if self._no_network is not None and tcp_ports is not None:
             self._no_network.enforce()
         if self._own is not None:

@@ -8,23 +8,23 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lanewise.process import wait_until
 from shared.outcomes import Completed, Failed
 from tests.integration.worker.conftest import Begin
-from tests.sandboxes import REPOSITORY, a_zygote
+from tests.sandboxes import REPOSITORY, worker_environment
 from worker import walls
 from worker.zygote_client import ZygoteClient
 
+SHARED_MEMORY = "/dev/shm/lanewise-escape-"  # noqa: S108 - just what is attacked
 DOWN = Path(__file__).parent / "walls_down"
 AGENTS = "tests.agents,tests.agents_hostile"
-SECRET = "the-secret-of-the-worker"  # noqa: S105 - nobody's
+SECRET = "the-secret-of-the-worker"
 MISSING = list(walls.missing())
 
 # What stands between a sandbox and other processes, and files that are not its own.
@@ -95,7 +95,7 @@ ATTACKS = {
     "passwords of the system": Attack("read_file", OTHERS, lambda _: ("/etc/shadow",)),
     "writing outside of its folder": Attack("write_file", OTHERS, lambda at: (str(at.folder / "left"),)),
     "writing into the shared memory of the machine": Attack(
-        "write_file", frozenset({"landlock"}), lambda at: (f"/dev/shm/lanewise-escape-{at.victim}",)
+        "write_file", frozenset({"landlock"}), lambda at: (f"{SHARED_MEMORY}{at.victim}",)
     ),
     "a connection to a store": Attack("connect", frozenset({"landlock"}), lambda at: (at.port,)),
     "a connection within a send": Attack("fast_open", frozenset({"landlock", "filter"}), lambda at: (at.port,)),
@@ -134,8 +134,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def zygote_for(place: Path, **further: str) -> Any:
-    return a_zygote(AGENTS, passed=("WALLS_DOWN",), readable=(str(place),), closed=(str(place / "data"),), **further)
+@contextmanager
+def zygote_for(place: Path, **further: str) -> Iterator[ZygoteClient]:
+    """Runs a zygote that finds its agents again, should it end."""
+    closed = str(place / "data")
+    zygote = ZygoteClient(256, ("WALLS_DOWN",), readable=(str(place),), closed=(closed,))
+    with worker_environment(AGENTS, **further):
+        try:
+            zygote.start()
+            yield zygote
+        finally:
+            zygote.stop()
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +196,7 @@ def attack(
         """Returns whether it succeeded, and what came of it."""
         neighbour = begin("wait", zygote=zygote)
         neighbour.wait_for()
-        folder = Path(os.readlink(f"/proc/{neighbour.pid}/cwd"))
+        folder = Path(f"/proc/{neighbour.pid}/cwd").readlink()
         assert zygote.pid is not None
         scene = Scene(*victim, zygote.pid, neighbour.pid, folder, *listening, place / "data")
         given = {"attack": what.name, "arguments": what.arguments(scene)}
@@ -217,5 +226,52 @@ def test_without_its_walls_each_attack_succeeds(
     finally:
         for wall in ATTACKS[what].down:
             (switches / wall).unlink()
-        Path(f"/dev/shm/lanewise-escape-{victim[0]}").unlink(missing_ok=True)
+        Path(f"{SHARED_MEMORY}{victim[0]}").unlink(missing_ok=True)
     assert succeeded, got
+
+
+def test_an_agent_that_declares_it_has_the_network(attack: Any, real: ZygoteClient) -> None:
+    for what in ("a connection to a store", "a datagram"):
+        assert attack(real, ATTACKS[what], "connected") == (True, {"got": True})
+    # What it may not, it may not with a network either.
+    for what in ("a local socket without a file", "the keys in the worker's environment", "a namespace of its own"):
+        succeeded, got = attack(real, ATTACKS[what], "connected")
+        assert not succeeded, got
+
+
+@pytest.mark.parametrize(
+    ("what", "arguments", "words"),
+    [
+        ("connect", (1,), "this sandbox has no network, for neither its agent nor a tool declares `network = True`"),
+        ("resolve", ("lanewise.example",), "this sandbox has no network"),
+        ("big_file", (), "the sandbox may have files of 1,073,741,824 bytes at most"),
+        ("too_many_files", (), "the sandbox may have 1,024 files open at once"),
+        ("threads", (), "the sandbox may have 256 processes and threads at once"),
+        ("allocate", (10,), "the run reached the memory limit of its sandbox"),
+    ],
+)
+def test_the_error_says_which_wall_it_was(
+    begin: Begin, real: ZygoteClient, what: str, arguments: tuple[Any, ...], words: str
+) -> None:
+    outcome = begin("confess", {"attack": what, "arguments": arguments}, zygote=real).outcome()
+    assert isinstance(outcome, Failed)
+    assert words in outcome.message
+
+
+def test_memory_is_closed_to_the_same_account_once_it_is_hidden() -> None:
+    """Without accounts of their own, sandboxes are of the worker's: so its memory is closed even to that."""
+    code = (
+        "import os, sys; from shared import linux; os.setgid(65534); os.setuid(65534); "
+        "linux.hide_memory(hidden=sys.argv[1] == 'hidden'); print('ready', flush=True); input()"
+    )
+    read = "import os, sys; os.setgid(65534); os.setuid(65534); open(f'/proc/{sys.argv[1]}/environ').read()"
+    for state, refused in (("hidden", True), ("open", False)):
+        with subprocess.Popen(
+            [sys.executable, "-c", code, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            done = subprocess.run([sys.executable, "-c", read, str(process.pid)], capture_output=True, check=False)
+            process.kill()
+        assert ("PermissionError" in done.stderr.decode()) is refused, done.stderr
+        assert (done.returncode != 0) is refused

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.sabotage import Saboteur
-
 
 down: set[str] = set()
 
@@ -47,7 +47,9 @@ def of_walls(module: Any) -> None:
     enclose, enter = module.Walls.enclose, module.Walls.enter
 
     def enclose_and_enter(walls: Any) -> None:
-        down.update(os.listdir(os.environ["WALLS_DOWN"]))  # now: behind a wall it could not be read any more
+        down.update(
+            path.name for path in Path(os.environ["WALLS_DOWN"]).iterdir()
+        )  # now: behind a wall it could not be read any more
         enclose(walls)
         enter(walls)
 
