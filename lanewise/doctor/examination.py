@@ -29,6 +29,7 @@ def examine() -> Iterator[Finding]:
     """
     yield from local.python()
     yield from local.libraries()
+    yield from local.walls()
     try:
         settings = load_settings()
     except ConfigurationError as error:

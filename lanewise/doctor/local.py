@@ -13,6 +13,7 @@ from lanewise.doctor.findings import Finding, failed, ok, warning
 from shared.errors import ConfigurationError
 from shared.settings import Settings
 from shared.tokens import TokenVerifier
+from worker.walls import missing
 
 OLDEST_PYTHON = (3, 11)
 SHOWN = ("celery", "redis", "SQLAlchemy", "psycopg2-binary", "flask", "gunicorn", "gevent")
@@ -60,6 +61,14 @@ def settings(given: Settings) -> Iterator[Finding]:
         yield failed("settings", error.message, "correct LANEWISE_JWT_JWKS_FILE")
     keys = f"{len(given.secrets)} secret keys" if len(given.secrets) > 1 else "one secret key"
     yield ok("settings", f"deployment {given.deployment}, lease {given.lease_s:g} s, sweep {given.sweep_s:g} s, {keys}")
+
+
+def walls() -> Iterator[Finding]:
+    """Tells what this platform cannot keep agents from, with workers under this account."""
+    for lack in missing():
+        yield warning("sandboxes", lack, "docs/security.md says what that means")
+    if not list(missing()):
+        yield ok("sandboxes", "Landlock, a filter of system calls, and an account for each")
 
 
 def _version(name: str) -> str | None:
