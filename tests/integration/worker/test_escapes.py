@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def switches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def breakable(place: Path, switches: Path) -> Iterator[ZygoteClient]:
     """A zygote whose sandboxes look which walls are down."""
-    path = os.pathsep.join((str(DOWN), str(REPOSITORY)))
+    path = os.pathsep.join((str(DOWN), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])))
     with zygote_for(place, WALLS_DOWN=str(switches), PYTHONPATH=path) as zygote:
         yield zygote
 
@@ -201,7 +202,7 @@ def attack(
         """Returns whether it succeeded, and what came of it."""
         neighbour = begin("wait", zygote=zygote)
         neighbour.wait_for()
-        folder = Path(f"/proc/{neighbour.pid}/cwd").readlink()
+        (folder,) = Path(tempfile.gettempdir()).glob(f"lanewise-*/{neighbour.pid}")
         assert zygote.pid is not None
         scene = Scene(*victim, zygote.pid, neighbour.pid, folder, *listening, place / "data")
         given = {"attack": what.name, "arguments": what.arguments(scene)}

@@ -123,6 +123,25 @@ def test_denials_without_end_fill_the_log_and_not_the_audit_trail(begin: Begin) 
     assert (deeds[0].detail["tool"], deeds[0].outcome) == ("x" * 64, f"['{'y' * 62}")
 
 
+def test_events_without_end_are_an_end(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "MAX_EVENTS", 50)
+    many = base64.b64encode(
+        event("agent_token", data={"text": "x"}) * 500 + event() * 48
+    ).decode()  # and two of its engine
+    assert begin("hostile", {"bytes": many, "then": "return"}).outcome(3) == Completed({"returned": True})
+    hostile = begin("hostile", {"bytes": base64.b64encode(event() * 50).decode()})
+    assert hostile.outcome(3) == Failed("quota_exceeded", "it emitted more than 50 events, besides tokens")
+    assert len(hostile.kinds) == 1 + 50  # a token that says that it began, and no event more
+
+
+def test_words_without_end_are_an_end(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "MAX_READ_BYTES", 500_000)
+    frames = event("agent_token", data={"text": "x" * 60_000}) * 10
+    outcome = begin("hostile", {"bytes": base64.b64encode(frames).decode(), "then": "return"}).outcome(3)
+    assert isinstance(outcome, Failed)
+    assert "more than 500,000 bytes in one attempt" in outcome.message
+
+
 def test_of_two_results_the_first_counts(begin: Begin) -> None:
     frames = raw({"t": "result", "output": 1}) + raw({"t": "result", "output": 2}) + raw({"t": "error", "type": "x"})
     hostile = begin("hostile", {"bytes": base64.b64encode(frames).decode()})
