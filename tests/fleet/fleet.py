@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -66,6 +68,13 @@ def new_user(name: str = "user") -> str:
     return f"{name}-{uuid.uuid4().hex[:12]}"
 
 
+def _marks() -> Path:
+    """Returns where pytest makes the folders of tests: agents leave marks there of what they have done."""
+    folder = Path(tempfile.gettempdir(), f"pytest-of-{getpass.getuser()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 class Fleet:
     """One `lanewise up` with its data in a folder of its own.
 
@@ -86,7 +95,8 @@ class Fleet:
             name="up",
             argv=(sys.executable, "-m", "lanewise.cli", "up", "--data-dir", str(self.data_dir), *options),
             # The folder in PYTHONPATH marks every process of this fleet, down to the sandboxes.
-            env={**os.environ, "LANEWISE_AGENTS": AGENTS, **QUICK, **given, "PYTHONPATH": path,
+            env={**os.environ, "LANEWISE_AGENTS": AGENTS, "LANEWISE_SANDBOX_WRITABLE": str(_marks()),
+                 **QUICK, **given, "PYTHONPATH": path,
                  "TMPDIR": str(self.scratch)},
             log=folder / "up.log",
             cwd=Path("/"),

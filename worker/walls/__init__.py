@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ class Walls:
         self._address_space = linux.address_space() + given.memory_mb * 1024 * 1024
         self._code = _code()
         self._landlock = landlock.version()
-        self._accounts = _accounts(self._landlock, self._code)
+        self._accounts = _accounts(self._landlock, self._code, given.writable)
         self._tasks, self._looked_at = 0, float("-inf")
         self._no_network: seccomp.Filter | None = None
         self._own: landlock.Ruleset | None = None
@@ -106,7 +105,7 @@ class Walls:
 
     def count_tasks(self) -> None:
         """Called in the zygote before a fork, now and then: a limit for an account that others share needs a count."""
-        if self._accounts is _Accounts.SHARED and time.monotonic() > self._looked_at + _LOOK_EVERY_S:
+        if not self._accounts.own and time.monotonic() > self._looked_at + _LOOK_EVERY_S:
             self._tasks, self._looked_at = account.tasks(), time.monotonic()
 
     def enter(self) -> None:
@@ -124,12 +123,12 @@ class Walls:
             resource.RLIMIT_AS: self._address_space,
             resource.RLIMIT_NOFILE: MAX_FILES,
             resource.RLIMIT_FSIZE: MAX_FILE_BYTES,
-            resource.RLIMIT_NPROC: self._tasks + SHARED_TASKS if self._accounts is _Accounts.SHARED else MAX_TASKS,
+            resource.RLIMIT_NPROC: MAX_TASKS if self._accounts.own else self._tasks + SHARED_TASKS,
         }
         for limit, wanted in most.items():
             _lower(limit, wanted)
-        if self._accounts is not _Accounts.SHARED:
-            account.take(folder, reads_anywhere=self._accounts is _Accounts.OWN_READING_ANYWHERE)
+        if self._accounts.own:
+            account.take(folder, self._accounts.kept)
         elif os.geteuid() == 0:
             linux.keep_capabilities()
 
@@ -167,27 +166,36 @@ def missing() -> Iterator[str]:
         yield f"Landlock {version}, below {landlock.SCOPE_VERSION} (Linux 6.12): agents may signal their account's"
     if not seccomp.available():
         yield "no filter of system calls for this processor: agents have sockets of every kind"
-    if _accounts(version, _code()) is _Accounts.SHARED:
+    if not _accounts(version, _code()).own:
         yield (
             "no account of its own for each sandbox (the worker is not root, or lacks CAP_SETUID, SETGID, CHOWN, KILL "
             "or DAC_OVERRIDE): they share the worker's, and its limit of processes"
         )
 
 
-class _Accounts(Enum):
-    """Whose the sandboxes are."""
+@dataclass(frozen=True)
+class _Accounts:
+    """Whose the sandboxes are.
 
-    SHARED = 0
-    OWN = 1
-    OWN_READING_ANYWHERE = 2  # the code is closed to other accounts; Landlock says what else can be read
+    Args:
+        own: whether each has an account of its own.
+        kept: the capability that it keeps, because its code is closed to other accounts, or others' files are to be
+            written; Landlock says which files.
+    """
+
+    own: bool
+    kept: int | None = None
 
 
-def _accounts(version: int, code: Iterable[str]) -> _Accounts:
+def _accounts(version: int, code: Iterable[str], writable: Sequence[str] = ()) -> _Accounts:
     if not account.available():
-        return _Accounts.SHARED
-    if account.open_to_all(code):
-        return _Accounts.OWN
-    return _Accounts.OWN_READING_ANYWHERE if version else _Accounts.SHARED
+        return _Accounts(own=False)
+    is_open = account.open_to_all(code)
+    if not version:
+        return _Accounts(own=is_open)
+    if writable:
+        return _Accounts(own=True, kept=account.USE_ANYTHING)
+    return _Accounts(own=True, kept=None if is_open else account.READ_ANYTHING)
 
 
 def _lower(limit: int, wanted: int) -> None:
@@ -220,6 +228,6 @@ def _hidden(code: Sequence[str]) -> Iterator[str]:
     for path in code:
         if not (path + os.sep).startswith(installed) and os.path.isdir(path):  # noqa: PTH112
             for entry in os.scandir(path):
-                within = entry.path + os.sep
+                within = os.path.realpath(entry.path) + os.sep
                 if entry.name.startswith(".") and not any((one + os.sep).startswith(within) for one in code):
                     yield entry.path

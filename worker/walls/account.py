@@ -14,8 +14,9 @@ from shared import linux
 # of a machine have the same.
 FIRST_UID = 0x70000000
 _LAST_UID = FIRST_UID + 2**22
-_CHOWN, _DAC_OVERRIDE, _READ_ANYWHERE, _KILL, _SETGID, _SETUID = 0, 1, 2, 5, 6, 7  # linux/capability.h
-_NEEDED = (_CHOWN, _DAC_OVERRIDE, _KILL, _SETGID, _SETUID)
+_CHOWN, _KILL, _SETGID, _SETUID = 0, 5, 6, 7  # linux/capability.h
+USE_ANYTHING, READ_ANYTHING = 1, 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+_NEEDED = (_CHOWN, USE_ANYTHING, _KILL, _SETGID, _SETUID)
 _KEEP_CAPABILITIES, _AMBIENT, _RAISE = 8, 47, 2
 
 
@@ -39,12 +40,12 @@ def _open(path: Path) -> bool:
         return True
 
 
-def take(folder: str, *, reads_anywhere: bool) -> None:
+def take(folder: str, kept: int | None = None) -> None:
     """Gives this process the account of its pid, which owns its folder.
 
     Args:
-        reads_anywhere: whether it keeps the capability to read whatever the file system's rights say, because it could
-            not get to its own code otherwise. Landlock has to confine it then.
+        kept: a capability that it keeps, and Landlock has to confine: `READ_ANYTHING` or `USE_ANYTHING`, whatever the
+            file system's rights say. Programs that it starts have it, too.
 
     Raises:
         OSError: the kernel refuses.
@@ -52,13 +53,13 @@ def take(folder: str, *, reads_anywhere: bool) -> None:
     uid = FIRST_UID + os.getpid()
     os.chown(folder, uid, uid)
     os.setgroups([])
-    if reads_anywhere:
+    if kept is not None:
         linux.prctl(_KEEP_CAPABILITIES, 1)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    if reads_anywhere:
-        linux.keep_capabilities(1 << _READ_ANYWHERE)
-        linux.prctl(_AMBIENT, _RAISE, _READ_ANYWHERE)  # programs that it starts need it, too
+    if kept is not None:
+        linux.keep_capabilities(1 << kept)
+        linux.prctl(_AMBIENT, _RAISE, kept)
 
 
 def _capabilities() -> int:
