@@ -13,7 +13,8 @@ from lanewise.embedded.server import START_TIMEOUT_S, EmbeddedServer
 from lanewise.secrets import Secrets
 from lanewise.supervisor import Supervisor
 from shared.errors import ConfigurationError
-from shared.migrate import RUN, SERVICE, migrate
+from shared.migrate import migrate
+from shared.models import RUN, SERVICE
 from shared.settings import Settings, load_settings, next_redis_database
 from shared.signing import derive_key
 

@@ -13,8 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from shared import sandbox_login
 from shared.errors import ConfigurationError
-from shared.models import SCHEMA
-from shared.sandbox_login import OWNER, RUN, SERVICE
+from shared.models import OWNER, RUN, SCHEMA, SERVICE
 from shared.signing import derive_key
 
 MIGRATIONS = Path(__file__).parent / "migrations"

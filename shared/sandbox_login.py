@@ -6,9 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from shared.database import load_sql
-from shared.models import SCHEMA
-
-OWNER, SERVICE, RUN = "lanewise_owner", "lanewise_service", "lanewise_run"
+from shared.models import OWNER, SCHEMA, SERVICE
 
 # Kept in the database, because a pooler in between drops those of the connection.
 SETTINGS = {
@@ -46,7 +44,7 @@ _OPEN_DATABASES = sa.text("""
     WHERE datname IN ('postgres', 'template1') AND datname <> current_database()
         AND has_database_privilege('public', oid, 'CONNECT')
 """)
-_CHANGED = sa.text("""
+_SETTINGS = sa.text("""
     SELECT unnest(setconfig) FROM pg_db_role_setting
     WHERE setrole = (SELECT oid FROM pg_roles WHERE rolname = :login)
         AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
@@ -98,11 +96,13 @@ def gaps(connection: Connection, login: str) -> list[str]:
         login: of the sandboxes.
     """
     found = list(connection.scalars(_GAPS, {"login": login, "limit": limit(connection), **FUNCTIONS}))
-    present = dict(setting.split("=", 1) for setting in connection.scalars(_CHANGED, {"login": login}))
-    if lacking := sorted(name for name, value in IMPOSED.items() if present.pop(name, None) != value):
+    present = set(connection.scalars(_SETTINGS, {"login": login}))
+    if lacking := sorted(name for name, value in IMPOSED.items() if f"{name}={value}" not in present):
         found.append(f"set {', '.join(lacking)} as they like")
-    if changed := sorted(name for name, _ in present.items() ^ SETTINGS.items()):
-        found.append(f"go by settings that somebody changed: {', '.join(dict.fromkeys(changed))}")
+    expected = {f"{name}={value}" for name, value in (SETTINGS | IMPOSED).items()}
+    changed = {setting.partition("=")[0] for setting in present ^ expected} - set(lacking)
+    if changed:
+        found.append(f"go by settings that somebody changed: {', '.join(sorted(changed))}")
     return found
 
 

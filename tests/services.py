@@ -26,8 +26,8 @@ from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError
 from shared.ids import new_id
 from shared.messages import RunMessage
-from shared.migrate import RUN, SERVICE, migrate
-from shared.models import Agent, Run
+from shared.migrate import migrate
+from shared.models import RUN, SERVICE, Agent, Run
 from shared.services import Services
 from shared.settings import Settings, load_settings
 from shared.slots import member
