@@ -28,8 +28,11 @@ class Sessions(Loop):
     come from our address, then we read the kernel's table of sockets connected to its port: a session that was there
     and has no socket has lost its client. What that client was, and whose worker's, makes no difference.
 
-    If the service's own sessions have no socket either, the address is not ours alone: it is that of a pooler, or
-    other machines or containers come from it too (NAT). Then nothing is ended.
+    A pooler on this machine is as good as no pooler: the sockets are its own then, and it closes that of a session
+    whose client died in the midst of a transaction.
+
+    If the service's own sessions have no socket either, the address is not ours alone: it is that of a pooler
+    elsewhere, or other machines or containers come from it too (NAT). Then nothing is ended.
     """
 
     name = "sessions"
@@ -82,7 +85,7 @@ class Sessions(Loop):
         self._stopping.wait(BETWEEN_LOOKS_S)
         lost &= self._without_socket()
         if any(session.own for session in lost):
-            self._warn("the address is not this machine's alone as Postgres sees it: a pooler or NAT is in between")
+            self._warn("the address is not this machine's alone: a pooler elsewhere or NAT is in between")
             return 0
         ended = sandbox_sessions.end(self._database.once_for_all(), lost)
         if ended:
@@ -104,7 +107,8 @@ class Sessions(Loop):
         sessions = sandbox_sessions.listed(self._database.once_for_all())
         if all(session.own for session in sessions):
             return set()
-        connected = linux.connected_addresses(self._ports)  # only now: whoever is listed was connected before
+        ports = self._ports | {session.server_port for session in sessions}
+        connected = linux.connected_addresses(ports)  # only now: whoever is listed was connected before
         return {session for session in sessions if (session.address, session.port) not in connected}
 
     def _warn(self, reason: str) -> None:
