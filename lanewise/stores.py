@@ -61,12 +61,15 @@ class Stores:
         """Returns our own environment with the settings that lead to these stores."""
         return {**os.environ, **{f"LANEWISE_{name.upper()}": value for name, value in self.values.items()}}
 
-    def start(self, supervisor: Supervisor, stage: int) -> None:
+    def start(self, supervisor: Supervisor, stage: int) -> list[str]:
         """Starts what is embedded, waits until it answers, and migrates.
 
         Args:
             supervisor: what keeps them running.
             stage: when it stops them.
+
+        Returns:
+            what sandboxes may do though they must not, see `migrate`.
         """
         for server in self._servers:
             supervisor.start(server.prepare(), stage=stage)
@@ -75,7 +78,9 @@ class Stores:
             START_TIMEOUT_S,
             lambda: "the embedded servers do not answer",
         )
-        migrate(self._admin_url, self.values["database_url"], self.values["run_database_url"], self.settings.secrets)
+        return migrate(
+            self._admin_url, self.values["database_url"], self.values["run_database_url"], self.settings.secrets
+        )
 
     def close(self) -> None:
         """Gives up the folders of the embedded servers, once these have ended."""

@@ -7,7 +7,7 @@ import threading
 import structlog
 from sqlalchemy import make_url
 
-from shared import linux, sandbox_sessions
+from shared import linux, sandbox_login, sandbox_sessions
 from shared.loop import Loop
 from shared.sandbox_sessions import DatabaseSession
 from shared.services import Services
@@ -40,9 +40,11 @@ class Sessions(Loop):
     def __init__(self, services: Services) -> None:
         super().__init__(BETWEEN_LOOKS_S)
         self._database = services.database
+        given = (services.settings.database_url, services.settings.run_database_url)
+        urls = [make_url(url.get_secret_value()) for url in given if url is not None]
         self._has_sessions = services.settings.run_database_url is not None
-        urls = (services.settings.database_url, services.settings.run_database_url)
-        self._ports = {make_url(url.get_secret_value()).port or _POSTGRES_PORT for url in urls if url is not None}
+        self._login = urls[-1].username or ""
+        self._ports = {url.port or _POSTGRES_PORT for url in urls}
         self._every_s = services.settings.lease_s / 3
         self._wake = threading.Event()
         self._wake.set()  # the first look: there may be sessions of a worker that died
@@ -94,13 +96,16 @@ class Sessions(Loop):
         return ended
 
     def check(self) -> None:
-        """Says in the log if there are sessions that cannot be ended.
+        """Says in the log if there are sessions that cannot be ended, and what sandboxes may do though they must not.
 
         Raises:
             UnavailableError: Postgres is away.
         """
         if not sandbox_sessions.may_end(self._database.once_for_all()):
             self._warn("a login of sandboxes is not the one of the last `lanewise migrate`")
+        with self._database.system_session() as session:
+            for gap in sandbox_login.gaps(session.connection(), self._login):
+                log.warning("sandboxes may do in the database what they must not", may=gap)
         self._checked = True
 
     def _without_socket(self) -> set[DatabaseSession]:

@@ -223,6 +223,13 @@ def test_what_cannot_be_ended_is_said_once(sessions: Sessions, superuser: sa.Con
     assert [(log["log_level"], "lanewise migrate" in log["reason"]) for log in logs] == [("warning", True)]
 
 
+def test_what_sandboxes_may_do_though_they_must_not_is_said(sessions: Sessions, superuser: sa.Connection) -> None:
+    superuser.execute(sa.text("GRANT CREATE ON SCHEMA public TO PUBLIC"))
+    with capture_logs() as logs:
+        sessions.check()
+    assert [log["may"] for log in logs] == ["make tables and functions in the schemas public"]
+
+
 @pytest.fixture
 def mighty_owner(superuser: sa.Connection) -> Iterator[None]:
     """An owner to whom somebody has given more than it needs: it sees every session."""
