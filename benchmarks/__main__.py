@@ -28,6 +28,7 @@ from benchmarks import (
     sockets,
     throughput,
     tools,
+    walls,
     workflow,
 )
 from benchmarks.fleet import ROOT, Lab
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "gateway": gateway.measure,
     "sockets": sockets.measure,
     "churn": churn.measure,
+    "walls": walls.measure,
 }
 
 

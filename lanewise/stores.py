@@ -13,7 +13,8 @@ from lanewise.embedded.server import START_TIMEOUT_S, EmbeddedServer
 from lanewise.secrets import Secrets
 from lanewise.supervisor import Supervisor
 from shared.errors import ConfigurationError
-from shared.migrate import RUN, SERVICE, migrate
+from shared.migrate import migrate
+from shared.models import RUN, SERVICE
 from shared.settings import Settings, load_settings, next_redis_database
 from shared.signing import derive_key
 
@@ -64,12 +65,15 @@ class Stores:
         """Returns our own environment with the settings that lead to these stores."""
         return {**os.environ, **{f"LANEWISE_{name.upper()}": value for name, value in self.values.items()}}
 
-    def start(self, supervisor: Supervisor, stage: int) -> None:
+    def start(self, supervisor: Supervisor, stage: int) -> list[str]:
         """Starts what is embedded, waits until it answers, and migrates.
 
         Args:
             supervisor: what keeps them running.
             stage: when it stops them.
+
+        Returns:
+            what sandboxes may do though they must not, see `migrate`.
         """
         for server in self._servers:
             supervisor.start(server.prepare(), stage=stage)
@@ -78,7 +82,9 @@ class Stores:
             START_TIMEOUT_S,
             lambda: "the embedded servers do not answer",
         )
-        migrate(self._admin_url, self.values["database_url"], self.values["run_database_url"], self.settings.secrets)
+        return migrate(
+            self._admin_url, self.values["database_url"], self.values["run_database_url"], self.settings.secrets
+        )
 
     def close(self) -> None:
         """Gives up the folders of the embedded servers, once these have ended."""

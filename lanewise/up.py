@@ -84,7 +84,8 @@ def up(options: UpOptions) -> None:
         fleet = _plan(options, stores, secrets.flower_password, stack)
         console.print(f"[dim]starting in {escape(str(options.data_dir.absolute()))} …[/]")
         with contextlib.suppress(StopRequested):
-            stores.start(supervisor, STORES_STAGE)
+            for gap in stores.start(supervisor, STORES_STAGE):
+                console.print(f"[yellow]Warning[/]   sandboxes may {escape(gap)}   [dim]docs/security.md#database[/]")
             fleet.start(supervisor, FLEET_STAGE)
             fleet.wait_ready(supervisor)
             _summarize(console, options, fleet, stores.settings)

@@ -27,6 +27,7 @@ EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be cal
 LOCK_TIMEOUT_S = 2.0
 _COMMENT = re.compile(r"--[^\n]*")
 _AWAY = "the database is away; try again shortly"
+_FULL = "all connections that the database has for this login are in use; try again shortly"
 _DELETING = "the user is being deleted: nothing new is accepted until that is done"
 _DELETING_STATE = "LW001"  # raised by the trigger `refuse_deleted`
 _BUSY = "others hold what this needs in the database; try again shortly"
@@ -233,7 +234,13 @@ def _outage(error: Exception) -> Exception:
         return error
     if _is_busy(error):
         return BusyError(_BUSY, retry_after_s=2)
-    return UnavailableError(_AWAY, retry_after_s=2)
+    return UnavailableError(_FULL if _is_full(error) else _AWAY, retry_after_s=2)
+
+
+def _is_full(error: Exception) -> bool:
+    """True if the server takes no further connection. Who is not connected gets no SQLSTATE, only words."""
+    said = str(error.orig) if isinstance(error, DBAPIError) else ""
+    return any(words in said for words in ("too many connections", "too many clients", "connection slots"))
 
 
 def _is_busy(error: Exception) -> bool:

@@ -11,11 +11,11 @@ from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from shared import sandbox_login
 from shared.errors import ConfigurationError
-from shared.models import SCHEMA
+from shared.models import OWNER, RUN, SCHEMA, SERVICE
 from shared.signing import derive_key
 
-OWNER, SERVICE, RUN = "lanewise_owner", "lanewise_service", "lanewise_run"
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 0x6C616E65  # one migration at a time; any constant will do
 GRANT_OPTIONS_SINCE = 160_000  # of Postgres; before that, members inherit unless they are made otherwise
@@ -24,19 +24,16 @@ PATIENCE_S = 60.0  # for all tries together
 PAUSE_S = 1.0  # between two tries: those who had to wait go on
 TOKEN_PURPOSE = "database-token"  # noqa: S105 - a purpose, not a password
 
-# Settings of the login roles, kept in the database because a pooler in between drops those of the connection.
-ROLE_SETTINGS = {
-    SERVICE: {"statement_timeout": "30s", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"},
-    RUN: {
-        "statement_timeout": "0",
-        "lock_timeout": "10s",
-        "idle_in_transaction_session_timeout": "10min",
-        "client_connection_check_interval": "1s",  # a statement ends soon after its sandbox
-    },
+# Of the service's login; kept in the database because a pooler in between drops those of the connection.
+SERVICE_SETTINGS = {
+    "search_path": SCHEMA,
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
 }
 
 
-def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[str]) -> None:
+def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[str]) -> list[str]:
     """Creates missing roles, makes or upgrades the schema, stores the token keys. Safe to repeat.
 
     One transaction. A table that somebody else keeps locked is waited for briefly, for others wait behind; then all is
@@ -47,6 +44,10 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
         service_url: its user and password become the login of api and worker.
         run_url: its user and password become the login of the sandboxes.
         secrets: the signing secrets, newest first; tokens of each are accepted.
+
+    Returns:
+        what sandboxes may still do though they must not, because `admin_url` has not the right to forbid it; each to be
+        read after "sandboxes may".
 
     Raises:
         ConfigurationError: the database cannot be reached, or a right is missing; with Postgres' own message. Or others
@@ -62,6 +63,8 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
                     f"now: {_lock_holders(engine)}"
                 )
             time.sleep(PAUSE_S)
+        with engine.connect() as connection:
+            return sandbox_login.gaps(connection, str(make_url(run_url).username))
     except (OperationalError, ProgrammingError) as error:
         raise ConfigurationError(
             f"the database cannot be migrated: {str(error.orig).strip()}"
@@ -141,8 +144,9 @@ def _create_roles(connection: Connection, service: URL, run: URL) -> None:
         connection.exec_driver_sql(f"ALTER ROLE {login} LOGIN PASSWORD {literal}")
         if url.username != group:
             connection.execute(sa.text(f"GRANT {group} TO {login}"))
-        for name, value in {"search_path": SCHEMA, **ROLE_SETTINGS[group]}.items():
-            connection.execute(sa.text(f"ALTER ROLE {login} SET {name} = '{value}'"))
+    for name, value in SERVICE_SETTINGS.items():
+        connection.execute(sa.text(f"ALTER ROLE {quote(service.username or SERVICE)} SET {name} = '{value}'"))
+    sandbox_login.restrict(connection, run.username or RUN, service.username or SERVICE)
     _let_owner_end_sessions(connection, quote(run.username or RUN))
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 SCHEMA = "lanewise"
+OWNER, SERVICE, RUN = "lanewise_owner", "lanewise_service", "lanewise_run"  # roles, of which logins are members
 NOW = text("now()")
 CLOCK = text("clock_timestamp()")
 

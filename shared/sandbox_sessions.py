@@ -23,6 +23,7 @@ class DatabaseSession(NamedTuple):
         started: when; with the pid it names one session for ever.
         address: of the client, as the server sees it.
         port: of the client, as the server sees it.
+        server_port: of the server itself, which a pooler in between connects to.
         own: whether it is of the login that asked.
     """
 
@@ -30,6 +31,7 @@ class DatabaseSession(NamedTuple):
     started: datetime
     address: str
     port: int
+    server_port: int
     own: bool
 
 

@@ -234,6 +234,30 @@ class Book(Agent):
         return {"count": count}
 
 
+class Pooled(Agent):
+    """Says after each of its transactions who it was there, whose rows it saw, and in which session of the server."""
+
+    name = "pooled"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        look = sa.text("""
+            SELECT run_user() AS me, pg_backend_pid() AS session,
+                (SELECT array_agg(DISTINCT user_id) FROM documents) AS documents,
+                (SELECT array_agg(DISTINCT user_id) FROM orders) AS orders
+        """)
+
+        def order(session: Any) -> str:
+            session.execute(sa.text("INSERT INTO orders (user_id, item) VALUES (lanewise.run_user(), 'x')"))
+            return str(session.scalar(sa.text("SELECT run_user()")))
+
+        seen = []
+        for number in range(run.input.model_dump()["times"]):
+            recorded = run.state.db_step(f"order {number}", order)
+            with run.db() as session:
+                seen.append({**session.execute(look).one()._mapping, "recorded": recorded})
+        return seen
+
+
 class Holder(Agent):
     """Records a step and keeps that transaction open; then calls its runner, who needs what the transaction holds."""
 

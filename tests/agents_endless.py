@@ -25,7 +25,7 @@ SWITCHED_OFF = ("client_connection_check_interval", "statement_timeout", "idle_i
 STATEMENTS = {
     "query": f"SELECT pg_sleep({FOREVER_S})",
     "busy query": "SELECT count(*) FROM generate_series(1, 10000000000)",
-    "lock wait": "SELECT pg_advisory_xact_lock(1)",
+    "lock wait": "SELECT count(*) FROM document_passages",
 }
 
 

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,16 @@ def gone(*pids: int) -> bool:
         except psutil.NoSuchProcess:
             continue
     return True
+
+
+def session_activity(session: int) -> str:
+    """Returns what a server process of the embedded Postgres does, such as "SELECT" or "idle"; empty if it is gone.
+
+    By its title, because of a sandbox's session Postgres itself tells nobody.
+    """
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(psutil.Process(session).cmdline()).rpartition(") ")[2].strip()
+    return ""
 
 
 def all_gone(*pids: int, within_s: float = 2.0) -> bool:

@@ -26,8 +26,8 @@ from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError
 from shared.ids import new_id
 from shared.messages import RunMessage
-from shared.migrate import RUN, SERVICE, migrate
-from shared.models import Agent, Run
+from shared.migrate import migrate
+from shared.models import RUN, SERVICE, Agent, Run
 from shared.services import Services
 from shared.settings import Settings, load_settings
 from shared.slots import member
@@ -83,13 +83,18 @@ class Servers:
             servers.execute(*(f"ALTER SYSTEM SET {setting}" for setting in _CARELESS), "SELECT pg_reload_conf()")
             servers.execute(f"CREATE DATABASE {TEMPLATE}")
             migrate(servers.url(TEMPLATE), servers.url(TEMPLATE, SERVICE), servers.url(TEMPLATE, RUN), SECRETS)
+            servers.execute(f"REVOKE CONNECT ON DATABASE {TEMPLATE} FROM {RUN}")  # sandboxes have one database
             yield servers
 
     @contextmanager
     def new_database(self, template: str = TEMPLATE) -> Iterator[str]:
         """Yields the name of a fresh copy of the template, dropped at the end."""
         name = f"test_{next(_numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        self.execute(
+            f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy",
+            # As `migrate` leaves it; a copy has no rights of its template.
+            f"REVOKE ALL ON DATABASE {name} FROM PUBLIC; GRANT CONNECT ON DATABASE {name} TO {SERVICE}, {RUN}",
+        )
         try:
             yield name
         finally:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
+import random
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shared.context import UserExecutionContext
 from shared.database import Database
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, UnavailableError
 from worker.link import RunnerLink
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+CONNECT_FOR_S = 5.0  # other sandboxes may have all connections just now
 NO_DATABASE = (
     "there is no database here: `lanewise run-agent` and tests have none; sandboxes of a fleet have one where "
     "LANEWISE_RUN_DATABASE_URL is set, as `lanewise up` does"
@@ -39,15 +42,25 @@ class SandboxDatabase:
         """Yields a session in a transaction of its own; commits at the end, rolls back on an error.
 
         Raises:
-            UnavailableError: Postgres is away.
+            UnavailableError: for some seconds Postgres was away, or had no connection left for sandboxes.
             ConfigurationError: the deployment gives sandboxes no database.
         """
         if self._url is None:
             raise ConfigurationError(NO_DATABASE)
         if self._database is None:
             self._database = Database(self._url, pool_size=1, overflow=3)
-        with self._database.token_session(self._token) as session:
-            yield session
+        with ExitStack() as stack:
+            yield self._begin(stack, self._database)
+
+    def _begin(self, stack: ExitStack, database: Database) -> Session:
+        give_up_at = time.monotonic() + CONNECT_FOR_S
+        while True:
+            try:
+                return stack.enter_context(database.token_session(self._token))
+            except UnavailableError:
+                if time.monotonic() > give_up_at:
+                    raise
+            time.sleep(random.uniform(0.05, 0.5))  # noqa: S311 - no secret
 
     def close(self) -> None:
         """Closes the connections, if there are any."""

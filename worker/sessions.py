@@ -7,7 +7,7 @@ import threading
 import structlog
 from sqlalchemy import make_url
 
-from shared import linux, sandbox_sessions
+from shared import linux, sandbox_login, sandbox_sessions
 from shared.loop import Loop
 from shared.sandbox_sessions import DatabaseSession
 from shared.services import Services
@@ -28,8 +28,11 @@ class Sessions(Loop):
     come from our address, then we read the kernel's table of sockets connected to its port: a session that was there
     and has no socket has lost its client. What that client was, and whose worker's, makes no difference.
 
-    If the service's own sessions have no socket either, the address is not ours alone: it is that of a pooler, or
-    other machines or containers come from it too (NAT). Then nothing is ended.
+    A pooler on this machine is as good as no pooler: the sockets are its own then, and it closes that of a session
+    whose client died in the midst of a transaction.
+
+    If the service's own sessions have no socket either, the address is not ours alone: it is that of a pooler
+    elsewhere, or other machines or containers come from it too (NAT). Then nothing is ended.
     """
 
     name = "sessions"
@@ -37,9 +40,11 @@ class Sessions(Loop):
     def __init__(self, services: Services) -> None:
         super().__init__(BETWEEN_LOOKS_S)
         self._database = services.database
+        given = (services.settings.database_url, services.settings.run_database_url)
+        urls = [make_url(url.get_secret_value()) for url in given if url is not None]
         self._has_sessions = services.settings.run_database_url is not None
-        urls = (services.settings.database_url, services.settings.run_database_url)
-        self._ports = {make_url(url.get_secret_value()).port or _POSTGRES_PORT for url in urls if url is not None}
+        self._login = urls[-1].username or ""
+        self._ports = {url.port or _POSTGRES_PORT for url in urls}
         self._every_s = services.settings.lease_s / 3
         self._wake = threading.Event()
         self._wake.set()  # the first look: there may be sessions of a worker that died
@@ -82,7 +87,7 @@ class Sessions(Loop):
         self._stopping.wait(BETWEEN_LOOKS_S)
         lost &= self._without_socket()
         if any(session.own for session in lost):
-            self._warn("the address is not this machine's alone as Postgres sees it: a pooler or NAT is in between")
+            self._warn("the address is not this machine's alone: a pooler elsewhere or NAT is in between")
             return 0
         ended = sandbox_sessions.end(self._database.once_for_all(), lost)
         if ended:
@@ -91,20 +96,24 @@ class Sessions(Loop):
         return ended
 
     def check(self) -> None:
-        """Says in the log if there are sessions that cannot be ended.
+        """Says in the log if there are sessions that cannot be ended, and what sandboxes may do though they must not.
 
         Raises:
             UnavailableError: Postgres is away.
         """
         if not sandbox_sessions.may_end(self._database.once_for_all()):
             self._warn("a login of sandboxes is not the one of the last `lanewise migrate`")
+        with self._database.system_session() as session:
+            for gap in sandbox_login.gaps(session.connection(), self._login):
+                log.warning("sandboxes may do in the database what they must not", may=gap)
         self._checked = True
 
     def _without_socket(self) -> set[DatabaseSession]:
         sessions = sandbox_sessions.listed(self._database.once_for_all())
         if all(session.own for session in sessions):
             return set()
-        connected = linux.connected_addresses(self._ports)  # only now: whoever is listed was connected before
+        ports = self._ports | {session.server_port for session in sessions}
+        connected = linux.connected_addresses(ports)  # only now: whoever is listed was connected before
         return {session for session in sessions if (session.address, session.port) not in connected}
 
     def _warn(self, reason: str) -> None:

@@ -87,7 +87,8 @@ def migrate() -> None:
     if settings.run_database_url is None:
         raise ConfigurationError("LANEWISE_RUN_DATABASE_URL is not set: the login of the sandboxes")
     service_url, run_url = settings.database_url.get_secret_value(), settings.run_database_url.get_secret_value()
-    bring(owner_url, service_url, run_url, settings.secrets)
+    for gap in bring(owner_url, service_url, run_url, settings.secrets):
+        click.echo(f"warning: sandboxes may {gap}; see docs/security.md#database", err=True)
     click.echo(f"the database is at revision {head_revision()}")
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from lanewise.doctor.findings import Finding, failed, ok, warning
+from shared import sandbox_login
 from shared.database import Database
 from shared.migrate import head_revision
 from shared.models import SCHEMA
@@ -88,6 +89,7 @@ def run_role(settings: Settings) -> Iterator[Finding]:
         with database.token_session("") as session:
             role = session.execute(_ROLE, {"owner": "lanewise_owner"}).one()
             documents = session.scalar(text(f"SELECT count(*) FROM {SCHEMA}.documents"))  # noqa: S608
+            gaps = sandbox_login.gaps(session.connection(), role.rolname)
         sees_runs = _sees_runs(database)
     if role.unbound or role.owner or sees_runs or documents:
         yield failed(
@@ -95,8 +97,11 @@ def run_role(settings: Settings) -> Iterator[Finding]:
             f"{role.rolname} sees or may do what sandboxes must not",
             "use the login that `lanewise migrate` made, for nothing else",
         )
-    else:
-        yield ok("sandbox role", f"{role.rolname} sees nothing without a token")
+        return
+    for gap in gaps:
+        yield warning("sandbox role", f"sandboxes may {gap}", "docs/security.md#database says what to do")
+    if not gaps:
+        yield ok("sandbox role", f"{role.rolname} sees nothing without a token, and may do nothing to others")
 
 
 def _sees_runs(database: Database) -> bool:

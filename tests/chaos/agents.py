@@ -23,7 +23,7 @@ TABLE = """
         run_id text NOT NULL, step text NOT NULL, note text NOT NULL, PRIMARY KEY (user_id, id));
     ALTER TABLE chaos.effect ENABLE ROW LEVEL SECURITY;
     ALTER TABLE chaos.effect FORCE ROW LEVEL SECURITY;
-    CREATE POLICY run ON chaos.effect TO lanewise_run USING (user_id = (SELECT lanewise.run_user()));
+    CREATE POLICY run ON chaos.effect USING (user_id = (SELECT lanewise.run_user()));
     GRANT SELECT, INSERT ON chaos.effect TO lanewise_run;
 """
 BOOK = sa.text("INSERT INTO chaos.effect (run_id, step, note) VALUES (:run_id, :step, :note)")

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from lanewise.process import wait_until
 from tests.fleet.fleet import QUICK, Fleet, Run, new_user, until
+from tests.sandboxes import session_activity
 
 GRACE_S = float(QUICK["LANEWISE_CANCEL_GRACE_S"])
 STOPPED_S = GRACE_S + 1  # grace, what is between SIGTERM and SIGKILL, and what the machine takes
@@ -50,9 +51,10 @@ def alive(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="module")
 def superuser(fleet: Fleet) -> Iterator[sa.Connection]:
-    """A connection that sees every session; it holds the lock that "lock wait" waits for."""
-    with fleet.superuser().connect() as connection:
-        connection.execute(sa.text("SELECT pg_advisory_lock(1)"))
+    """A connection that sees every session; another one holds the lock that "lock wait" waits for."""
+    engine = fleet.superuser()
+    with engine.connect() as connection, engine.connect() as holder:
+        holder.execute(sa.text("BEGIN; LOCK TABLE lanewise.document_passages"))
         yield connection
 
 
@@ -83,9 +85,8 @@ def traces(fleet: Fleet, user: str, run: Run, superuser: sa.Connection) -> Trace
         texts = [e["data"]["text"] for e in fleet.events(user, run["id"]) if e["type"] == "agent_thinking"]
     more = json.loads(texts[1]) if len(texts) > 1 else {"children": [], "session": None}
     pids = [int(texts[0].removeprefix("pid ")), *more["children"]]
-    busy = sa.text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND state <> 'idle'")
-    if more["session"]:
-        until(lambda: superuser.scalar(busy, {"pid": more["session"]}), 5, "a statement under way")
+    if session := more["session"]:
+        until(lambda: session_activity(session) not in {"", "idle"}, 5, "a statement under way")
     return Traces([psutil.Process(pid) for pid in pids], more["session"], superuser)
 
 

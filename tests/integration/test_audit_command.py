@@ -13,7 +13,8 @@ from lanewise.cli import main
 from lanewise.ports import free_port
 from shared import audit
 from shared.audit_chain import AuditChain
-from shared.migrate import RUN, SERVICE, migrate
+from shared.migrate import migrate
+from shared.models import RUN, SERVICE
 from shared.services import Services
 from shared.settings import Settings
 from tests.services import SECRETS, Servers, Submit, superuser_engine

@@ -3,7 +3,8 @@ from __future__ import annotations
 from click.testing import CliRunner
 
 from lanewise.cli import main
-from shared.migrate import RUN, SERVICE, head_revision
+from shared.migrate import head_revision
+from shared.models import RUN, SERVICE
 from tests.services import Servers
 
 

@@ -15,8 +15,7 @@ from lanewise.doctor.examination import examine
 from lanewise.doctor.findings import Finding
 from lanewise.ports import free_port
 from shared import lanes
-from shared.migrate import RUN, SERVICE
-from shared.models import Lease
+from shared.models import RUN, SERVICE, Lease
 from shared.services import Services
 from shared.settings import Settings
 from tests.api_process import ECHO, announce_worker

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,13 +15,24 @@ from lanewise.process import wait_until
 from shared import sandbox_sessions
 from shared.database import Database
 from shared.errors import ConfigurationError
-from shared.migrate import RUN, SERVICE, TOKEN_PURPOSE, head_revision, migrate
-from shared.models import Thread
+from shared.migrate import TOKEN_PURPOSE, head_revision, migrate
+from shared.models import RUN, SERVICE, Thread
 from shared.services import Services
 from shared.signing import database_token, derive_key
 from tests.services import SECRETS, Servers, server_folder, start_run, submit_run, superuser_engine
 
 AWKWARD = "p'w\"%s:x\\y /@ü"  # what a password may well hold
+
+# What such an admin cannot forbid.
+NO_SUPERUSER = [
+    "connect to the databases postgres, template1",
+    "end sessions of other sandboxes, by functions",
+    "fill the write-ahead log, by functions",
+    "make large objects, by functions",
+    "see other sessions, by functions",
+    "set temp_file_limit, track_activities as they like",
+    "take advisory locks, by functions",
+]
 
 
 @pytest.fixture
@@ -48,8 +60,9 @@ def test_an_admin_who_is_no_superuser_migrates_and_may_repeat_it(admin_url: str)
     migrate(admin_url, service_url, run_url, SECRETS)
     with closing(Database(service_url)) as database, database.user_session("alice") as session:
         session.add(Thread(user_id="alice", id="t1", meta={}))
-    migrate(admin_url, service_url, run_url, SECRETS)
+    gaps = migrate(admin_url, service_url, run_url, SECRETS)
     assert threads(service_url) == ["t1"]
+    assert [re.sub(r"\d+ functions such as \w+", "functions", gap) for gap in sorted(gaps)] == NO_SUPERUSER
 
     new_service_url = as_role(admin_url, "lw_service", "another password")
     migrate(admin_url, new_service_url, run_url, SECRETS)
@@ -98,7 +111,7 @@ def test_a_login_that_was_not_migrated_is_told(admin_url: str) -> None:
 def test_several_migrations_at_once_wait_for_one_another(admin_url: str) -> None:
     urls = admin_url, as_role(admin_url, SERVICE, "a"), as_role(admin_url, RUN, "b")
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: migrate(*urls, SECRETS), range(4))) == [None] * 4
+        assert list(pool.map(lambda _: migrate(*urls, SECRETS), range(4))) == [migrate(*urls, SECRETS)] * 4
     assert threads(urls[1]) == []
 
 
@@ -125,7 +138,7 @@ def test_a_table_that_others_keep_locked_is_waited_for_in_short_steps(
             assert wait_until(waits, 5)
             assert not migrated.done()
             holder.exec_driver_sql("ROLLBACK")
-            assert migrated.result(10) is None
+            assert migrated.result(10) == []
             holder.exec_driver_sql("BEGIN; LOCK TABLE lanewise.token_keys IN SHARE MODE")
             monkeypatch.setattr("shared.migrate.PATIENCE_S", 0.0)
             with pytest.raises(ConfigurationError, match=rf"locked; now: token_keys \(session {pid} of "):
@@ -136,7 +149,7 @@ def test_a_table_that_others_keep_locked_is_waited_for_in_short_steps(
 
 
 def test_a_missing_right_is_said_in_the_words_of_postgres_without_a_password(servers: Servers) -> None:
-    servers.execute("CREATE ROLE nobody_special LOGIN PASSWORD 'password'")
+    servers.execute(f"CREATE ROLE nobody_special LOGIN PASSWORD 'password' IN ROLE {SERVICE}")  # it may connect
     with servers.new_database("template0") as name:
         admin_url = as_role(servers.url(name), "nobody_special", "password")
         with pytest.raises(ConfigurationError, match="cannot be migrated: permission denied") as caught:

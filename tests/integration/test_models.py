@@ -53,6 +53,38 @@ def test_every_unique_key_of_a_user_table_begins_with_the_user(superuser: sa.Con
     assert [tuple(row) for row in rows] == [("lanewise.audit_log", "lanewise.audit_log_pkey")]
 
 
+def test_every_foreign_key_of_a_user_table_begins_with_the_user(superuser: sa.Connection) -> None:
+    tables = [row.oid for row in superuser.execute(sa.text(TABLES_WITH_USER))]
+    rows = superuser.execute(
+        sa.text("""
+            SELECT conrelid::regclass::text, conname FROM pg_constraint c
+            JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+            JOIN pg_attribute b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[1]
+            WHERE c.conrelid = ANY(:tables) AND contype = 'f' AND NOT (a.attname = 'user_id' AND b.attname = 'user_id')
+        """),
+        {"tables": tables},
+    ).all()
+    assert rows == []
+
+
+def test_every_view_asks_with_the_rights_of_who_looks(superuser: sa.Connection) -> None:
+    views = "SELECT relname, reloptions FROM pg_class WHERE relnamespace = 'lanewise'::regnamespace AND relkind = 'v'"
+    found = {row.relname: row.reloptions or [] for row in superuser.execute(sa.text(views))}
+    assert found
+    assert [name for name, options in found.items() if "security_invoker=true" not in options] == []
+
+
+def test_no_policy_names_the_run_role(superuser: sa.Connection) -> None:
+    """A sandbox could drop it, by `DROP OWNED BY` its own role."""
+    rows = superuser.execute(
+        sa.text("""
+            SELECT polrelid::regclass::text, polname FROM pg_policy
+            WHERE polrelid::regclass::text LIKE 'lanewise.%' AND 'lanewise_run'::regrole = ANY (polroles)
+        """)
+    ).all()
+    assert rows == []
+
+
 def test_no_role_of_ours_goes_round_the_policies(superuser: sa.Connection) -> None:
     rows = superuser.execute(
         sa.text("""
@@ -83,7 +115,7 @@ def test_the_run_role_has_only_what_it_needs(superuser: sa.Connection) -> None:
                     AND has_any_column_privilege('lanewise_run', c.oid, p.privilege))
         """)
     ).all()
-    passages = {("document_passages", privilege) for privilege in ("SELECT", "INSERT", "DELETE")}
+    passages = {("document_passages", privilege) for privilege in ("SELECT", "INSERT")}
     assert {tuple(row) for row in tables} == {("documents", "SELECT"), *passages}
     functions = superuser.scalars(
         sa.text("""
@@ -91,7 +123,7 @@ def test_the_run_role_has_only_what_it_needs(superuser: sa.Connection) -> None:
             AND has_function_privilege('lanewise_run', oid, 'EXECUTE')
         """)
     ).all()
-    assert set(functions) == {"run_user", "record_own_step"}
+    assert set(functions) == {"run_user", "record_own_step", "clear_own_passages"}
     assert not superuser.scalar(sa.text("SELECT has_schema_privilege('lanewise_run', 'lanewise', 'CREATE')"))
 
 
@@ -107,10 +139,11 @@ def test_the_service_role_only_reads_the_audit_trail_and_reads_no_keys(superuser
     assert may("alembic_version") <= {"SELECT"}
 
 
-def test_functions_with_the_owners_rights_are_pinned_and_closed(superuser: sa.Connection) -> None:
+def test_every_function_is_pinned_and_closed(superuser: sa.Connection) -> None:
+    """Those with the caller's rights too: a function with the owner's may call them."""
     rows = superuser.execute(
         sa.text("""
-            SELECT proname FROM pg_proc p WHERE pronamespace = 'lanewise'::regnamespace AND prosecdef AND (
+            SELECT proname FROM pg_proc p WHERE pronamespace = 'lanewise'::regnamespace AND (
                 NOT coalesce(array_to_string(proconfig, ',') LIKE '%search_path=lanewise, pg_temp%', false)
                 OR EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) WHERE grantee = 0))
         """)

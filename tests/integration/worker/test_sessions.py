@@ -24,7 +24,7 @@ from shared.sandbox_sessions import listed
 from shared.services import Services
 from shared.settings import Settings
 from tests.nodes import PATIENCE_S, Node, metric
-from tests.sandboxes import all_gone
+from tests.sandboxes import all_gone, session_activity
 from worker.sessions import Sessions
 
 IP_LOCAL_PORT_RANGE = 51  # <linux/in.h>; Python does not name it
@@ -73,8 +73,7 @@ def is_there(superuser: sa.Connection, session: int) -> bool:
 
 
 def is_busy(superuser: sa.Connection, session: int) -> bool:
-    query = "SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND state = 'active'"
-    return bool(superuser.scalar(sa.text(query), {"pid": session}))
+    return is_there(superuser, session) and session_activity(session) not in {"", "idle", "idle in transaction"}
 
 
 def await_busy(superuser: sa.Connection, session: int) -> None:
@@ -84,9 +83,9 @@ def await_busy(superuser: sa.Connection, session: int) -> None:
 @contextmanager
 def locked(superuser: sa.Connection) -> Iterator[None]:
     """Holds what "lock wait" waits for."""
-    superuser.execute(sa.text("SELECT pg_advisory_lock(1)"))
-    yield
-    superuser.execute(sa.text("SELECT pg_advisory_unlock(1)"))
+    with superuser.engine.connect() as holder:
+        holder.execute(sa.text("BEGIN; LOCK TABLE lanewise.document_passages"))
+        yield
 
 
 @pytest.mark.parametrize("how", ["query", "busy query", "lock wait", "idle", "inherited"])
@@ -222,6 +221,13 @@ def test_what_cannot_be_ended_is_said_once(sessions: Sessions, superuser: sa.Con
         finally:
             superuser.execute(sa.text("DROP ROLE another_run"))
     assert [(log["log_level"], "lanewise migrate" in log["reason"]) for log in logs] == [("warning", True)]
+
+
+def test_what_sandboxes_may_do_though_they_must_not_is_said(sessions: Sessions, superuser: sa.Connection) -> None:
+    superuser.execute(sa.text("GRANT CREATE ON SCHEMA public TO PUBLIC"))
+    with capture_logs() as logs:
+        sessions.check()
+    assert [log["may"] for log in logs] == ["make tables and functions in the schemas public"]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ ORDERS = """
         PRIMARY KEY (user_id, id));
     ALTER TABLE lanewise.orders ENABLE ROW LEVEL SECURITY;
     ALTER TABLE lanewise.orders FORCE ROW LEVEL SECURITY;
-    CREATE POLICY run ON lanewise.orders TO lanewise_run USING (user_id = (SELECT lanewise.run_user()));
+    CREATE POLICY run ON lanewise.orders USING (user_id = (SELECT lanewise.run_user()));
     GRANT SELECT, INSERT ON lanewise.orders TO lanewise_run;
 """
 

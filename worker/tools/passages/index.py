@@ -33,7 +33,7 @@ _LIST = sa.text("""
     ORDER BY d.name LIMIT :limit
 """)
 _CONTENT = sa.text("SELECT user_id, content, content_type, sha256 FROM documents WHERE name = :name")
-_CLEAR = sa.text("DELETE FROM document_passages WHERE document = :document")
+_CLEAR = sa.text("SELECT clear_own_passages(:document)")
 _INSERT = sa.text("""
     INSERT INTO document_passages (user_id, document, sha256, number, heading, page, start_char, end_char, text)
     SELECT :user_id, :document, :sha256, made.* FROM unnest(CAST(:number AS int[]), CAST(:heading AS text[]),
