@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import pytest
+import redis
 import sqlalchemy as sa
 
 from lanewise import Client
@@ -128,8 +129,13 @@ class Fleet:
         return {file.name: file.read_text(errors="replace") for file in files}
 
     def stop(self) -> None:
-        """Asks the fleet to end and holds it to its promises: status 0, no process and no file left behind."""
+        """Asks the fleet to end and holds it to its promises: status 0, no process and no file left behind.
+
+        Redis must have refused nobody anything: what lacks a right goes on without Redis, and only slower.
+        """
         assert self._process.ending == "is running", self.said()
+        if "redis" in self.processes():
+            assert self.admin_redis().acl_log() == []
         self._close_clients()  # an api waits a while for idle connections
         self._process.signal(self._process.spec.stop_signal)
         assert self._process.wait(STOP_S), f"still running: {self.said()}"
@@ -246,6 +252,19 @@ class Fleet:
         url = sa.make_url(self.settings.database_url.get_secret_value())
         admin = url.set(username="postgres", password=self.secrets.postgres_password)
         return superuser_engine(admin.render_as_string(hide_password=False))
+
+    def admin_redis(self, database: int = 0) -> redis.Redis:
+        """Returns a way to Redis as one who may do everything."""
+        url = sa.make_url(self.settings.redis_url.get_secret_value())
+        admin = url.set(username="admin", password=self.secrets.redis_password, database=str(database))
+        client = redis.Redis.from_url(
+            admin.render_as_string(hide_password=False),
+            decode_responses=True,
+            encoding_errors="replace",
+            socket_timeout=30,
+        )
+        self._stack.callback(client.close)
+        return client
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Returns the running processes by what they are; `sandbox` and `api.worker` are forked from others."""

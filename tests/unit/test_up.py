@@ -111,7 +111,7 @@ def test_given_stores_get_the_same_roles_on_every_machine(tmp_path: Path, monkey
     assert "hush" not in service + run
     assert service.split(":")[2] != run.split(":")[2]
     assert here.values["broker_url"] == "rediss://:hush@cache.example:6380/4"
-    assert here.env()["LANEWISE_RUN_DATABASE_URL"] == run
+    assert here.env("worker")["LANEWISE_RUN_DATABASE_URL"] == run
 
 
 def test_a_secret_of_the_environment_wins_over_the_folders_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
