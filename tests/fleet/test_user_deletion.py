@@ -40,8 +40,8 @@ def contents(fleet: Fleet) -> Iterator[tuple[str, str]]:
                 yield f"table {table}", "\n".join(cells)
     for name in fleet.admin_redis().info("keyspace"):
         client = fleet.admin_redis(int(name.removeprefix("db")))
-        for key in map(str, client.scan_iter(count=1000)):
-            yield f"redis {client.type(key)}", f"{key} {_value(client, key)}"
+        for key in client.scan_iter(count=1000):
+            yield f"redis {client.type(key)!s}", f"{key} {_value(client, key)}"
 
 
 def _value(client: Any, key: str) -> str:
