@@ -15,15 +15,16 @@ _USER = (
     "{" + 32 * "?" + "}"
 )  # the digest in a key, see `shared.redis.Keys`: of its length, so that no other key matches
 _CONNECT = "ping select info"  # `info` is for `lanewise doctor`
-_SCRIPTS = "evalsha script|load script|exists time"  # what a script calls is checked like any call of the user's
+_SCRIPTS = "evalsha script|load time"  # what a script calls is checked like any call of the user's
 _SLOTS = "scan pexpire zadd zcount zrangebyscore zrem zremrangebyscore zscore"
 
 _COMMANDS = {
     "api": (_CONNECT, _SCRIPTS, _SLOTS, "get set del", "publish subscribe unsubscribe"),
-    "worker": (_CONNECT, _SCRIPTS, _SLOTS, "get set unlink", "publish subscribe unsubscribe"),
+    "worker": (_CONNECT, _SCRIPTS, "script|exists", _SLOTS, "get set unlink", "publish subscribe"),
     "broker": (
         _CONNECT,
         _SCRIPTS,
+        "script|exists",
         "brpop llen lpush rpop rpush",  # queues
         "hdel hget hset zadd zrange zrem watch unwatch multi exec",  # messages that are not acknowledged
         "get set del",  # a lock

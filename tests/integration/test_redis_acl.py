@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
+import yaml  # type: ignore[import-untyped]
 
 from lanewise.embedded import EmbeddedRedis
+from lanewise.embedded.binaries import redis_program
+from lanewise.ports import free_port
+from lanewise.process import wait_until
 from lanewise.redis_acl import USERS
 from shared.redis import Keys, connect
 from tests.services import server_folder
@@ -52,6 +61,7 @@ CHANNELS = {
 }
 SENT = {"api": {"events", "control"}, "worker": {"events", "control"}, "broker": {"pidbox", "task events"}}
 PATTERNS = {f"{FANOUT}celery.pidbox", f"{FANOUT}celeryev/*", f"{FANOUT}celeryev/worker.*"}
+COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +163,40 @@ def test_without_a_password_nobody_is_anybody(server: EmbeddedRedis) -> None:
     for user in (*USERS, "admin", "default"):
         with closing(connect(f"redis://{user}:guess@{url}")) as client, pytest.raises(redis.AuthenticationError):
             client.ping()
+
+
+def test_the_composed_redis_starts_with_its_users_and_shows_no_password(tmp_path: Path) -> None:
+    """The very command of docker-compose.yml, but for the folder and the port, and what says that it is healthy."""
+    service = yaml.safe_load(COMPOSE.read_text())["services"]["redis"]
+    port, passwords = free_port(), {f"REDIS_{user.upper()}_PASSWORD": f"hush-{user}" for user in USERS}
+    program = tmp_path / "redis-server"
+    program.write_text(
+        f'#!/bin/sh\nexec {redis_program()} "$@" --port {port} --bind 127.0.0.1 --logfile {tmp_path}/log\n'
+    )
+    program.chmod(0o755)
+    shell, option, script = service["command"]
+    script = script.replace("$$", "$").replace("dir /data", f"dir {tmp_path}")
+    env = {"PATH": f"{tmp_path}:{os.defpath}", **passwords}
+    with subprocess.Popen([shell, option, script], env=env) as process:
+        try:
+            for user, password in zip(USERS, passwords.values(), strict=True):
+                with closing(connect(f"redis://{user}:{password}@127.0.0.1:{port}/0")) as client:
+                    assert wait_until(partial(answers, client), 10)
+                    assert not may(client, "FLUSHALL")
+            with closing(connect(f"redis://127.0.0.1:{port}/0")) as client, pytest.raises(redis.AuthenticationError):
+                client.ping()
+            (title,) = filter(None, psutil.Process(process.pid).cmdline())  # no shell is left: a signal reaches Redis
+            assert title == f"{redis_program()} 127.0.0.1:{port}"
+            assert "hush" not in (tmp_path / "log").read_text()
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    check = service["healthcheck"]["test"][-1]
+    assert "REDISCLI_AUTH=$$REDIS_API_PASSWORD redis-cli --user api ping" in check
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
