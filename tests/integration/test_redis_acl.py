@@ -17,7 +17,7 @@ import redis
 import yaml  # type: ignore[import-untyped]
 
 from lanewise.embedded import EmbeddedRedis
-from lanewise.embedded.binaries import redis_program
+from lanewise.embedded.binaries import redis_program, redis_version
 from lanewise.ports import free_port
 from lanewise.process import wait_until
 from lanewise.redis_acl import USERS
@@ -176,6 +176,8 @@ def test_the_composed_redis_starts_with_its_users_and_shows_no_password(tmp_path
     program.chmod(0o755)
     shell, option, script = service["command"]
     script = script.replace("$$", "$").replace("dir /data", f"dir {tmp_path}")
+    if (7, 0) <= redis_version(redis_program()) < (7, 2):  # the image has what this one does not know yet
+        script = script.replace("+client|setinfo", "")
     env = {"PATH": f"{tmp_path}:{os.defpath}", **passwords}
     with subprocess.Popen([shell, option, script], env=env) as process:
         try:
@@ -186,7 +188,7 @@ def test_the_composed_redis_starts_with_its_users_and_shows_no_password(tmp_path
             with closing(connect(f"redis://127.0.0.1:{port}/0")) as client, pytest.raises(redis.AuthenticationError):
                 client.ping()
             (title,) = filter(None, psutil.Process(process.pid).cmdline())  # no shell is left: a signal reaches Redis
-            assert title == f"{redis_program()} 127.0.0.1:{port}"
+            assert title.endswith(f"-server 127.0.0.1:{port}")
             assert "hush" not in (tmp_path / "log").read_text()
         finally:
             process.terminate()
