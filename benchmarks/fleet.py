@@ -115,8 +115,10 @@ class Fleet:
 
     @cached_property
     def redis_url(self) -> str:
-        """The URL of the fleet's Redis: what its worker was given."""
-        return self.environment["LANEWISE_REDIS_URL"]
+        """The URL of the fleet's Redis, for one who may do everything."""
+        url = sa.make_url(self.environment["LANEWISE_REDIS_URL"])
+        admin = url.set(username="admin", password=load_secrets(self.folder / "data").redis_password)
+        return admin.render_as_string(hide_password=False)
 
     @cached_property
     def database_url(self) -> str:

@@ -84,7 +84,13 @@ def lanewise(fleet: Fleet, app: str = "api.wsgi:app") -> Iterator[Server]:
     """Runs another gateway of the fleet, as `lanewise up` does."""
     port = free_port()
     argv = ["-m", "gunicorn", "-c", "python:api.gunicorn_conf", "--bind", f"{LOOPBACK}:{port}", app]
-    with _running("Lanewise", argv, port, fleet, {**fleet.environment, "LANEWISE_LOG_LEVEL": "ERROR"}) as server:
+    with _running(
+        "Lanewise",
+        argv,
+        port,
+        fleet,
+        {**fleet.environment, "LANEWISE_REDIS_URL": fleet.redis_url, "LANEWISE_LOG_LEVEL": "ERROR"},
+    ) as server:
         yield server
 
 

@@ -22,6 +22,7 @@ READY_TIMEOUT_S = 90.0
 PROBE_TIMEOUT_S = 1.0
 DRAIN_MARGIN_S = 10.0  # on top of DRAIN_S, for handing back and closing
 FLOWER_USER = "lanewise"
+KINDS = ("api", "worker", "flower")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Fleet:
         flower_password: for the user `lanewise`.
         slots: runs at once, per worker.
         drain_s: see the setting.
-        env: the environment of all.
+        envs: the environments, by kind of process.
         logs: the folder of the logs.
     """
 
@@ -48,7 +49,7 @@ class Fleet:
     flower_password: str = field(repr=False)
     slots: int
     drain_s: float
-    env: Mapping[str, str] = field(repr=False)
+    envs: Mapping[str, Mapping[str, str]] = field(repr=False)
     logs: Path
 
     @property
@@ -97,7 +98,7 @@ class Fleet:
         return ProcessSpec(
             name=f"api.{number}",
             argv=(sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", *bind, "api.wsgi:app"),
-            env=self.env,
+            env=self.envs["api"],
             log=self.logs / f"api.{number}.log",
             pass_fds=(listener.fileno(),),
             hasten_signal=signal.SIGINT,  # gunicorn: without waiting for open requests
@@ -112,7 +113,7 @@ class Fleet:
         return ProcessSpec(
             name=f"worker.{number}",
             argv=(sys.executable, "-m", "celery", "-A", "worker", "worker", *pool, "-n", name, *quiet),
-            env={**self.env, "LANEWISE_METRICS_PORT": str(metrics_port)},
+            env={**self.envs["worker"], "LANEWISE_METRICS_PORT": str(metrics_port)},
             log=self.logs / f"worker.{number}.log",
             stop_timeout_s=self.drain_s + DRAIN_MARGIN_S,
         )
@@ -123,7 +124,7 @@ class Fleet:
             name="flower",
             argv=(sys.executable, "-m", "celery", "-A", "worker", "flower", *address),
             env={
-                **self.env,
+                **self.envs["flower"],
                 "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.flower_password}",
                 "FLOWER_READ_ONLY": "true",
             },

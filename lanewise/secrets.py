@@ -22,6 +22,9 @@ class Secrets:
     service_password: str = field(repr=False)
     run_password: str = field(repr=False)
     redis_password: str = field(repr=False)
+    redis_api_password: str = field(repr=False)
+    redis_worker_password: str = field(repr=False)
+    redis_broker_password: str = field(repr=False)
     flower_password: str = field(repr=False)
 
 

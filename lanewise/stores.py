@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
 from lanewise.embedded.server import START_TIMEOUT_S, EmbeddedServer
+from lanewise.redis_acl import USERS
 from lanewise.secrets import Secrets
 from lanewise.supervisor import Supervisor
 from shared.errors import ConfigurationError
@@ -47,23 +48,35 @@ class Stores:
             newest = secret_key.split(",")[0].strip()
             service, run = (derive_key(newest, purpose).hex() for purpose in ("role:service", "role:run"))
             roles = f"_{derive_key(newest, 'role').hex()[:8]}"
-        redis_url = redis_url or (redis.url if redis else "")
+        if redis:
+            api, worker, broker = (redis.url(user) for user in USERS)
+        else:
+            api = worker = redis_url or ""
+            broker = next_redis_database(api)
         self.values = {
             "secret_key": secret_key,
             "database_url": _as_role(self._admin_url, SERVICE + roles, service),
             "run_database_url": _as_role(self._admin_url, RUN + roles, run),
-            "redis_url": redis_url,
-            "broker_url": next_redis_database(redis_url),
+            "redis_url": api,
+            "broker_url": broker,
             # Its secrets, the stores' files and the logs, wherever agents may read otherwise.
             "sandbox_closed": ",".join(
                 (*filter(None, [os.environ.get("LANEWISE_SANDBOX_CLOSED")]), str(data_dir.absolute()))
             ),
         }
+        self._redis_urls = {"api": api, "worker": worker, "flower": broker}  # Flower needs nothing but the broker
         self.settings: Settings = load_settings(None, **self.values)
+        if redis:
+            redis.deployment = self.settings.deployment
 
-    def env(self) -> dict[str, str]:
-        """Returns our own environment with the settings that lead to these stores."""
-        return {**os.environ, **{f"LANEWISE_{name.upper()}": value for name, value in self.values.items()}}
+    def env(self, kind: str) -> dict[str, str]:
+        """Returns our own environment with the settings that lead a kind of process to these stores.
+
+        Args:
+            kind: `api`, `worker` or `flower`.
+        """
+        values = self.values | {"redis_url": self._redis_urls[kind]}
+        return {**os.environ, **{f"LANEWISE_{name.upper()}": value for name, value in values.items()}}
 
     def start(self, supervisor: Supervisor, stage: int) -> list[str]:
         """Starts what is embedded, waits until it answers, and migrates.

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from lanewise.fleet import FLOWER_USER, Fleet, flower_installed
+from lanewise.fleet import FLOWER_USER, KINDS, Fleet, flower_installed
 from lanewise.ports import LOOPBACK, free_port, listen, reserve
 from lanewise.running import telling_settings
 from lanewise.secrets import ensure_secrets, make_data_dir
@@ -79,7 +79,7 @@ def up(options: UpOptions) -> None:
         secrets = ensure_secrets(options.data_dir)
         stores = Stores(options.data_dir, secrets, options.database_url, options.redis_url)
         stack.callback(stores.close)
-        stack.enter_context(telling_settings(options.data_dir, stores.env()))
+        stack.enter_context(telling_settings(options.data_dir, stores.env("api")))
         supervisor = stack.enter_context(Supervisor(lambda text: console.print(text, markup=False)))
         fleet = _plan(options, stores, secrets.flower_password, stack)
         console.print(f"[dim]starting in {escape(str(options.data_dir.absolute()))} …[/]")
@@ -112,7 +112,7 @@ def _plan(options: UpOptions, stores: Stores, flower_password: str, stack: conte
         flower_password=flower_password,
         slots=options.slots,
         drain_s=stores.settings.drain_s,
-        env=stores.env(),
+        envs={kind: stores.env(kind) for kind in KINDS},
         logs=options.data_dir.absolute() / "log",
     )
 

@@ -14,6 +14,7 @@ from redis.retry import Retry
 from shared.breaker import Breaker
 
 SOCKET_TIMEOUT_S = 2.0
+DIGEST_LENGTH = 32
 
 __all__ = ["Keys", "RedisError", "connect", "load_script"]
 
@@ -83,7 +84,7 @@ class Keys:
     @staticmethod
     def _user_part(user_id: str) -> str:
         # A digest of fixed length and alphabet: no user id can imitate another's key, a pattern or another kind of key.
-        return f"{{{hashlib.sha256(user_id.encode()).hexdigest()[:32]}}}:"
+        return f"{{{hashlib.sha256(user_id.encode()).hexdigest()[:DIGEST_LENGTH]}}}:"
 
     def slots(self, user_id: str) -> str:
         """The user's slots: a sorted set, member = run:attempt, score = end of the lease."""
@@ -91,8 +92,8 @@ class Keys:
 
     @property
     def all_slots(self) -> str:
-        """A pattern for the slots of all users."""
-        return f"{self._prefix}{{*}}:slots"
+        """A pattern for the slots of all users, and for nothing else, whatever agents call what they store."""
+        return f"{self._prefix}{{{DIGEST_LENGTH * '?'}}}:slots"
 
     def all_of(self, user_id: str) -> str:
         """A pattern for every key of the user, whatever it begins with."""

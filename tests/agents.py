@@ -489,6 +489,21 @@ class Hostile(Agent):
         return None
 
 
+class AskRedis(Agent):
+    """Gives commands to a Redis, as somebody who has no password, and says what the answers begin with."""
+
+    name = "ask_redis"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        given = run.input.model_dump()
+        answers = {}
+        for command in given["commands"]:
+            with socket.create_connection(("127.0.0.1", given["port"]), timeout=5) as connection:
+                connection.sendall(f"{command}\r\n".encode())
+                answers[command] = connection.recv(100).decode().split()[0]
+        return answers
+
+
 class Deaf(Agent):
     """Calls and calls and never reads an answer."""
 

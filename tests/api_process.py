@@ -229,6 +229,7 @@ def run_server(
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "RUN_DATABASE_URL": settings.run_database_url.get_secret_value(),
         "REDIS_URL": settings.redis_url.get_secret_value(),
+        "BROKER_URL": settings.effective_broker_url,
         "SECRET_KEY": ",".join(settings.secrets),
         "DEPLOYMENT": settings.deployment,
         "LEASE_S": str(settings.lease_s),

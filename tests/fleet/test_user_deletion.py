@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import pytest
-import redis
 import sqlalchemy as sa
 
 from tests.fleet.fleet import Fleet, until
@@ -39,13 +38,10 @@ def contents(fleet: Fleet) -> Iterator[tuple[str, str]]:
             for row in connection.execute(sa.text(f"SELECT * FROM lanewise.{table}")):  # noqa: S608 - from the catalogue
                 cells = (bytes(v).decode(errors="replace") if isinstance(v, memoryview) else str(v) for v in row)
                 yield f"table {table}", "\n".join(cells)
-    url = fleet.settings.redis_url.get_secret_value()
-    with redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace") as client:
-        numbers = [int(name.removeprefix("db")) for name in client.info("keyspace")]
-    for number in numbers:
-        with redis.Redis.from_url(url, db=number, decode_responses=True, encoding_errors="replace") as client:
-            for key in client.scan_iter(count=1000):
-                yield f"redis {client.type(key)}", f"{key} {_value(client, key)}"
+    for name in fleet.admin_redis().info("keyspace"):
+        client = fleet.admin_redis(int(name.removeprefix("db")))
+        for key in client.scan_iter(count=1000):
+            yield f"redis {client.type(key)!s}", f"{key} {_value(client, key)}"
 
 
 def _value(client: Any, key: str) -> str:

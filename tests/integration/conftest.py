@@ -35,7 +35,7 @@ def database_name(servers: Servers) -> Iterator[str]:
 @pytest.fixture
 def redis_client(servers: Servers) -> Iterator[redis.Redis]:
     """Redis, emptied after the test in all its databases."""
-    with closing(connect(servers.redis.url)) as client:
+    with closing(connect(servers.redis.admin_url)) as client:
         yield client
         client.flushall()
 

@@ -185,7 +185,7 @@ class TestRedisAway:
     def test_runs_stay_parked_and_are_admitted_when_it_is_back(
         self, open_services: OpenServices, own_redis: EmbeddedRedis
     ) -> None:
-        services = open_services(redis_url=SecretStr(own_redis.url))
+        services = open_services(redis_url=SecretStr(own_redis.admin_url))
         made = submit_many(services, 4)
         own_redis.stop()
         before = time.monotonic()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -76,9 +77,9 @@ def test_postgres_keeps_its_data_and_its_password(data_dir: Path) -> None:
 
 def test_redis_keeps_its_data_and_its_password(data_dir: Path) -> None:
     with EmbeddedRedis(data_dir) as first:
-        ask(first.url, "SET", "kept", "yes")
+        ask(first.admin_url, "SET", "kept", "yes")
     with EmbeddedRedis(data_dir) as second:
-        assert ask(second.url, "GET", "kept") == "yes"
+        assert ask(second.admin_url, "GET", "kept") == "yes"
 
 
 def test_postgres_is_set_up_for_truth_and_strangers_stay_out(data_dir: Path) -> None:
@@ -100,8 +101,8 @@ def test_postgres_is_set_up_for_truth_and_strangers_stay_out(data_dir: Path) -> 
 def test_redis_is_set_up_for_a_broker_and_strangers_stay_out(data_dir: Path) -> None:
     with EmbeddedRedis(data_dir) as server_:
         for name, value in (("maxmemory-policy", "noeviction"), ("appendonly", "yes"), ("databases", "16")):
-            assert ask(server_.url, "CONFIG", "GET", name) in ([name, value], {name: value})
-        assert ask(server_.url.removesuffix("/0") + "/1", "PING") in (True, "PONG")
+            assert ask(server_.admin_url, "CONFIG", "GET", name) in ([name, value], {name: value})
+        assert ask(server_.admin_url.removesuffix("/0") + "/1", "PING") in (True, "PONG")
         with pytest.raises(redis.AuthenticationError):
             ask(f"redis://127.0.0.1:{server_.port}/0", "PING")
 
@@ -109,7 +110,7 @@ def test_redis_is_set_up_for_a_broker_and_strangers_stay_out(data_dir: Path) -> 
 @on_linux
 def test_no_secret_shows_in_processes_logs_or_reprs(data_dir: Path) -> None:
     secrets = ensure_secrets(data_dir)
-    words = (secrets.postgres_password, secrets.redis_password)
+    words = [value for name, value in asdict(secrets).items() if name.startswith(("postgres", "redis"))]
     with EmbeddedPostgres(data_dir) as postgres, EmbeddedRedis(data_dir) as redis_:
         with pytest.raises(psycopg2.Error):
             query(postgres.admin_url, f"ALTER ROLE nobody_here PASSWORD '{words[0]}'")
@@ -199,6 +200,7 @@ def test_a_folder_serves_one_server_at_a_time(
 PARENT = """
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from lanewise.embedded import EmbeddedPostgres, EmbeddedRedis
 with EmbeddedPostgres(Path(sys.argv[1])) as postgres, EmbeddedRedis(Path(sys.argv[1])) as redis:
@@ -220,7 +222,7 @@ def test_a_killed_parent_leaves_no_server_and_the_next_one_waits_for_the_end(dat
     with EmbeddedPostgres(data_dir) as postgres, EmbeddedRedis(data_dir) as redis_:
         assert gone(processes)
         assert query(postgres.admin_url, "SELECT 1") == [(1,)]
-        assert ask(redis_.url, "PING") in (True, "PONG")
+        assert ask(redis_.admin_url, "PING") in (True, "PONG")
 
 
 def test_data_of_another_version_is_refused(data_dir: Path) -> None:

@@ -38,7 +38,7 @@ def test_given_stores_are_migrated_and_nothing_is_embedded(tmp_path: Path, monke
         urls = []
         for key in ("k" * 32, "l" * 32):  # a second fleet on the server must not lock the first one out
             monkeypatch.setenv("LANEWISE_SECRET_KEY", key)
-            stores = Stores(data_dir, ensure_secrets(data_dir), postgres.admin_url, redis.url)
+            stores = Stores(data_dir, ensure_secrets(data_dir), postgres.admin_url, redis.admin_url)
             stores.start(supervisor, stage=0)
             assert not supervisor._children
             urls.append(stores.values["database_url"])

@@ -41,6 +41,11 @@ def test_a_fleet_without_runs_has_nothing(services: Services) -> None:
     assert survey.survey(services) == Survey((), redis=True, complete=True)
 
 
+def test_what_an_agent_stores_under_a_name_like_that_of_slots_is_none(services: Services) -> None:
+    services.redis.set(services.keys.store("alice", "{x}:slots"), "1")
+    assert survey.survey(services) == Survey((), redis=True, complete=True)
+
+
 def test_every_live_run_is_counted_where_it_stands(services: Services, submit: Submit) -> None:
     granted, running, *_ = [submit("alice") for _ in range(4)]
     submit("bob")

@@ -1,4 +1,4 @@
-"""docs/operations.md names each metric that there is, with its labels, and each reason of a repair; and no other."""
+"""docs/operations.md names each metric and each reason of a repair that there is, and no other; its snippets work."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 import worker.metrics
 from api.metrics import Metrics
+from lanewise.redis_acl import BROKER_DATABASE, USERS, acl_lines
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -41,3 +43,15 @@ def test_every_reason_of_a_repair_is_explained() -> None:
     reasons = set(re.findall(r'REPAIRED\.labels\("(\w+)"\)', code))
     assert len(reasons) > 5
     assert set(first_cells("Reasons of `lanewise_repaired_total`:")) == reasons
+
+
+def test_the_lines_for_a_redis_of_ones_own_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)
+    exec(snippet, {})  # noqa: S102 - the page's
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == acl_lines("default", {user: f">password-of-{user}" for user in USERS}, (7, 2))
+    assert [line.split()[1] for line in lines] == ["default", *USERS]
+    text = PAGE.split("## A Redis of your own", 1)[1].split("\n## ", 1)[0]
+    assert set(re.findall(r"redis://(\w+):…@HOST/(\d)", text)) == {
+        ("api", "0"), ("worker", "0"), ("broker", str(BROKER_DATABASE))
+    }  # fmt: skip

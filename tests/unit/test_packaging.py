@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from lanewise.redis_acl import USERS, acl_lines
 from shared.settings import COMMAND_NAMES, PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def test_secrets_come_from_the_environment_and_are_missed_when_unset() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
     used = set(re.findall(r"(?<!\$)\$\{(\w*(?:PASSWORD|SECRET)\w*)", text))
     assert used == set(re.findall(r"(?<!\$)\$\{(\w*(?:PASSWORD|SECRET)\w*):\?", text))
-    assert len(used) == 6
+    assert len(used) == 8
     for name in used:
         assert re.search(rf"^#.*\b{name}\b", text, re.MULTILINE), f"the header does not say that {name} is needed"
 
@@ -71,9 +72,29 @@ def test_a_worker_has_time_to_drain(services: dict[str, Any]) -> None:
 
 def test_redis_refuses_instead_of_evicting_keeps_a_log_and_shows_no_password(services: dict[str, Any]) -> None:
     command = services["redis"]["command"][-1]
-    for setting in ("maxmemory-policy noeviction", "appendonly yes", "requirepass $$REDISCLI_AUTH"):
+    for setting in ("maxmemory-policy noeviction", "appendonly yes"):
         assert setting in command
-    assert "REDIS_PASSWORD" not in command
+    assert "${" not in command  # Compose would put the passwords into the arguments
+
+
+def test_redis_has_the_users_that_the_embedded_one_has(services: dict[str, Any]) -> None:
+    version = tuple(map(int, re.findall(r"\d+", services["redis"]["image"])))
+    passwords = {user: f">$$REDIS_{user.upper()}_PASSWORD" for user in USERS}
+    lines = services["redis"]["command"][-1].replace("\\\n", "").splitlines()
+    assert [line for line in lines if line.startswith("user ")] == acl_lines("default", passwords, version)
+
+
+def test_each_process_has_the_password_of_its_own_user_only(services: dict[str, Any]) -> None:
+    given = {
+        name: set(re.findall(r"REDIS_\w+_PASSWORD", str(service["environment"]))) for name, service in services.items()
+    }
+    api, worker, broker = (f"REDIS_{user.upper()}_PASSWORD" for user in USERS)
+    assert given == {
+        "postgres": set(), "migrate": {broker}, "flower": {broker}, "api": {api, broker}, "worker": {worker, broker},
+        "redis": {api, worker, broker},
+    }  # fmt: skip
+    for name in ("api", "worker"):
+        assert f"redis://{name}:" in services[name]["environment"]["LANEWISE_REDIS_URL"]
 
 
 def test_everything_has_a_health_check_but_what_ends(services: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from lanewise import ports
+from lanewise.embedded import EmbeddedRedis
+from lanewise.fleet import KINDS
 from lanewise.ports import LOOPBACK, free_port, listen, reserve
 from lanewise.secrets import ensure_secrets
 from lanewise.stores import Stores
@@ -111,7 +114,22 @@ def test_given_stores_get_the_same_roles_on_every_machine(tmp_path: Path, monkey
     assert "hush" not in service + run
     assert service.split(":")[2] != run.split(":")[2]
     assert here.values["broker_url"] == "rediss://:hush@cache.example:6380/4"
-    assert here.env()["LANEWISE_RUN_DATABASE_URL"] == run
+    assert here.env("worker")["LANEWISE_RUN_DATABASE_URL"] == run
+
+
+def test_each_kind_of_process_signs_in_to_redis_as_a_user_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANEWISE_DEPLOYMENT", "blue")
+    secrets = ensure_secrets(tmp_path)
+    stores = Stores(tmp_path, secrets, None, None)
+    envs = {kind: stores.env(kind) for kind in KINDS}
+    users = {kind: urlsplit(env["LANEWISE_REDIS_URL"]).username for kind, env in envs.items()}
+    assert users == {"api": "api", "worker": "worker", "flower": "broker"}
+    brokers = {urlsplit(env["LANEWISE_BROKER_URL"]) for env in envs.values()}
+    assert {(url.username, url.path) for url in brokers} == {("broker", "/1")}
+    assert secrets.redis_password not in str(envs)
+    assert [server.deployment for server in stores._servers if isinstance(server, EmbeddedRedis)] == ["blue"]
 
 
 def test_a_secret_of_the_environment_wins_over_the_folders_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def make_home(servers: Servers, **changes: Any) -> Iterator[Home]:
         settings = servers.settings(name, lease_s=300)
         services = stack.enter_context(closing(Services.open(settings)))
         superuser = stack.enter_context(superuser_engine(servers.url(name)).connect())
-        app = create_app(servers.settings(name, lease_s=300, **changes))
+        app = create_app(servers.settings(name, "api", lease_s=300, **changes))
         stack.enter_context(closing(app.extensions[EXTENSION]))
         yield Home(name, settings, services, superuser, FakeWorker(services), app)
 
@@ -150,7 +150,13 @@ def make_fleet(
         superuser = stack.enter_context(superuser_engine(servers.url(name)).connect())
         worker = FakeWorker(services)
         server = stack.enter_context(
-            run_server(settings, partial(make_token, settings.jwt_keys[0]), log, app=app, **(env or {}))
+            run_server(
+                servers.settings(name, "api", lease_s=300, **changes),
+                partial(make_token, settings.jwt_keys[0]),
+                log,
+                app=app,
+                **(env or {}),
+            )
         )
         yield Fleet(server, name, settings, services, superuser, worker)
     text = log.read_text()

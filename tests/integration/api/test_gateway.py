@@ -218,7 +218,7 @@ class TestLoss:
     def test_redis_away_and_back_loses_nothing(self, servers: Servers, tmp_path: Path) -> None:
         with ExitStack() as stack:
             redis = stack.enter_context(EmbeddedRedis(tmp_path / "data"))
-            fleet = stack.enter_context(make_fleet(servers, tmp_path / "api.log", redis_url=redis.url))
+            fleet = stack.enter_context(make_fleet(servers, tmp_path / "api.log", redis_url=redis.admin_url))
             server, worker = fleet.server, fleet.worker
             run = worker.start("alice", server.submit("alice"))
             stream = stack.enter_context(server.stream("alice")).until_live()

@@ -91,7 +91,7 @@ def test_a_redis_that_falls_silent_is_given_up(
     confirmed, came = threading.Semaphore(0), threading.Event()
     with Detour({"redis": port}) as detour:
         listening = Subscription(
-            servers.redis.url.replace(f":{port}", f":{detour.ports['redis']}"),
+            servers.redis.admin_url.replace(f":{port}", f":{detour.ports['redis']}"),
             on_messages=lambda messages: came.set() if messages == {"quiet": ["hello"]} else None,
             on_confirmed=lambda _: confirmed.release(),
             on_gap=lambda: None,

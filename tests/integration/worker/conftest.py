@@ -10,7 +10,7 @@ import pytest
 from shared.services import Services
 from tests.nodes import Node
 from tests.sandboxes import Attempt, a_zygote, worker_environment
-from tests.services import OpenServices
+from tests.services import OpenServices, Servers
 from worker.zygote_client import ZygoteClient
 
 
@@ -50,9 +50,10 @@ def begin(zygote: ZygoteClient) -> Iterator[Begin]:
 
 
 @pytest.fixture
-def quick(open_services: OpenServices) -> Services:
-    """Stores, with short sweeps and graces. The lease stays long: tests set clocks back instead of waiting."""
-    return open_services(sweep_s=0.1, cancel_grace_s=0.3)
+def quick(servers: Servers, database_name: str, open_services: OpenServices) -> Services:
+    """A worker's stores, with short sweeps and graces. The lease is long: tests set clocks back instead of waiting."""
+    stores = servers.settings(database_name, "worker")
+    return open_services(redis_url=stores.redis_url, broker_url=stores.broker_url, sweep_s=0.1, cancel_grace_s=0.3)
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ import signal
 import stat
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 
+from lanewise.embedded import EmbeddedRedis
 from lanewise.process import wait_until
 from shared.errors import ConfigurationError, UnavailableError
 from shared.events import Event
@@ -229,6 +232,24 @@ def test_a_sandbox_leads_a_session_of_its_own_and_leaves_no_core(seen: dict[str,
 def test_a_sandbox_computes_when_the_worker_and_the_stores_do_not(seen: dict[str, object]) -> None:
     assert seen["nice"] == NICE
     assert seen["shares"] in {None, str(NICE)}  # None: this kernel knows no shares of sessions
+
+
+def test_redis_answers_a_sandbox_nothing(begin: Begin, tmp_path: Path) -> None:
+    commands = ["PING", "INFO", "KEYS *", "GET key", "SET key mine", "PUBLISH channel x", "SUBSCRIBE channel",
+                "CONFIG GET *", "ACL WHOAMI", "CLIENT LIST", "FLUSHALL", "SHUTDOWN NOSAVE"]  # fmt: skip
+    with EmbeddedRedis(tmp_path) as server, closing(redis.Redis.from_url(server.admin_url)) as admin:
+        admin.set("key", "kept")
+        answers = completed(begin("ask_redis", {"port": server.port, "commands": commands}).outcome())
+        assert answers == dict.fromkeys(commands, "-NOAUTH")
+        assert admin.get("key") == b"kept"
+
+        admin.acl_setuser("default", enabled=True, nopass=True, keys=["*"], commands=["+@all"])  # as Redis comes
+        commands.remove("SHUTDOWN NOSAVE")
+        answers = completed(begin("ask_redis", {"port": server.port, "commands": commands}).outcome())
+        assert isinstance(answers, dict)
+        assert answers["PING"] == "+PONG"
+        assert "-NOAUTH" not in answers.values()
+        assert admin.dbsize() == 0
 
 
 def test_what_an_agent_prints_goes_nowhere(begin: Begin, capfd: pytest.CaptureFixture[str]) -> None:
