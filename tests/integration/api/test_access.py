@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,19 +117,9 @@ class World:
         run = worker.start(user_id, ended)
         PostgresRecords(worker.services, run).save_artifact(name, "text/plain", CANARY.encode())
         worker.finish(run, Failed("oops", CANARY))
+        place = {"document": name, "number": 1, "start_char": 0, "end_char": len(CANARY)}
         with worker.services.database.user_session(user_id) as session:
-            session.add(
-                Passage(
-                    user_id=user_id,
-                    document=name,
-                    number=1,
-                    sha256="",
-                    heading="",
-                    start_char=0,
-                    end_char=1,
-                    text=CANARY,
-                )  # fmt: skip
-            )
+            session.add(Passage(user_id=user_id, sha256="", heading="", text=CANARY, **place))
         return Owned(user_id, ended, live, thread, name)
 
     def callers(self, owned: Owned) -> dict[str, list[Send]]:
@@ -159,18 +150,27 @@ class World:
         ago = claims["iat"] - 60
         return {
             "bad": jwt.encode(claims, "k" * 32),
-            "unsigned": jwt.encode(claims, None, algorithm="none"),
+            "unsigned": jwt.encode(claims, "", algorithm="none"),
             "not for us": jwt.encode({**claims, "aud": "other"}, key),
             "expired": jwt.encode({**claims, "iat": ago, "exp": ago + 30}, key),
             "revoked": jwt.encode({**claims, "sub": self._revoked, "iat": ago}, key),
         }
 
+    def old_ticket(self, user_id: str) -> str:
+        """Returns a ticket of the user's that was never used, and has ended a second ago."""
+        services, now, ticket_id = self.fleet.services, time.time(), new_id()
+        services.redis.set(services.keys.ticket(ticket_id), "1", ex=30)
+        content = {"id": ticket_id, "user_id": user_id, "scopes": ["runs"], "until": now - 1}
+        ends = {"token_began": now - 60, "token_ends": now + 60}
+        return Signer(self.fleet.settings.secrets, "ticket", self.fleet.settings.deployment).sign({**content, **ends})
+
     def fingerprint(self, user_id: str | None = None) -> dict[str, str]:
         """Returns a digest of each table, and of Redis; only of what is this user's if one is named."""
         tables = self.fleet.superuser.execute(
             sa.text("""
-                SELECT table_name, bool_or(column_name = 'user_id') FROM information_schema.columns
-                WHERE table_schema = 'lanewise' GROUP BY table_name
+                SELECT table_name, bool_or(column_name = 'user_id')
+                FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
+                WHERE table_schema = 'lanewise' AND table_type = 'BASE TABLE' GROUP BY table_name
             """)
         )
         parts = []
@@ -295,39 +295,50 @@ def test_row(http: httpx.Client, world: World, kept: Owned, row: Row) -> None:
         # HEAD is what GET is, without the body: that it is neither open nor forgotten shows with two of each kind.
         for who in callers[kind][: 2 if row.method == "HEAD" else None] if status >= 400 else ():
             for what in owned.sends(row):
-                _refused(http, row, kind, owned, _joined(who, what), status)
+                send = _joined(who, what)
+                answer = http.request(row.method, owned.path(row), **send)
+                assert answer.status_code == status, (kind, send, answer.text)
+                _refused(answer, owned)
+                if status == 404:
+                    _like_nothing(http, row, who, answer)
     assert world.fingerprint() == before, "a call that was refused has changed something"
     assert world.redis().items() <= in_redis.items(), "a call that was refused has changed something"
     before = world.fingerprint(owned.user_id)
-    for kind in ("other", "both", "nobody", "unscoped", "admin", "owner"):
-        for who in callers[kind][:2] if row.expected[kind] < 400 else ():
-            for what in owned.sends(row):
-                answer = http.request(row.method, owned.path(row), **_joined(who, what))
-                assert answer.status_code == row.expected[kind], (kind, answer.text)
-                if kind != "owner" and not row.route.startswith(ADMIN):
-                    _shows_nothing(answer, owned)
-        if kind != "owner" and not row.route.startswith(ADMIN):
-            assert world.fingerprint(owned.user_id) == before, f"{kind} has changed what is the owner's"
+    for kind in ("nobody", "unscoped", "admin", "other", "both"):
+        _let_in(http, row, kind, owned, callers)
+    if not row.route.startswith(ADMIN):
+        assert world.fingerprint(owned.user_id) == before, "others have changed what is the owner's"
+    _let_in(http, row, "owner", owned, callers)
 
 
-def _refused(http: httpx.Client, row: Row, kind: str, owned: Owned, send: Send, status: int) -> None:
-    answer = http.request(row.method, owned.path(row), **send)
-    assert answer.status_code == status, (kind, send, answer.text)
+def _let_in(http: httpx.Client, row: Row, kind: str, owned: Owned, callers: dict[str, list[Send]]) -> None:
+    for who in callers[kind][:2] if row.expected[kind] < 400 else ():
+        for what in owned.sends(row):
+            answer = http.request(row.method, owned.path(row), **_joined(who, what))
+            assert answer.status_code == row.expected[kind], (kind, answer.text)
+            if kind != "owner" and not row.route.startswith(ADMIN):
+                _shows_nothing(answer, owned)
+
+
+def _refused(answer: httpx.Response, owned: Owned) -> None:
     _shows_nothing(answer, owned)
-    if status == 401:
+    if answer.status_code == 401:
         assert answer.headers["WWW-Authenticate"] == "Bearer"
-    if row.method == "HEAD":
+    if answer.request.method == "HEAD":
         assert answer.content == b""
-        return
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json()["code"] == CODES[status]
-    if status == 404:  # what is another's looks like what is not there
-        nothing = Owned.nothing()
-        (what,) = nothing.sends(row)[:1]
-        of_nothing = http.request(row.method, nothing.path(row), **_joined({"headers": send["headers"]}, what))
-        assert of_nothing.status_code == status, of_nothing.text
+    else:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["code"] == CODES[answer.status_code]
+
+
+def _like_nothing(http: httpx.Client, row: Row, who: Send, answer: httpx.Response) -> None:
+    """What is another's looks like what is not there."""
+    nothing = Owned.nothing()
+    of_nothing = http.request(row.method, nothing.path(row), **_joined(who, nothing.sends(row)[0]))
+    assert of_nothing.status_code == answer.status_code, of_nothing.text
+    assert of_nothing.headers.keys() == answer.headers.keys()
+    if row.method != "HEAD":
         assert _without_correlation(of_nothing) == _without_correlation(answer)
-        assert answer.headers.keys() == of_nothing.headers.keys()
 
 
 def _shows_nothing(answer: httpx.Response, owned: Owned) -> None:
@@ -372,47 +383,32 @@ def _upgrade(world: World, owned: Owned, kind: str) -> dict[str, Any]:
 
 
 def _hello(world: World, owned: Owned, kind: str) -> str | None:
-    server, settings = world.fleet.server, world.fleet.settings
-    match kind:
-        case "-":
-            return None
-        case "token":
-            return server.token(owned.user_id)
-        case "ticket.other":
-            return _ticket(server, f"other-{new_id()}")
-        case "ticket.used":
-            ticket = _ticket(server, owned.user_id)
-            assert _say_hello(server, {}, ticket)[0] == "welcome"
-            return ticket
-        case "ticket.changed":
-            mine, others = _ticket(server, owned.user_id), _ticket(server, f"other-{new_id()}")
-            return f"{mine.rpartition('.')[0]}.{others.rpartition('.')[2]}"
-        case "ticket.old":
-            now = time.time()
-            content = {"id": new_id(), "user_id": owned.user_id, "scopes": ["runs"], "token_began": now - 60,
-                       "token_ends": now + 60, "until": now - 1}  # fmt: skip
-            world.fleet.services.redis.set(world.fleet.services.keys.ticket(str(content["id"])), "1", ex=30)
-            return Signer(settings.secrets, "ticket", settings.deployment).sign(content)
-        case _:
-            return _ticket(server, owned.user_id)
+    """Returns the ticket, or what is shown in its place."""
+    server = world.fleet.server
+    if kind == "-":
+        return None
+    if kind == "token":
+        return server.token(owned.user_id)
+    if kind == "ticket.old":
+        return world.old_ticket(owned.user_id)
+    ticket = _ticket(server, f"other-{new_id()}" if kind == "ticket.other" else owned.user_id)
+    if kind == "ticket.used":
+        assert _say_hello(server, {}, ticket)[0] == "welcome"
+    if kind == "ticket.changed":  # what another user's ticket says, under the signature of the owner's
+        ticket = f"{_ticket(server, f'other-{new_id()}').rpartition('.')[0]}.{ticket.rpartition('.')[2]}"
+    return ticket
 
 
 def _say_hello(server: Server, upgrade: dict[str, Any], ticket: str | None) -> tuple[str, str]:
     """Returns `welcome` or the close code, and all that came."""
     seen = ""
-    with server.socket(
-        None, additional_headers=upgrade.get("headers", {}), query=upgrade.get("query", "")
-    ) as connection:
-        try:
+    with server.socket(None, upgrade.get("query", ""), additional_headers=upgrade.get("headers", {})) as connection:
+        with suppress(ConnectionClosed):
             connection.send(json.dumps({"t": "hello", "v": 1, "ticket": ticket, "after": None}))
-            while True:
-                text = str(connection.recv(timeout=10))
-                seen += text
-                if json.loads(text)["t"] == "live":
-                    return "welcome", seen
-        except ConnectionClosed as closed:
-            assert closed.rcvd is not None
-            return str(closed.rcvd.code), seen
+            while '"t":"live"' not in seen:
+                seen += str(connection.recv(timeout=10))
+            return "welcome", seen
+    return str(connection.close_code), seen
 
 
 def _ticket(server: Server, user_id: str) -> str:
@@ -428,17 +424,15 @@ def test_nothing_of_anothers_can_be_asked_for_over_the_stream(world: World, kept
 
         def ask(**frame: Any) -> dict[str, Any]:
             stream.send(ref="r", **frame)
-            answer: dict[str, Any] = stream.answer("r")
-            return answer
+            return stream.answer("r")
 
-        for make in (
-            lambda of: {"t": "run.cancel", "run_id": of.live},
-            lambda of: {"t": "run.submit", "agent": "echo", "input": {"text": "x"}, "thread_id": of.thread},
-        ):
-            answer = ask(**make(owned))
+        sound = {"t": "run.submit", "agent": "echo", "input": {"text": "x"}}
+        asked = [({"t": "run.cancel", "run_id": of.live}, {**sound, "thread_id": of.thread}) for of in (owned, nothing)]
+        for of_owner, of_nothing in zip(*asked, strict=True):
+            answer = ask(**of_owner)
             assert answer["problem"]["code"] == "not_found"
-            assert answer == ask(**make(nothing))
-        named = ask(t="run.submit", agent="echo", input={"text": "x"}, user_id=owned.user_id)
+            assert answer == ask(**of_nothing)
+        named = ask(**sound, user_id=owned.user_id)
         assert named["problem"]["code"] == "invalid"
         assert ask(t="auth", ticket=_ticket(server, owned.user_id))["problem"]["code"] == "unauthorized"
     assert world.fingerprint(owned.user_id) == before
