@@ -402,12 +402,12 @@ def _hello(world: World, owned: Owned, kind: str) -> str | None:
 def _say_hello(server: Server, upgrade: dict[str, Any], ticket: str | None) -> tuple[str, str]:
     """Returns `welcome` or the close code, and all that came."""
     seen = ""
-    with server.socket(None, upgrade.get("query", ""), additional_headers=upgrade.get("headers", {})) as connection:
-        with suppress(ConnectionClosed):
-            connection.send(json.dumps({"t": "hello", "v": 1, "ticket": ticket, "after": None}))
-            while '"t":"live"' not in seen:
-                seen += str(connection.recv(timeout=10))
-            return "welcome", seen
+    options = {"query": upgrade.get("query", ""), "additional_headers": upgrade.get("headers", {})}
+    with server.socket(None, **options) as connection, suppress(ConnectionClosed):
+        connection.send(json.dumps({"t": "hello", "v": 1, "ticket": ticket, "after": None}))
+        while '"t":"live"' not in seen:
+            seen += str(connection.recv(timeout=10))
+        return "welcome", seen
     return str(connection.close_code), seen
 
 
