@@ -1,0 +1,15 @@
+"""A bounded slice of `make chaos PART=fuzz`: the same makers and checks, one seed. That of REST is `test_openapi.py`."""
+
+from __future__ import annotations
+
+from tests.chaos.fuzz import Amounts, conduct, too_little
+from tests.services import Servers
+
+SEED = 7
+SLICE = Amounts(codec=1200, frames=900, messages=500, runs=8, sockets=120, http=60, rest=0)
+
+
+def test_odd_inputs_end_as_documented(servers: Servers) -> None:
+    tally = conduct(servers, SEED, SLICE)
+    assert tally.findings == [], f"seed {SEED}\n{tally.report()}"
+    assert too_little(tally) == [], tally.report()
