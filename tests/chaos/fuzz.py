@@ -1,4 +1,4 @@
-"""The part `fuzz`: odd requests, messages and frames by the hundred thousand; nothing but documented refusals comes of them."""
+"""The part `fuzz`: odd requests, messages and frames by the hundred thousand, taken or refused as documented."""
 
 from __future__ import annotations
 
@@ -72,10 +72,9 @@ def run(options: Options) -> bool:
         tally = conduct(servers, options.seed, LONG)
     structlog.reset_defaults()
     say(tally.report())
-    rest = tally.inputs(*(kind for kind in tally.ends if kind.startswith("rest.")))
-    say(
-        f"seed {options.seed}: {time.monotonic() - began:.0f} s, {rest} requests by the document, {tally.inputs(*INPUTS)} other inputs"
-    )
+    requests = tally.inputs(*(kind for kind in tally.ends if kind.startswith("rest.")))
+    say(f"{requests} requests by the document, {tally.inputs(*INPUTS)} other inputs")
+    say(f"seed {options.seed}: {time.monotonic() - began:.0f} s")
     for problem in too_little(tally):
         say(problem)
     return not (tally.findings or too_little(tally))

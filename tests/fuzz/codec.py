@@ -46,7 +46,7 @@ def sign(raw: bytes, mutator: Mutator, signer: Signer = SIGNER) -> str:
 
 
 def fuzz_codec(tally: Tally, seed: int, inputs: int) -> None:
-    """Makes so many of them: a quarter contexts, half messages signed after the change, a quarter changed after that."""
+    """Makes so many: a quarter contexts, half messages signed after the change, a quarter changed after that."""
     mutator = Mutator(f"codec {seed}")
     for number in range(inputs):
         if number % 500 == 0:

@@ -14,7 +14,8 @@ from typing import Any
 from lanewise.authoring.memory import Memory, MemoryRecords, UserValues
 from shared.event_types import MAX_DATA_BYTES, SANDBOX_TYPES
 from shared.events import Event
-from shared.frames import FrameReader
+from shared.frames import MAX_FRAME_BYTES, FrameReader
+from shared.jsonvalue import check_json
 from shared.models import Run
 from shared.outcomes import Cancelled, Completed, Failed, Lost
 from tests.fuzz.mutation import Mutator
@@ -22,12 +23,12 @@ from tests.fuzz.tally import ACCEPTED, Tally
 from tests.services import a_context
 from worker.calls import Calls
 from worker.live import LiveRun
-from worker.supervise import MAX_MESSAGE, MAX_NAME, MAX_OUTPUT_BYTES, MAX_TRACE, Supervisor
+from worker.supervise import MAX_MESSAGE, MAX_NAME, MAX_OUTPUT_BYTES, MAX_TRACE, READ_BYTES, Supervisor
 from worker.zygote_client import SandboxProcess
 
 DATA: tuple[dict[str, Any], ...] = (
-    {"text": "thinking"}, {"fraction": 0.5, "note": "half"}, {"fraction": 1, "run_fraction": 0.25, "note": ""}, {"duration_s": 0.1},
-    {"tool": "x", "reason": "not_granted"}, {"tool": "x", "call_id": "c", "parameters": {"a": [1, 2]}}, {},
+    {"text": "thinking"}, {"fraction": 0.5, "note": "half"}, {"fraction": 1, "run_fraction": 0.25, "note": ""}, {},
+    {"duration_s": 0.1}, {"tool": "x", "reason": "not_granted"}, {"tool": "x", "parameters": {"a": [1, 2]}},
     {"error": {"type": "ValueError", "message": "x"}, "duration_s": 0.1},
 )  # fmt: skip
 CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -42,9 +43,14 @@ CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("usage.add", {"model": "m", "input_tokens": 10, "output_tokens": 20}),
 )  # fmt: skip
 ENDS: tuple[dict[str, Any], ...] = (
-    {"t": "result", "output": {"words": 3, "list": ["x", None, 1.5]}}, {"t": "cancelled"},
-    {"t": "error", "type": "ValueError", "message": "bad", "trace": "File x"}, {"t": "retry", "message": "later", "after_s": 1.5},
-)  # fmt: skip
+    {"t": "result", "output": {"words": 3, "list": ["x", None, 1.5]}},
+    {"t": "cancelled"},
+    {"t": "error", "type": "ValueError", "message": "bad", "trace": "File x"},
+    {"t": "retry", "message": "later", "after_s": 1.5},
+)
+
+
+ENDLESS = b"\x7f\xff\xff\xff" + bytes(8 * 1024 * 1024)
 
 
 def sound_frame(mutator: Mutator) -> dict[str, Any]:
@@ -118,19 +124,20 @@ def fuzz_frames(tally: Tally, seed: int, inputs: int) -> None:
     """Makes so many of them, in sandboxes that each send some until one breaks the protocol."""
     mutator = Mutator(f"frames {seed}")
     memory = Memory()
+    _one_sandbox(tally, [ENDLESS], memory)
     while tally.inputs("frame") < inputs:
         if mutator.maybe(0.002):
             memory = Memory()
-        _one_sandbox(tally, mutator, memory)
+        sent = [odd_frame(mutator) for _ in range(mutator.chance.choice((1, 3, 6, 12)))]
+        _one_sandbox(tally, sent if mutator.maybe(0.999) else [*sent[:3], ENDLESS], memory)
 
 
-def _one_sandbox(tally: Tally, mutator: Mutator, memory: Memory) -> None:
+def _one_sandbox(tally: Tally, sent: list[bytes], memory: Memory) -> None:
     context = a_context()
     run = Run(
-        user_id=context.user_id, id=context.run_id, thread_id=context.thread_id, attempt=1, agent="echo", time_limit_s=60,
-        ran_s=0.0, context=context.to_dict(), lost=[], correlation_id=context.correlation_id,
+        user_id=context.user_id, id=context.run_id, thread_id=context.thread_id, attempt=1, agent="echo",
+        time_limit_s=60, ran_s=0.0, context=context.to_dict(), lost=[], correlation_id=context.correlation_id,
     )  # fmt: skip
-    sent = [odd_frame(mutator) for _ in range(mutator.chance.choice((1, 3, 6, 12)))]
     sandbox, far = hostile_sandbox(sent)
     live = LiveRun(run)
     events: list[Event] = []
@@ -147,6 +154,8 @@ def _one_sandbox(tally: Tally, mutator: Mutator, memory: Memory) -> None:
     with far:
         try:
             outcome = supervisor.run({"t": "start"})
+            if len(supervisor._reader._buffer) > MAX_FRAME_BYTES + 2 * READ_BYTES:
+                tally.find("frame", "more was kept than one frame", sent)
             _count(tally, supervisor, outcome, sent)
             _count_events(tally, events, sent)
             _count_replies(tally, far, sent)
@@ -158,31 +167,32 @@ def _one_sandbox(tally: Tally, mutator: Mutator, memory: Memory) -> None:
 
 
 def _count(tally: Tally, supervisor: Watched, outcome: Any, sent: list[bytes]) -> None:
-    refused = isinstance(outcome, Failed) and outcome.type == "sandbox_protocol"
-    unread = refused and "frame that is not" in outcome.message or "announced" in getattr(outcome, "message", "")
-    tally.count("frame", "handled", max(0, supervisor.handled - refused + unread))
-    if refused:
-        tally.count("frame", "protocol")
     text = outcome.message if isinstance(outcome, Failed | Lost) else ""
+    refused = isinstance(outcome, Failed) and outcome.type == "sandbox_protocol"
+    unread = refused and any(words in text for words in ("frame that is not", "is announced"))
+    tally.count("frame", ACCEPTED, supervisor.handled - (refused and not unread))
+    if refused:
+        tally.count("frame", "not a frame" if unread else "against the protocol")
+    tally.count("frame.end", "refused" if refused else f"{ACCEPTED} {type(outcome).__name__.lower()}")
     if len(text) > MAX_MESSAGE or len(supervisor.trace) > MAX_TRACE:
         tally.find("frame", "a message without a limit", sent)
-    if (
-        isinstance(outcome, Completed)
-        and len(json.dumps(outcome.output, ensure_ascii=False).encode()) > MAX_OUTPUT_BYTES + 1000
-    ):
+    if isinstance(outcome, Completed) and _size(outcome.output) > MAX_OUTPUT_BYTES:
         tally.find("frame", "an output without a limit", sent)
     if not isinstance(outcome, Completed | Failed | Lost | Cancelled):
         tally.find("frame", f"it ended as {outcome!r}", sent)
-    tally.count("frame.end", f"{ACCEPTED} {type(outcome).__name__.lower()}" if not refused else "protocol")
+
+
+def _size(value: Any) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _count_events(tally: Tally, events: list[Event], sent: list[bytes]) -> None:
     for event in events:
-        text = json.dumps(event.data, allow_nan=False)
-        json.dumps(event.data, ensure_ascii=False).encode()  # no lone surrogates
-        if "\\u0000" in text.replace("\\\\", "") or len(event.agent) > MAX_NAME or len(text) > 12 * MAX_DATA_BYTES:
-            tally.find("frame", "an event that cannot be stored", sent)
+        check_json(event.data, "data", MAX_DATA_BYTES)  # raises what no database could store
+        check_json(event.agent, "agent", 4 * MAX_NAME + 2)
     tally.count("frame.event", ACCEPTED, len(events))
+    if len(events) > len(sent):
+        tally.find("frame.event", "more events than frames", sent)
 
 
 def _count_replies(tally: Tally, far: socket.socket, sent: list[bytes]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import requests
@@ -33,97 +31,97 @@ SHARES = {"both": 0.55, "user": 0.35, "nobody": 0.1}
 WAITING = ("/wait", "/v1/admin/users/{user_id}")
 
 
-@dataclass(frozen=True)
-class Known:
-    """Things that are there, so that not every path leads to nothing."""
-
-    values: dict[str, list[str]]
-
-    @classmethod
-    @contextmanager
-    def made(cls, fleet: Fleet, user_id: str) -> Iterator[Known]:
-        """Makes some of a user's."""
-        with fleet.server.client(user_id) as client:
-            threads = [client.post("/v1/threads", json={"title": "x"}).json()["id"] for _ in range(20)]
-            runs = [fleet.server.submit(user_id, thread_id=threads[0]) for _ in range(4)]
-            names = [f"{number} ü.txt" for number in range(20)]
-            for name in names:
-                assert client.put(f"/v1/documents/{name}", content=b"x").is_success
-        run = fleet.worker.start(user_id, runs[0])
-        fleet.worker.say(run, *"abc")
-        fleet.worker.finish(run, Failed("oops", "it failed"))
-        victims = [f"victim-{number}" for number in range(VICTIMS)]
-        yield cls({"run_id": runs, "thread_id": threads, "name": names, "user_id": victims, "number": ["1"],
-                   "file_name": ["main.js"]})  # fmt: skip
+def make_known(fleet: Fleet, user_id: str) -> dict[str, list[str]]:
+    """Makes things of a user's, for paths that lead somewhere; returns their names by the parameter of the path."""
+    with fleet.server.client(user_id) as client:
+        threads = [client.post("/v1/threads", json={"title": "x"}).json()["id"] for _ in range(20)]
+        names = [f"{number} ü.txt" for number in range(20)]
+        for name in names:
+            assert client.put(f"/v1/documents/{name}", content=b"x").is_success
+    runs = [fleet.server.submit(user_id, thread_id=threads[0]) for _ in range(4)]
+    run = fleet.worker.start(user_id, runs[0])
+    fleet.worker.say(run, *"abc")
+    fleet.worker.finish(run, Failed("oops", "it failed"))
+    victims = [f"victim-{number}" for number in range(VICTIMS)]
+    return {
+        "run_id": runs, "thread_id": threads, "name": names, "user_id": victims, "number": ["1"],
+        "file_name": ["main.js"],
+    }  # fmt: skip
 
 
 def fuzz_rest(tally: Tally, fleet: Fleet, document: dict[str, Any], of_seed: int, wanted: int) -> None:
     """Makes at least so many requests: every operation, sound and unsound, for three kinds of callers."""
-    operations = [found.ok() for found in schemathesis.openapi.from_dict(document).get_all_operations()]
+    schema = schemathesis.openapi.from_dict(document)
+    operations: list[Any] = [cast("Any", found).ok() for found in schema.get_all_operations()]
     for caller, share in SHARES.items():
         user_id = f"fuzz-{caller}-{of_seed}"
-        scopes = ("runs", "admin") if caller == "both" else ("runs",)
-        token = fleet.server.token(user_id, scopes=scopes)
+        token = fleet.server.token(user_id, scopes=("runs", "admin") if caller == "both" else ("runs",))
         headers = {} if caller == "nobody" else {"Authorization": f"Bearer {token}"}
         examples = math.ceil(wanted * share / len(operations))
-        with Known.made(fleet, user_id) as known, requests.Session() as session:
+        with requests.Session() as session:
+            known = make_known(fleet, user_id)
+            asker = Asker(tally, f"rest.{caller}", session, headers, fleet.server.url, known)
             for number, operation in enumerate(operations):
-                with fleet.services.database.system_session() as session_of_worker:
-                    beat(session_of_worker, fleet.worker.id)
-                ask = _asking(tally, f"rest.{caller}", session, headers, fleet.server.url)
-                _ask_often(operation, known, examples, of_seed * 1000 + number, ask, tally)
+                with fleet.services.database.system_session() as worker:
+                    beat(worker, fleet.worker.id)
+                asker.ask_often(operation, examples, of_seed * 1000 + number)
 
 
-Ask = Callable[[Any, bool], None]
+@dataclass(frozen=True)
+class Asker:
+    """A caller who tries operations.
 
+    Args:
+        kind: under which the requests are counted.
+        known: names of things that are there, by the parameter of a path.
+    """
 
-def _ask_often(operation: Any, known: Known, examples: int, number: int, ask: Ask, tally: Tally) -> None:
-    modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
-    cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in modes))
+    tally: Tally
+    kind: str
+    session: requests.Session
+    headers: dict[str, str]
+    url: str
+    known: dict[str, list[str]]
 
-    @seed(number)
-    @settings(max_examples=examples, deadline=None, database=None, phases=(Phase.generate,),
-              suppress_health_check=list(HealthCheck), report_multiple_bugs=False)  # fmt: skip
-    @given(case=cases, place=st.integers(0, 39), is_known=st.booleans())
-    def run(case: Any, place: int, is_known: bool) -> None:  # noqa: FBT001 - drawn
-        if is_known and case.path_parameters:
-            found = {name: known.values[name][place % len(known.values[name])] for name in case.path_parameters}
-            case.path_parameters = found
-        if place % 4:  # else with a token of its own making
-            case.headers = {
-                name: value for name, value in (case.headers or {}).items() if name.lower() != "authorization"
-            }
-        ask(case, is_known)
+    def ask_often(self, operation: Any, examples: int, number: int) -> None:
+        """Tries one operation with inputs that the number decides, until one has an answer that must not be."""
+        cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
 
-    try:
-        run()
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        tally.find(
-            "rest",
-            f"{operation.method} {operation.path}: {error!r}",
-            [str(one) for one in getattr(error, "exceptions", ())],
-        )
+        @seed(number)
+        @settings(max_examples=examples, deadline=None, database=None, phases=(Phase.generate,),
+                  suppress_health_check=list(HealthCheck), report_multiple_bugs=False)  # fmt: skip
+        @given(case=cases, place=st.integers(0, 39), is_known=st.booleans())
+        def run(case: Any, place: int, *, is_known: bool) -> None:
+            if is_known:
+                found = {name: self.known[name][place % len(self.known[name])] for name in case.path_parameters or ()}
+                case.path_parameters = found
+            if place % 4:  # else with a token that is made up
+                case.headers = {
+                    name: value for name, value in (case.headers or {}).items() if name.lower() != "authorization"
+                }
+            self._ask(case, is_known=is_known)
 
+        try:
+            run()
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001 - that is what is looked for
+            parts = [str(one) for one in getattr(error, "exceptions", ())]
+            self.tally.find(self.kind, f"{operation.method} {operation.path}: {error!r}", parts)
 
-def _asking(tally: Tally, kind: str, session: requests.Session, headers: dict[str, str], url: str) -> Ask:
-    def ask(case: Any, is_known: bool) -> None:  # noqa: FBT001 - drawn
+    def _ask(self, case: Any, *, is_known: bool) -> None:
         if case.path.endswith(WAITING) and _is_time((case.query or {}).get("timeout_s", "30")):
             case.query = {**(case.query or {}), "timeout_s": "0"}  # nobody works here: it would wait in vain
-        answer = case.call(url, session, headers, timeout=TIMEOUT_S)
-        good = answer.status_code < 400  # noqa: PLR2004 - HTTP's own
-        tally.count(kind, f"{ACCEPTED} {answer.status_code}" if good else str(answer.status_code))
+        answer = case.call(self.url, self.session, self.headers, timeout=TIMEOUT_S)
+        status = answer.status_code
+        self.tally.count(self.kind, f"{ACCEPTED} {status}" if status < 400 else str(status))
         # With a path that is right an operation may be right in all that was to be wrong with it.
         left_out = (*LEFT_OUT, "negative_data_rejection") if is_known else LEFT_OUT
-        case.validate_response(answer, excluded_checks=[CHECKS.get_one(name) for name in left_out], headers=headers)
-
-    return ask
+        excluded: list[Any] = [CHECKS.get_one(name) for name in left_out]
+        case.validate_response(answer, excluded_checks=excluded, headers=self.headers)
 
 
 def _is_time(value: Any) -> bool:
     try:
-        return 0 <= float(value) <= 60  # noqa: PLR2004 - as the document says
+        return 0 <= float(value) <= 60
     except (TypeError, ValueError):
         return False
 

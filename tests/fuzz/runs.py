@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 from structlog.testing import capture_logs
 
@@ -23,7 +23,7 @@ from worker.zygote_client import SandboxProcess, ZygoteClient
 class Forger:
     """Stands where the zygote is: each sandbox that it gives has said what was to be said next."""
 
-    agents = [{name: getattr(an_agent(), name) for name in
+    agents: ClassVar = [{name: getattr(an_agent(), name) for name in
                ("name", "description", "input_schema", "queue", "time_limit_s", "max_attempts")}]  # fmt: skip
     restarts = 0
 

@@ -74,6 +74,12 @@ def sound_message(mutator: Mutator, runs: list[str], ticket: str) -> Frame:
     ))  # fmt: skip
 
 
+def sound_hello(mutator: Mutator, ticket: str) -> Frame:
+    """Returns what it would begin with."""
+    after = mutator.chance.choice((0, 7, None))
+    return {"t": "hello", "v": 1, "ticket": ticket if mutator.maybe(0.3) else None, "after": after}
+
+
 def fuzz_messages(tally: Tally, app: Flask, seed: int, inputs: int) -> None:
     """Says so many to the app's own parser, tickets and executor: a fifth of them hellos."""
     mutator, api = Mutator(f"messages {seed}"), cast("Api", app.extensions[EXTENSION])
@@ -86,12 +92,8 @@ def fuzz_messages(tally: Tally, app: Flask, seed: int, inputs: int) -> None:
         for number in range(inputs):
             if number % 2000 == 0:
                 tickets = [api.tickets.issue(identity) for _ in range(TICKETS)]
-            ticket = mutator.chance.choice(tickets)
-            is_hello = number % 5 == 0
-            sound = (
-                {"t": "hello", "v": 1, "ticket": ticket if mutator.maybe(0.3) else None, "after": mutator.chance.choice((0, 7, None))}
-                if is_hello else sound_message(mutator, runs, ticket)
-            )  # fmt: skip
+            ticket, is_hello = mutator.chance.choice(tickets), number % 5 == 0
+            sound = sound_hello(mutator, ticket) if is_hello else sound_message(mutator, runs, ticket)
             paper.text, paper.answers = mutator.text(mutator.value(sound)), []
             kind = "message.hello" if is_hello else "message"
             try:
@@ -116,7 +118,7 @@ def _count_answer(tally: Tally, kind: str, paper: Paper, runs: list[str]) -> Non
     for answer in paper.answers:
         problem = answer.get("problem")
         tally.count(kind, problem["code"] if problem else ACCEPTED)
-        if problem and problem["status"] >= 500:  # noqa: PLR2004 - what is to be never
+        if problem and problem["status"] >= 500:
             tally.find(kind, problem["code"], paper.text)
         if "run" in answer:
             runs[:] = [*runs[-20:], answer["run"]["id"]]
@@ -130,7 +132,7 @@ def fuzz_sockets(tally: Tally, server: Server, seed: int, inputs: int) -> None:
         with wire(server) as connection:
             connection.raw.settimeout(PATIENCE_S)
             connection.send(handshake(server, f"fuzz-{seed}-{number % 50}"))
-            if connection.head()[0] != 101:  # noqa: PLR2004 - HTTP's own
+            if connection.head()[0] != 101:
                 tally.find("socket.frame", "no upgrade", number)
                 return
             sent = _say(mutator, connection)

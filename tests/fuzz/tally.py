@@ -43,7 +43,7 @@ class Tally:
 
     @contextmanager
     def bounded(self, kind: str, process: psutil.Process, limit_mb: float) -> Iterator[None]:
-        """Finds a process that has grown by more than so many MiB in the block; tells by how much it has, and how long it took."""
+        """Finds a process that grows by more than so many MiB in the block; reports its growth and the time."""
         began, before = time.monotonic(), resident_mb(process)
         yield
         grown = resident_mb(process) - before

@@ -1,4 +1,4 @@
-"""A bounded slice of `make chaos PART=fuzz`: the same makers and checks, one seed. That of REST is `test_openapi.py`."""
+"""A slice of `make chaos PART=fuzz`: the same makers and checks, one seed. That of REST is `test_openapi.py`."""
 
 from __future__ import annotations
 
