@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -26,6 +27,7 @@ from tests.plain import get
 from tests.services import Servers
 
 QUEUED_RUNS = 40  # of a user: what is submitted here is never run
+WARM_UP = 1_000_000  # added to the seed
 GROWTH_MB = 64.0  # of a process within one kind of inputs: more is taken for a leak
 # Else nearly all was refused at the first check, and nothing behind it was reached.
 LEAST_ACCEPTED = {
@@ -69,7 +71,7 @@ def run(options: Options) -> bool:
     say(f"fuzz: seed {options.seed}")
     began = time.monotonic()
     with Servers.start() as servers:
-        tally = conduct(servers, options.seed, LONG)
+        tally = conduct(servers, options.seed, LONG, say)
     structlog.reset_defaults()
     say(tally.report())
     requests = tally.inputs(*(kind for kind in tally.ends if kind.startswith("rest.")))
@@ -80,31 +82,32 @@ def run(options: Options) -> bool:
     return not (tally.findings or too_little(tally))
 
 
-def conduct(servers: Servers, seed: int, amounts: Amounts) -> Tally:
-    """Makes so many inputs of each kind over stores of its own, and returns what became of them."""
-    tally, own = Tally(), psutil.Process()
-    with tally.bounded("codec", own, GROWTH_MB):
-        fuzz_codec(tally, seed, amounts.codec)
-    with tally.bounded("frames", own, GROWTH_MB):
-        fuzz_frames(tally, seed, amounts.frames)
-    with (
-        servers.new_database() as name,
-        closing(Services.open(servers.settings(name))) as services,
-        tally.bounded("runs", own, GROWTH_MB),
-    ):
-        fuzz_runs(tally, services, seed, amounts.runs)
-    with make_home(servers, user_queued_runs=QUEUED_RUNS) as home, tally.bounded("messages", own, GROWTH_MB):
-        fuzz_messages(tally, home.app, seed, amounts.messages)
+def conduct(servers: Servers, seed: int, amounts: Amounts, tell: Callable[[str], None] = lambda _: None) -> Tally:
+    """Makes so many inputs of each kind over stores of its own, and returns what became of them.
+
+    Args:
+        tell: is told how it goes.
+    """
+    tally, own = Tally(tell), psutil.Process()
+
+    def make(kind: str, process: psutil.Process, amount: int, maker: Callable[[int, int], None]) -> None:
+        maker(seed + WARM_UP, amount // 10)  # what is loaded and kept once is no leak
+        with tally.bounded(kind, process, GROWTH_MB):
+            maker(seed, amount)
+
+    make("codec", own, amounts.codec, partial(fuzz_codec, tally))
+    make("frames", own, amounts.frames, partial(fuzz_frames, tally))
+    with servers.new_database() as name, closing(Services.open(servers.settings(name))) as services:
+        make("runs", own, amounts.runs, partial(fuzz_runs, tally, services))
+    with make_home(servers, user_queued_runs=QUEUED_RUNS) as home:
+        make("messages", own, amounts.messages, partial(fuzz_messages, tally, home.app))
     with _fleet(servers, tally) as fleet:
         api = psutil.Process(fleet.server.process.pid)
-        with tally.bounded("sockets, the api", api, GROWTH_MB):
-            fuzz_sockets(tally, fleet.server, seed, amounts.sockets)
-        with tally.bounded("http, the api", api, GROWTH_MB):
-            fuzz_http(tally, fleet.server, seed, amounts.http)
+        make("sockets (the api)", api, amounts.sockets, partial(fuzz_sockets, tally, fleet.server))
+        make("http (the api)", api, amounts.http, partial(fuzz_http, tally, fleet.server))
         if amounts.rest:
             document = get(f"{fleet.server.url}/openapi.json").json()
-            with tally.bounded("rest, the api", api, GROWTH_MB):
-                fuzz_rest(tally, fleet, document, seed, amounts.rest)
+            make("rest (the api)", api, amounts.rest, partial(fuzz_rest, tally, fleet, document))
     return tally
 
 

@@ -93,7 +93,8 @@ def _signed(tally: Tally, mutator: Mutator, sound: dict[str, Any]) -> None:
 
 
 def _changed(tally: Tally, mutator: Mutator, sound: str) -> None:
-    text = mutator.characters(sound) if mutator.maybe(0.95) else mutator.odd()
+    kept = mutator.chance.choice((0, 0, len(sound) - 50, len(sound) - 3))  # time and signature, or its end
+    text = sound[:kept] + mutator.characters(sound[kept:]) if mutator.maybe(0.95) else mutator.odd()
     message = _decode(tally, "message.changed", text)
     if message is not None and text != sound:
         tally.find("message.changed", "a text that nobody signed is taken", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -98,16 +99,22 @@ def hostile_sandbox(frames: Iterable[bytes]) -> tuple[SandboxProcess, socket.soc
     near, far = socket.socketpair()
     for side, option in ((far, socket.SO_SNDBUF), (near, socket.SO_SNDBUF)):
         side.setsockopt(socket.SOL_SOCKET, option, 4 * 1024 * 1024)
-    threading.Thread(target=_say, args=(far, b"".join(frames)), daemon=True).start()
+    data = memoryview(b"".join(frames))
+    far.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        data = data[far.send(data) :]
+    far.setblocking(True)
+    if data:
+        threading.Thread(target=_say, args=(far, data), daemon=True).start()
+    else:
+        far.shutdown(socket.SHUT_WR)
     return SandboxProcess(1, near, lambda: None, pid=os.getpid(), exited=Exited()), far
 
 
-def _say(far: socket.socket, data: bytes) -> None:
-    try:
+def _say(far: socket.socket, data: memoryview) -> None:
+    with contextlib.suppress(OSError):  # the runner may have had enough
         far.sendall(data)
         far.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # the runner has had enough
 
 
 class Watched(Supervisor):
@@ -125,7 +132,8 @@ def fuzz_frames(tally: Tally, seed: int, inputs: int) -> None:
     mutator = Mutator(f"frames {seed}")
     memory = Memory()
     _one_sandbox(tally, [ENDLESS], memory)
-    while tally.inputs("frame") < inputs:
+    upto = tally.inputs("frame") + inputs
+    while tally.inputs("frame") < upto:
         if mutator.maybe(0.002):
             memory = Memory()
         sent = [odd_frame(mutator) for _ in range(mutator.chance.choice((1, 3, 6, 12)))]

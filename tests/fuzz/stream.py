@@ -126,8 +126,8 @@ def _count_answer(tally: Tally, kind: str, paper: Paper, runs: list[str]) -> Non
 
 def fuzz_sockets(tally: Tally, server: Server, seed: int, inputs: int) -> None:
     """Sends so many over connections of a real gateway: odd messages in sound frames, and odd frames."""
-    mutator, number = Mutator(f"sockets {seed}"), 0
-    while tally.inputs("socket.frame") < inputs:
+    mutator, number, upto = Mutator(f"sockets {seed}"), 0, tally.inputs("socket.frame") + inputs
+    while tally.inputs("socket.frame") < upto:
         number += 1
         with wire(server) as connection:
             connection.raw.settimeout(PATIENCE_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -14,12 +14,16 @@ ACCEPTED = "accepted"
 
 
 class Tally:
-    """Counts inputs by their kind and end, and keeps what should not have been."""
+    """Counts inputs by their kind and end, and keeps what should not have been.
 
-    def __init__(self) -> None:
+    Args:
+        tell: is told when the inputs of a kind are through.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        self._tell = tell
         self.ends: dict[str, Counter[str]] = defaultdict(Counter)
         self.findings: list[str] = []
-        self._memory: list[str] = []
         self._found: Counter[str] = Counter()
 
     def count(self, kind: str, end: str, number: int = 1) -> None:
@@ -29,8 +33,9 @@ class Tally:
     def find(self, kind: str, problem: str, sent: object) -> None:
         """Keeps what must not be, with what was sent."""
         self.ends[kind]["FOUND"] += 1
-        self._found[f"{kind}: {problem[:40]}"] += 1
-        if self._found[f"{kind}: {problem[:40]}"] == 1 and len(self.findings) < MOST_FINDINGS:
+        sort = f"{kind}: {problem[:40].partition('(')[0]}"
+        self._found[sort] += 1
+        if self._found[sort] == 1 and len(self.findings) < MOST_FINDINGS:
             self.findings.append(f"{kind}: {problem[:500]}\n    sent: {repr(sent)[:2000]}")
 
     def inputs(self, *kinds: str) -> int:
@@ -43,13 +48,11 @@ class Tally:
 
     @contextmanager
     def bounded(self, kind: str, process: psutil.Process, limit_mb: float) -> Iterator[None]:
-        """Finds a process that grows by more than so many MiB in the block; reports its growth and the time."""
+        """Finds a process that grows by more than so many MiB in the block; tells its growth and the time."""
         began, before = time.monotonic(), resident_mb(process)
         yield
         grown = resident_mb(process) - before
-        self._memory.append(
-            f"{kind}: {time.monotonic() - began:.0f} s, {before:.0f} MiB and {grown:+.1f} (at most +{limit_mb:.0f})"
-        )
+        self._tell(f"{kind}: {time.monotonic() - began:.0f} s, {before:.0f} MiB and {grown:+.1f}")
         if grown > limit_mb:
             self.find(kind, f"the process has grown by {grown:.0f} MiB, more than {limit_mb:.0f}", "all of it")
 
@@ -59,7 +62,7 @@ class Tally:
         for kind, ends in self.ends.items():
             rest = ", ".join(f"{end}: {count}" for end, count in ends.most_common() if end != ACCEPTED)
             lines.append(f"{kind:<18} {ends.total():>7} inputs, {self.accepted(kind):>6} accepted; {rest}")
-        return "\n".join([*lines, *self._memory, *self.findings])
+        return "\n".join([*lines, *self.findings])
 
 
 def resident_mb(process: psutil.Process) -> float:
