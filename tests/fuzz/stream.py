@@ -132,11 +132,10 @@ def fuzz_sockets(tally: Tally, server: Server, seed: int, inputs: int) -> None:
         with wire(server) as connection:
             connection.raw.settimeout(PATIENCE_S)
             connection.send(handshake(server, f"fuzz-{seed}-{number % 50}"))
-            if connection.head()[0] != 101:
-                tally.find("socket.frame", "no upgrade", number)
-                return
-            sent = _say(mutator, connection)
+            sent: list[bytes] = []
             try:
+                assert connection.head()[0] == 101, "no upgrade"
+                sent = _say(mutator, connection)
                 code = _end_of(connection)
             except TimeoutError:
                 tally.find("socket.frame", f"no end within {PATIENCE_S:g} s", sent)
