@@ -187,9 +187,12 @@ def _frozen_mapping(name: str, value: Any) -> Any:
         raise _invalid(name, f"must be a mapping, not {type(value).__name__}")
     try:
         frozen = freeze(value, name)
+        size = len(json.dumps(thaw(frozen), ensure_ascii=False).encode()) if value else 0
+    except UnicodeEncodeError:
+        raise _invalid(name, "contains a lone surrogate, which is not text") from None
     except (TypeError, ValueError) as error:
         raise _invalid(name, str(error)) from None
-    if value and len(json.dumps(thaw(frozen))) > MAX_NESTED_BYTES:
+    if size > MAX_NESTED_BYTES:
         raise _invalid(name, f"is larger than {MAX_NESTED_BYTES} bytes")
     return frozen
 

@@ -119,12 +119,12 @@ class Server:
         return plain.client(base_url=self.url, headers=headers, timeout=30, **options)
 
     @contextmanager
-    def socket(self, user_id: str | None = "alice", **options: Any) -> Iterator[ClientConnection]:
+    def socket(self, user_id: str | None = "alice", query: str = "", **options: Any) -> Iterator[ClientConnection]:
         """Opens a WebSocket, with a bearer token unless the user is None."""
         headers = {"Authorization": f"Bearer {self.token(user_id)}"} if user_id is not None else {}
         headers |= options.pop("additional_headers", {})
         with connect(
-            self.url.replace("http", "ws", 1) + "/v1/stream",
+            self.url.replace("http", "ws", 1) + f"/v1/stream{query}",
             additional_headers=headers,
             compression=None,
             open_timeout=10,

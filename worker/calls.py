@@ -7,7 +7,6 @@ The runner adds the user, the thread and the run; a sandbox cannot name one. Wha
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable
 from typing import Any
@@ -131,7 +130,7 @@ def _artifact(parameters: Parameters) -> tuple[str, str, bytes]:
         raise InvalidError("content_type must be like text/markdown or text/csv; charset=utf-8")
     try:
         content = base64.b64decode(text if isinstance(text, str) else "?", validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and so is what it says of other scripts
         raise InvalidError("content must be base64") from None
     if len(content) > MAX_ARTIFACT_BYTES:
         raise TooLargeError(f"content has {len(content)} bytes; the limit is {MAX_ARTIFACT_BYTES}")

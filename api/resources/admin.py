@@ -165,9 +165,12 @@ def _checked(body: GrantsReplacement) -> dict[str, datetime | None]:
     for number, grant in enumerate(body.tools):
         if grant.tool in grants:
             problems.append({"field": f"tools.{number}.tool", "message": "is given more than once"})
-        if grant.expires_at is not None and grant.expires_at <= datetime.now(UTC):
+        expires_at = grant.expires_at
+        if expires_at is not None and expires_at <= datetime.now(UTC):
             problems.append({"field": f"tools.{number}.expires_at", "message": "is not in the future"})
-        grants[grant.tool] = grant.expires_at
+        elif expires_at is not None:
+            expires_at = expires_at.astimezone(UTC)  # Postgres takes no zone beyond 15:59
+        grants[grant.tool] = expires_at
     if problems:
         raise InvalidError(f"{problems[0]['field']} {problems[0]['message']}", errors=problems)
     return grants

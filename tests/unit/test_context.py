@@ -161,6 +161,8 @@ def test_the_longest_id_is_accepted() -> None:
         ("agent_context", {"agent_context": None}),
         ("agent_context", {"agent_context": {1: "x"}}),
         ("agent_context", {"agent_context": {"x": object()}}),
+        ("agent_context", {"agent_context": {"x": ["\ud800"]}}),
+        ("audit_metadata", {"audit_metadata": {"\udfff": 1}}),
         ("agent_context", {"agent_context": {"x": float("nan")}}),
         ("agent_context", {"agent_context": {"x": "y" * MAX_NESTED_BYTES}}),
         ("audit_metadata", {"audit_metadata": {"x": {1, 2}}}),

@@ -119,6 +119,20 @@ def test_two_who_replace_grants_at_once_do_not_leave_the_union(
         assert _tools(admin.get(_path(alice, "grants"))) in [sorted(tools) for tools in sets]
 
 
+@pytest.mark.parametrize("end", ["2999-01-01T20:00:00+19:18", "2998-12-31T01:42:00-23:00", "2999-01-01T00:42:00Z"])
+def test_the_end_of_a_grant_may_be_in_any_zone(admin: UserClient, alice: UserClient, end: str) -> None:
+    """Postgres takes none that is 16 hours off."""
+    answer = admin.put(_path(alice, "grants"), json={"tools": [{"tool": "fetch", "expires_at": end}]})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["items"][0]["expires_at"].startswith("2999-01-01T00:42:00")
+
+
+@pytest.mark.parametrize("end", ["0001-01-01T00:00:00+23:59", "9999-01-01T00:00:00-23:59"])
+def test_an_end_beyond_all_times_is_refused(admin: UserClient, alice: UserClient, end: str) -> None:
+    answer = admin.put(_path(alice, "grants"), json={"tools": [{"tool": "fetch", "expires_at": end}]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -16,8 +16,8 @@ from api.app import create_app
 from api.models import Event, Run
 from api.openapi import document
 from shared.settings import load_settings
+from tests.access import OPEN
 from tests.integration.api.conftest import Fleet
-from tests.integration.api.test_access import OPEN
 
 # Right by the schema is not all: the agent must exist, a document's name must be one, a ticket needs nothing.
 LEFT_OUT = ("positive_data_acceptance",)
