@@ -50,10 +50,8 @@ def _report(scene: Scene, runs: int) -> bool:
         say(f"NOT SEEN by {who}: {', '.join(sorted(missed))}")
     for answer in scene.unexpected[:SHOWN]:
         say(f"UNEXPECTED {answer}")
-    say(
-        f"{len(scene.users)} users, {runs} runs, {scene.canaries.made} canaries, {len(scene.reports)} sandboxes looked; "
-        f"{foreign} foreign sightings; who asks for what is another's gets {sorted(scene.answers_about_others)}"
-    )
+    say(f"{len(scene.users)} users, {runs} runs, {len(scene.reports)} sandboxes looked, {scene.canaries.made} canaries")
+    say(f"{foreign} foreign sightings; who asks for what is another's gets {sorted(scene.answers_about_others)}")
     whole = not unseen and not scene.unexpected and len(scene.reports) == runs
     return whole and not foreign and scene.answers_about_others == {(404, "not_found")}
 

@@ -279,8 +279,9 @@ class Spy(Agent):
             "rows": digests(b" ".join(rows(run))),
             "folder": digests(files()),
             "cache": digests(repr(CACHE).encode()),
-            "memory": digests_of_memory(),  # with what was read before
         }
+        if places.barrier:
+            report["memory"] = digests_of_memory()  # with what was read before
         run.emit.thinking(json.dumps(report))
         if places.error:
             raise Refused(places.error)

@@ -106,8 +106,10 @@ def keep_the_session_of_another() -> None:
     def stated(user_id: str, *rest: Any) -> Any:
         if user_id == database.EVERYBODY or not is_list():
             return right(user_id, *rest)
-        last.append(user_id)
-        return right(last[0] if broken("session") else user_id, *rest)
+        if broken("session"):
+            last.append(user_id)
+            user_id = last[0]
+        return right(user_id, *rest)
 
     database._stated = stated
 
