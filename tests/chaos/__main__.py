@@ -11,12 +11,13 @@ import secrets
 import sys
 from collections.abc import Callable
 
-from tests.chaos import canaries, lanes, semaphore, storm, stream
+from tests.chaos import canaries, interrupts, lanes, semaphore, storm, stream
 from tests.chaos.part import Options, say
 
 # Each part prints its report and tells whether all was well.
 PARTS: dict[str, Callable[[Options], bool]] = {
     "canaries": canaries.run,
+    "interrupts": interrupts.run,
     "lanes": lanes.run,
     "semaphore": semaphore.run,
     "storm": storm.run,

@@ -77,6 +77,5 @@ def plant(names: Sequence[str]) -> bool:
 
 def _tell(name: str, scene: Scene, *, well: bool) -> None:
     seen = ", ".join(f"{way}: {count}" for way, count in sorted(scene.canaries.leaked.items()))
-    say(
-        f"{'as it must be' if well else 'NOT AS IT MUST BE'}: {name} ({PLANTED[name].layer}): {seen or 'nothing is seen'}"
-    )
+    mark = "as it must be" if well else "NOT AS IT MUST BE"
+    say(f"{mark}: {name} ({PLANTED[name].layer}): {seen or 'nothing is seen'}")
