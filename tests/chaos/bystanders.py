@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from tests import plain
 from tests.fleet.fleet import Fleet
 
-HUNG_UP_EVERY_S, ASKED_EVERY_S = 0.1, 0.2  # by each user, on average; more would be a flood, which is another test's
+HUNG_UP_EVERY_S, ASKED_EVERY_S = 0.4, 0.4  # by each user, on average; more would be a flood, which is another test
 AWAY_S = 0.005  # after a request, at most
 PATHS = ("/v1/documents/own", "/v1/me", "/v1/runs?limit=200", "/v1/threads")
 RESET = struct.pack("ii", 1, 0)

@@ -27,7 +27,7 @@ WAVE = 250  # runs, then the pools are looked at
 BEGUN_S, ENDED_S = 60.0, 60.0
 LATER_S = 0.1  # after the first call, at most
 LIMIT_S = (0.1, 0.4)
-PAUSE_S = 0.02  # of neighbours after each call: else they leave no processor time to anybody
+PAUSE_S = 0.03  # of neighbours after each call: else they leave no processor time to anybody
 PROBED = 20  # calls of each
 ENDS = ("cancel", "deadline", "kill")
 # Whoever opens a database session of its own takes long to do so: then hardly anything else would be under way.
