@@ -1,4 +1,4 @@
-"""A bounded slice of the part `interrupts` (`make chaos` has all of it): runs are ended in the middle of their calls."""
+"""A bounded slice of the part `interrupts` (`make chaos` has all of it): runs end in the middle of their calls."""
 
 from __future__ import annotations
 
