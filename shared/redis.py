@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -19,6 +21,22 @@ DIGEST_LENGTH = 32
 __all__ = ["Keys", "RedisError", "connect", "load_script"]
 
 
+@contextmanager
+def _closing_if_interrupted(connection: Any) -> Iterator[None]:
+    """What is interrupted between a command and its reply never goes back to the pool: the next caller got the reply.
+
+    Nothing of ours interrupts threads, and the library closes a connection that fails while it reads; but not one that
+    something else is raised in just before.
+    """
+    try:
+        yield
+    except RedisError:  # an answer, or the library has closed it
+        raise
+    except BaseException:
+        connection.disconnect()
+        raise
+
+
 class _Client(redis.Redis):
     """Fails at once for a while after a call that hung. Subscriptions go round it: they wait by themselves."""
 
@@ -30,6 +48,10 @@ class _Client(redis.Redis):
         with self.breaker.guard():
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
 
+    def _send_command_parse_response(self, conn: Any, command_name: Any, *args: Any, **options: Any) -> Any:
+        with _closing_if_interrupted(conn):
+            return super()._send_command_parse_response(conn, command_name, *args, **options)  # type: ignore[no-untyped-call]
+
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> _Pipeline:  # noqa: FBT001, FBT002 - the library's
         pipeline = _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
         pipeline.breaker = self.breaker
@@ -40,6 +62,10 @@ class _Pipeline(redis.client.Pipeline):
     """Its commands go out together, as one call of its client's."""
 
     breaker: Breaker
+
+    def _execute_pipeline(self, connection: Any, commands: Any, raise_on_error: Any) -> Any:
+        with _closing_if_interrupted(connection):
+            return super()._execute_pipeline(connection, commands, raise_on_error)  # type: ignore[no-untyped-call]
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:  # noqa: FBT001, FBT002 - the library's
         with self.breaker.guard():

@@ -1,4 +1,7 @@
-"""`python -m tests.chaos [PART]`: the long fault suite; `python -m tests.chaos breaks [NAME]`: proof that it finds."""
+"""`python -m tests.chaos [PART]`: the long fault suite.
+
+`python -m tests.chaos breaks [NAME]` and `leaks [NAME]`: proof that it finds.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import secrets
 import sys
 from collections.abc import Callable
 
-from tests.chaos import fuzz, lanes, semaphore, storm, stream
+from tests.chaos import canaries, fuzz, interrupts, lanes, semaphore, storm, stream
 from tests.chaos.part import Options, say
 
 # Each part prints its report and tells whether all was well.
 PARTS: dict[str, Callable[[Options], bool]] = {
+    "canaries": canaries.run,
     "fuzz": fuzz.run,
+    "interrupts": interrupts.run,
     "lanes": lanes.run,
     "semaphore": semaphore.run,
     "storm": storm.run,
@@ -26,8 +31,10 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith("LANEWISE_")]:
         del os.environ[name]  # what this shell has set must not decide what a fleet of ours does
     parser = argparse.ArgumentParser(prog="python -m tests.chaos")
-    parser.add_argument("part", nargs="?", choices=[*PARTS, "breaks"], help="default: all parts, one after the other")
-    parser.add_argument("names", nargs="*", help="of breaks: these only")
+    parser.add_argument(
+        "part", nargs="?", choices=[*PARTS, "breaks", "leaks"], help="default: all parts, one after the other"
+    )
+    parser.add_argument("names", nargs="*", help="of breaks or leaks: these only")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     parser.add_argument("--runs", type=int)
     parser.add_argument("--faults", type=int)
@@ -37,6 +44,8 @@ def main() -> int:
         from tests.chaos.breaks import run as run_breaks  # noqa: PLC0415 - nothing else needs it
 
         return 0 if run_breaks(given.names, given.seed) else 1
+    if given.part == "leaks":
+        return 0 if canaries.plant(given.names) else 1
     options = Options(given.seed, given.runs, given.faults, given.minutes)
     results = {name: PARTS[name](options) for name in ([given.part] if given.part else PARTS)}
     for name, well in results.items():

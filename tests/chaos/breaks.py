@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.chaos import interrupt_sabotage, interrupts
 from tests.chaos.conductor import conduct
 from tests.chaos.gateway_breaks import GATEWAY_BREAKS, is_found
 from tests.chaos.part import say
@@ -93,14 +94,19 @@ def run(names: Sequence[str], seed: int) -> bool:
     """Makes a short run with each of the breaks; tells whether each was found by the check of its invariant."""
     invariants = {name: broken_by.invariant for name, broken_by in BREAKS.items()}
     invariants |= {name: broken_by.invariant or "(control)" for name, broken_by in GATEWAY_BREAKS.items()}
-    found = {
-        name: is_found(name, seed) if name in GATEWAY_BREAKS else _found(name, BREAKS[name], seed)
-        for name in names or invariants
-    }
+    invariants |= dict.fromkeys(interrupt_sabotage.PATCHES, "foreign")
+    invariants |= dict.fromkeys(interrupt_sabotage.CONTROLS, "(control)")
+    found = {name: _is_found(name, seed) for name in names or invariants}
     say("\nbreak                  invariant  as it must be")
     for name, well in found.items():
         say(f"{name:22} {invariants[name]:10} {'yes' if well else 'NO'}")
     return all(found.values())
+
+
+def _is_found(name: str, seed: int) -> bool:
+    if name in interrupt_sabotage.PATCHES:
+        return interrupts.is_found(name, seed)
+    return is_found(name, seed) if name in GATEWAY_BREAKS else _found(name, BREAKS[name], seed)
 
 
 def make(name: str, broken_by: Break, seed: int) -> Verdict:

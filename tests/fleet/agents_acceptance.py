@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
-from lanewise import Agent, AgentRun, Retry, UserExecutionContext
+from lanewise import Agent, AgentRun, Retry, Tool, ToolError, UserExecutionContext
 from tests.fleet.memory import readable
 
 POLL_S = 0.01
@@ -197,7 +197,7 @@ class Strict(Agent):
         return {"count": run.input.count}
 
 
-# Here on purpose: a careless author's cache. It dies with the sandbox, so that nobody else ever finds it in memory.
+# Here on purpose: a careless author's cache. It dies with the sandbox, so that nobody else ever finds it.
 CACHE: dict[str, Any] = {}
 CANARY = re.compile(rb"lwcanary[0-9a-f]{32}")
 
@@ -208,15 +208,38 @@ class Places(BaseModel):
     thinking: str
     progress: str
     token: str
+    parameter: str
+    tool_error: str
     store: str
     step: str
     state: str
     memory: str
     artifact: str
+    artifact_name: str
+    file: str
+    file_name: str
     result: str
     error: str | None = None
-    barrier: Path
-    runs: int
+    barrier: Path | None = None  # None: nobody is waited for
+    runs: int = 0
+
+
+class Whispered(BaseModel):
+    text: str
+    fails: bool = False
+
+
+class Whisper(Tool):
+    """Says what it was told, or fails with it."""
+
+    name: ClassVar[str] = "whisper"
+    Parameters: ClassVar[type[BaseModel]] = Whispered
+
+    def run(self, context: UserExecutionContext, parameters: Any) -> Any:
+        if parameters.fails:
+            raise ToolError(parameters.text)
+        self.scope.emit.thinking(parameters.text)
+        return parameters.text
 
 
 class Spy(Agent):
@@ -224,29 +247,41 @@ class Spy(Agent):
 
     name: ClassVar[str] = "spy"
     Input: ClassVar[type[BaseModel]] = Places
+    tools: ClassVar[tuple[type[Tool], ...]] = (Whisper,)
 
     def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         places = run.input
+        report = {
+            "links": open_files(),
+            "environment": digests(Path("/proc/self/environ").read_bytes() + repr(dict(os.environ)).encode()),
+            "folder at start": digests(files()),
+            "memory at start": digests_of_memory(),
+        }
         CACHE[context.user_id] = places.model_dump()
         leave(places)
+        Path(f"{places.file_name}.txt").write_text(places.file)
         run.emit.thinking(places.thinking)
         run.emit.progress(0.5, places.progress)
         run.emit.token(places.token)
+        run.tools.call("whisper", text=places.parameter)
+        with suppress(ToolError):
+            run.tools.call("whisper", text=places.tool_error, fails=True)
         run.store.set("note", places.store, ttl_s=60)
         run.state.step("look", lambda: places.step)
         run.state.save(places.state, "run")
         run.state.update(lambda _: places.memory)
-        run.artifacts.save(f"{places.artifact}.txt", places.artifact, "text/plain")
-        links = open_files()
-        meet(places.barrier, run_id=context.run_id, runs=places.runs)
-        report = {
-            "links": links,
-            "environment": digests(Path("/proc/self/environ").read_bytes()),
+        run.artifacts.save(f"{places.artifact_name}.txt", places.artifact, "text/plain")
+        if places.barrier:
+            meet(places.barrier, run_id=context.run_id, runs=places.runs)
+        report |= {
             "store": digests(str(run.store.get("note")).encode()),
             "state": digests(json.dumps([run.state.load(), run.state.load("run")]).encode()),
             "rows": digests(b" ".join(rows(run))),
-            "memory": sorted({found for area in readable() for found in digests(area)}),  # with what was read before
+            "folder": digests(files()),
+            "cache": digests(repr(CACHE).encode()),
         }
+        if places.barrier:
+            report["memory"] = digests_of_memory()  # with what was read before
         run.emit.thinking(json.dumps(report))
         if places.error:
             raise Refused(places.error)
@@ -276,9 +311,19 @@ def open_files() -> list[str]:
     return found
 
 
+def files() -> bytes:
+    """Returns names and contents of all files in this sandbox's folder."""
+    return b" ".join(str(path).encode() + b" " + path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file())
+
+
 def digests(content: bytes) -> list[str]:
     """Names the canaries in a text without repeating them."""
     return sorted({hashlib.sha256(found).hexdigest() for found in CANARY.findall(content)})
+
+
+def digests_of_memory() -> list[str]:
+    """Names the canaries in this process's memory."""
+    return sorted({found for area in readable() for found in digests(area)})
 
 
 def rows(run: AgentRun) -> Iterator[bytes]:

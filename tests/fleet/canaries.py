@@ -1,7 +1,7 @@
 """Canaries: 128 random bits that belong to one user, and what it means that somebody saw one.
 
-Everything that can be seen is kept as a `Sight`: who saw it, which way, and the raw bytes. A canary in a sight of
-anybody but its owner is a leak, and so is one where nobody's should be: in a log, in a message of the broker.
+Everything that can be seen is looked through at once and not kept: who saw it, which way, and the raw bytes. A canary
+that anybody but its owner sees is a leak, and so is one where nobody's should be: in a log, in a message of the broker.
 """
 
 from __future__ import annotations
@@ -10,35 +10,25 @@ import hashlib
 import re
 import secrets
 import threading
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 
 from tests.fleet.agents_acceptance import CANARY
 
 NOBODY = ""
+MOST_KEPT = 20  # leaks of one way that are told; all are counted
 _DIGEST = re.compile(rb"\b[0-9a-f]{64}\b")
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What somebody saw.
+class Leak:
+    """A canary where it should not be, and the place that its owner had written it to.
 
     Args:
-        by: the user; `NOBODY` for what belongs to none.
-        way: how: `rest`, `websocket`, `database`, …
+        way: how it was seen: `rest`, `websocket live`, `database`, …
         at: where exactly.
+        by: the user who saw it; `NOBODY` for what belongs to none.
     """
-
-    by: str
-    way: str
-    at: str
-    content: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A canary where it should not be, and the place that its owner had written it to."""
 
     way: str
     at: str
@@ -48,11 +38,20 @@ class Leak:
 
 
 class Canaries:
-    """Makes canaries and knows whose they are."""
+    """Makes canaries, knows whose they are, and notes who sees them. Safe to use from any thread.
+
+    Attributes:
+        leaks: the first ones of each way.
+        leaked: how many there were, by way.
+        own: how often a user saw an own one, by user, way and place: the proof that we look.
+    """
 
     def __init__(self) -> None:
         self._owners: dict[bytes, tuple[str, str]] = {}  # a canary, and its digest -> user, place
         self._lock = threading.Lock()
+        self.leaks: list[Leak] = []
+        self.leaked: Counter[str] = Counter()
+        self.own: Counter[tuple[str, str, str]] = Counter()
 
     def make(self, user: str, place: str) -> str:
         """Returns a new canary of the user's for one place to write to."""
@@ -62,27 +61,36 @@ class Canaries:
                 self._owners[word.encode()] = (user, place)
         return canary
 
-    def found(self, sight: Sight) -> set[tuple[str, str]]:
-        """Returns owner and place of each canary in a sight. Sandboxes report the digests of those that they saw."""
-        words = (_DIGEST if sight.way.startswith("sandbox") else CANARY).findall(sight.content)
-        return {self._owners[word] for word in words if word in self._owners}
+    @property
+    def made(self) -> int:
+        """How many there are."""
+        return len(self._owners) // 2
 
-    def places(self, content: bytes) -> set[tuple[str, str]]:
+    def see(self, by: str, way: str, at: str, content: bytes | str) -> None:
+        """Notes whose canaries somebody saw. Sandboxes report the digests of those that they saw."""
+        raw = content.encode(errors="replace") if isinstance(content, str) else content
+        for owner, place in sorted(self.places(raw, _DIGEST if way.startswith("sandbox") else CANARY)):
+            with self._lock:
+                if owner == by:
+                    self.own[by, way, place] += 1
+                else:
+                    self._note(Leak(way, at, by, owner, place))
+
+    def note(self, leak: Leak) -> None:
+        """Notes what is a leak without a canary."""
+        with self._lock:
+            self._note(leak)
+
+    def places(self, content: bytes, words: re.Pattern[bytes] = CANARY) -> set[tuple[str, str]]:
         """Returns owner and place of each canary in a text."""
-        return self.found(Sight(NOBODY, "text", "", content))
+        return {self._owners[word] for word in words.findall(content) if word in self._owners}
 
-    def leaks(self, sights: Iterable[Sight]) -> list[Leak]:
-        """Returns every canary that somebody else than its owner saw."""
-        return [
-            Leak(sight.way, sight.at, sight.by, owner, place)
-            for sight in sights
-            for owner, place in sorted(self.found(sight))
-            if owner != sight.by
-        ]
+    def unseen(self, user: str, way: str, places: set[str]) -> set[str]:
+        """Returns the places whose canaries their owner should have seen that way and did not."""
+        with self._lock:
+            return {place for place in places if not self.own[user, way, place]}
 
-    def own(self, sights: Iterable[Sight]) -> dict[tuple[str, str], set[str]]:
-        """Returns the places whose canaries their owner saw, by user and way: the proof that we look."""
-        seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-        for sight in sights:
-            seen[sight.by, sight.way] |= {place for owner, place in self.found(sight) if owner == sight.by}
-        return seen
+    def _note(self, leak: Leak) -> None:
+        self.leaked[leak.way] += 1
+        if self.leaked[leak.way] <= MOST_KEPT:
+            self.leaks.append(leak)

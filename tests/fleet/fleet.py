@@ -34,7 +34,7 @@ from tests import plain
 from tests.services import demand_no_refusal, missing, server_folder, superuser_engine
 
 ROOT = Path(__file__).parents[2]
-AGENTS = "tests.fleet.agents_acceptance,tests.agents_endless,tests.browser.agents"
+AGENTS = "tests.fleet.agents_acceptance,tests.agents_endless,tests.browser.agents,tests.chaos.callers"
 # Short, so that what a lease, a sweep or a grace decides is decided soon.
 QUICK = {
     "LANEWISE_LEASE_S": "3",

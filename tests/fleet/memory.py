@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -18,5 +19,6 @@ def readable(pid: int | str = "self") -> Iterator[bytes]:
             if rights[0] != "r" or path.startswith("[v") or ("w" not in rights and path.startswith("/")):
                 continue
             start, end = (int(part, 16) for part in area.split("-"))
-            content.seek(start)
-            yield content.read(end - start)
+            with suppress(OSError):  # another thread has let go of it
+                content.seek(start)
+                yield content.read(end - start)

@@ -1,4 +1,4 @@
-"""A scene: users with three runs each, all at work at the same time, and everything that anybody gets to see of it."""
+"""A scene: users whose runs are at work at the same time, and everything that anybody gets to see of it."""
 
 from __future__ import annotations
 
@@ -6,36 +6,72 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import sqlalchemy as sa
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from lanewise.process import wait_until
 from shared.models import Passage
-from tests.fleet.agents_acceptance import READABLE, everything
-from tests.fleet.canaries import NOBODY, Canaries, Leak, Sight
+from tests import plain
+from tests.fleet.agents_acceptance import READABLE, Places, everything
+from tests.fleet.canaries import NOBODY, Canaries, Leak
 from tests.fleet.fleet import Fleet, new_user
 
-RUNS_EACH = 3
+_PREFIX = re.compile(r"lw:\w+:\{[0-9a-f]{32}\}:")
+_END = re.compile(r'"type":"run_(completed|failed)"')
+_SEQ = re.compile(r'"seq":(\d+)')
+GIVEN = {"input", "run metadata", "result", "error"}
+SAID = {"thinking", "progress", "token", "parameter", "tool_error", "artifact_name", "error"}
+KEPT = {"step", "state", "memory", "artifact", "artifact_name"}
+DOCUMENT = {"document", "document name", "passage"}
+IN_INPUT = SAID | KEPT | {"input", "store", "file", "file_name", "result"}
+# Where a user has to find the own canaries, at least; else we looked past them.
+OWN = {
+    "rest": GIVEN | SAID | DOCUMENT | {"title", "thread metadata", "artifact"},
+    "websocket live": SAID,
+    "websocket resumed": SAID,
+    "websocket replay": SAID,
+    "websocket snapshot": {"input", "run metadata", "progress", "result", "error"},
+    "database": GIVEN | SAID | KEPT | DOCUMENT | {"title", "thread metadata", "key"},
+    "redis": SAID | {"store"},
+    "sandbox memory at start": IN_INPUT,  # a sandbox has its input then
+    "sandbox memory": IN_INPUT,
+    "sandbox state": {"state", "memory"},
+    "sandbox rows": DOCUMENT,
+    "sandbox store": {"store"},
+    "sandbox folder": {"file", "file_name"},
+    "sandbox cache": {"file", "result"},
+}
+LINKS = 3  # of a sandbox: one to its own runner, two of its event loop, and none of anybody else's
+ENDED_S = 60
+ASKED_FOR = 5  # of the runs of another
+AT_HAND = 200  # of the last events, in the memory of a gateway
 
 
 class Scene:
     """See the module; `play` it once.
 
     Args:
-        fleet: with a slot for every run.
-        folder: empty; the runs meet there.
+        fleet: with a slot for every run, if they meet.
         users: how many.
+        runs_each: the last one of each user fails.
         patience_s: how long to wait for the last events to reach everybody. A planted leak may keep them away.
+        folder: empty; the runs meet there, all of them. None: they do not.
+        urls: of the fleet's apis; each user goes from one to the next.
     """
 
-    def __init__(self, fleet: Fleet, folder: Path, users: int, patience_s: float) -> None:
+    def __init__(  # noqa: PLR0913 - what a scene is made of, all named
+        self, fleet: Fleet, *, users: int, runs_each: int, patience_s: float, folder: Path | None = None,
+        urls: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.fleet = fleet
         self.patience_s = patience_s
         self.canaries = Canaries()
@@ -44,10 +80,16 @@ class Scene:
         self.threads: dict[str, str] = {}
         self.documents: dict[str, str] = {}
         self.artifacts: dict[str, dict[str, str]] = {user: {} for user in self.users}
-        self.sights: list[Sight] = []
-        self.reports: list[dict[str, list[str]]] = []
+        self.reports: set[str] = set()  # runs whose sandboxes have told what they saw
+        self.unexpected: list[str] = []  # answers that were not what they must be
         self.answers_about_others: set[tuple[int, str]] = set()  # status and code
+        self.ends: Counter[tuple[str, str]] = Counter()  # seen by a user, by way
+        self._heads: dict[str, int] = {}  # the last event that each user saw live
+        self._runs_each = runs_each
         self._folder = folder
+        self._urls = list(urls) or [fleet.url]
+        keys = fleet.services.keys
+        self._prefixes = {keys.events(user).removesuffix("events"): user for user in self.users}
 
     def play(self) -> list[Leak]:
         """Lets it happen, looks everywhere, and returns what the wrong eyes saw."""
@@ -56,9 +98,7 @@ class Scene:
             for user in self.users:
                 eyes.enter_context(self._watching_stream(user, "live", None))
             list(pool.map(self._write, self.users))
-            for user in self.users:
-                for run_id in self.runs[user]:
-                    self.fleet.wait(user, run_id, status=None)
+            list(pool.map(self._wait, self.users))
             for user in self.users:
                 eyes.enter_context(self._watching_stream(user, "replay", 0))
                 eyes.enter_context(self._watching_stream(user, "snapshot", None))
@@ -66,14 +106,19 @@ class Scene:
             list(pool.map(self._read_rest, self.users))
         for user in self.users:
             self._read_database(user)
-            self._read_reports(user)
         self._read_redis()
-        for name, text in self.fleet.logs().items():
-            self._see(NOBODY, "log", name, text)
-        return self.canaries.leaks(self.sights)
+        self._read_what_is_nobodys()
+        return self.canaries.leaks
 
-    def _see(self, by: str, way: str, at: str, content: str | bytes) -> None:
-        self.sights.append(Sight(by, way, at, content.encode() if isinstance(content, str) else content))
+    def unseen(self) -> dict[str, set[str]]:
+        """Returns the places that a user should have seen and did not, by user and way."""
+        return {
+            f"{user}, {way}": missed
+            for user in self.users
+            for way, places in OWN.items()
+            if (self._folder or way != "sandbox memory")  # who meets nobody looks at the start only
+            and (missed := self.canaries.unseen(user, way, places))
+        }
 
     def _write(self, user: str) -> None:
         """Leaves a canary in each thing that a user can give, and has the agents leave them where agents can."""
@@ -91,11 +136,11 @@ class Scene:
                                 end_char=1, **words))  # fmt: skip
         thread = http.post("/v1/threads", json={**new("title"), "metadata": new("thread metadata")})
         self.threads[user] = thread.json()["id"]
-        for number in range(RUNS_EACH):
-            places = new("thinking", "progress", "token", "store", "result", "input", "step", "state", "memory")
-            places |= new("artifact")
-            places |= new("error") if number == RUNS_EACH - 1 else {}
-            meeting = {"barrier": str(self._folder), "runs": len(self.users) * RUNS_EACH}
+        for number in range(self._runs_each):
+            places = new("input", *(Places.model_fields.keys() - {"barrier", "runs", "error"}))
+            places |= new("error") if number == self._runs_each - 1 else {}
+            all_runs = len(self.users) * self._runs_each
+            meeting = {"barrier": str(self._folder), "runs": all_runs} if self._folder else {}
             key = self.canaries.make(user, "key")
             run = http.post(
                 "/v1/runs",
@@ -105,19 +150,31 @@ class Scene:
             )  # fmt: skip
             assert run.status_code == 202, run.text
             self.runs[user].append(run.json()["id"])
-            self.artifacts[user][run.json()["id"]] = places["artifact"]
+            self.artifacts[user][run.json()["id"]] = places["artifact_name"]
+
+    def _wait(self, user: str) -> None:
+        """Waits for the ends of all runs, then comes back to the last of the stream, which is at hand in memory."""
+        for run_id in self.runs[user]:
+            self.fleet.wait(user, run_id, status=None, timeout_s=ENDED_S * self._runs_each)
+        with self._watching_stream(user, "resumed", max(0, self._heads.get(user, 0) - AT_HAND)):
+            few = min(self._runs_each, 5)
+            wait_until(lambda: self.ends[user, "websocket resumed"] >= few, self.patience_s)
 
     @contextmanager
     def _watching_stream(self, user: str, name: str, after: int | None) -> Iterator[None]:
-        """Keeps every frame that the user gets over a WebSocket."""
+        """Looks at every frame that the user gets over a WebSocket."""
         headers = {"Authorization": f"Bearer {self.fleet.token(user)}"}
-        with connect(self.fleet.stream_url, additional_headers=headers) as socket:
+        url = self._url(user, 1 if name == "replay" else 0).replace("http", "ws", 1) + "/v1/stream"
+        with connect(url, additional_headers=headers) as socket:
             socket.send(json.dumps({"t": "hello", "v": 1, "after": after}))
 
             def listen() -> None:
                 with suppress(ConnectionClosed):
                     for text in socket:
-                        self._see(user, f"websocket {name}", "frame", text)
+                        self.canaries.see(user, f"websocket {name}", "frame", text)
+                        self.ends[user, f"websocket {name}"] += _END.search(str(text)) is not None
+                        if name == "live" and (seq := _SEQ.search(str(text))):
+                            self._heads[user] = int(seq[1])
 
             listener = threading.Thread(target=listen)
             listener.start()
@@ -128,42 +185,69 @@ class Scene:
                 listener.join()
 
     def _everybody_saw_the_ends(self) -> bool:
-        ends = [s for s in list(self.sights) if b'"type":"run_completed"' in s.content or b'_failed"' in s.content]
-        return all(
-            sum((sight.by, sight.way) == (user, way) for sight in ends) > RUNS_EACH
-            for user in self.users
-            for way in ("websocket live", "websocket replay")
-        )
+        ways = ("websocket live", "websocket replay")
+        return all(self.ends[user, way] >= self._runs_each for user in self.users for way in ways)
+
+    def _url(self, user: str, offset: int = 0) -> str:
+        return self._urls[(self.users.index(user) + offset) % len(self._urls)]
 
     def _read_rest(self, user: str) -> None:
         """Asks for everything that can be got: the user's own, and what the next user has."""
-        http = self.fleet.http(user)
-        other = self.users[(self.users.index(user) + 1) % len(self.users)]
-        for template, methods in http.get("/openapi.json").json()["paths"].items():
-            if "get" not in methods:
-                continue
+        headers = {"Authorization": f"Bearer {self.fleet.token(user)}"}
+        with plain.client(base_url=self._url(user), headers=headers, timeout=60) as http:
+            self._read_own(user, http)
+            self._read_of_another(user, http)
+
+    def _read_own(self, user: str, http: httpx.Client) -> None:
+        for template in self._readable(http):
             expected = 403 if template.startswith("/v1/admin/") else 200
             for path in self._paths(template, user):
                 answer = http.get(path, params={"timeout_s": 0} if path.endswith("/wait") else None)
-                assert answer.status_code == expected, (path, answer.text)
-                self._see(user, "rest", path, answer.content)
-            of_a_user = "{" in template and not template.startswith(("/v1/admin/", "/console/"))
-            for path in self._paths(template, other) if of_a_user else []:
-                self._ask_about_other(user, "GET", path)
-        for run_id in self.runs[other]:
-            for verb in ("cancel", "retry"):
-                self._ask_about_other(user, "POST", f"/v1/runs/{run_id}/{verb}")
-        self._ask_about_other(user, "DELETE", f"/v1/threads/{self.threads[other]}")
-        body = {"agent": "talk", "input": {"text": ""}, "thread_id": self.threads[other]}
-        self._ask_about_other(user, "POST", "/v1/runs", json=body)
-        for filters in ({"thread_id": self.threads[other]}, {"limit": "200"}, {"agent": "spy"}):
-            self._see(user, "rest", f"/v1/runs?{filters}", http.get("/v1/runs", params=filters).content)
+                if answer.status_code != expected:
+                    self.unexpected.append(f"{path}: {answer.text}")
+                self.canaries.see(user, "rest", path, answer.content)
+                if path.endswith("/events"):
+                    self._read_report(user, path, answer)
+        for filters in ({"thread_id": self.threads[user]}, {"limit": "200"}, {"agent": "spy"}):
+            self.canaries.see(user, "rest", f"/v1/runs?{filters}", http.get("/v1/runs", params=filters).content)
 
-    def _ask_about_other(self, user: str, method: str, path: str, **request: Any) -> None:
-        answer = self.fleet.http(user).request(method, path, **request)
-        self._see(user, "rest", f"{method} {path} of another", answer.content)
-        is_json = answer.is_error and "json" in answer.headers["Content-Type"]
-        self.answers_about_others.add((answer.status_code, answer.json()["code"] if is_json else ""))
+    def _read_of_another(self, user: str, http: httpx.Client) -> None:
+        other = self.users[(self.users.index(user) + 1) % len(self.users)]
+
+        def ask(method: str, path: str, body: Any = None) -> None:
+            answer = http.request(method, path, json=body)
+            self.canaries.see(user, "rest", f"{method} {path} of another", answer.content)
+            is_json = answer.is_error and "json" in answer.headers["Content-Type"]
+            self.answers_about_others.add((answer.status_code, answer.json()["code"] if is_json else ""))
+
+        for template in self._readable(http):
+            if "{" in template and not template.startswith(("/v1/admin/", "/console/")):
+                for path in self._paths(template, other)[-ASKED_FOR:]:
+                    ask("GET", path)
+        for run_id in self.runs[other][-ASKED_FOR:]:
+            for verb in ("cancel", "retry"):
+                ask("POST", f"/v1/runs/{run_id}/{verb}")
+        ask("DELETE", f"/v1/threads/{self.threads[other]}")
+        ask("POST", "/v1/runs", {"agent": "talk", "input": {"text": ""}, "thread_id": self.threads[other]})
+        filters = {"thread_id": self.threads[other]}
+        self.canaries.see(user, "rest", f"/v1/runs?{filters}", http.get("/v1/runs", params=filters).content)
+
+    @staticmethod
+    def _readable(http: httpx.Client) -> list[str]:
+        paths = http.get("/openapi.json").json()["paths"]
+        return [template for template, methods in paths.items() if "get" in methods]
+
+    def _read_report(self, user: str, path: str, events: httpx.Response) -> None:
+        """Takes what a sandbox found in itself."""
+        items = events.json().get("items", []) if events.is_success else []
+        thoughts = [event["data"]["text"] for event in items if event["type"] == "agent_thinking"]
+        for report in (json.loads(text) for text in thoughts if text.startswith("{")):
+            links = [link for link in report.pop("links") if link.startswith("socket:")]
+            if len(links) != LINKS:
+                self.canaries.note(Leak("sandbox links", path, user, NOBODY, f"{len(links)} sockets"))
+            for name, words in report.items():
+                self.canaries.see(user, f"sandbox {name}", path, " ".join(words))
+            self.reports.add(path)
 
     def _paths(self, template: str, user: str) -> list[str]:
         """Fills a route; one with a parameter that is not known here fails the test."""
@@ -181,21 +265,11 @@ class Scene:
         with self.fleet.services.database.user_session(user) as session:
             for table in session.scalars(sa.text(READABLE)).all():
                 for value in everything(session, table):
-                    self._see(user, "database", table, value)
-
-    def _read_reports(self, user: str) -> None:
-        """Takes what the user's sandboxes found in themselves."""
-        for run_id in self.runs[user]:
-            thoughts = [e["data"]["text"] for e in self.fleet.events(user, run_id) if e["type"] == "agent_thinking"]
-            assert thoughts[-1].startswith("{"), self.fleet.run(user, run_id)
-            report = json.loads(thoughts[-1])
-            self.reports.append(report)
-            for name, words in report.items():
-                self._see(user, f"sandbox {name}", run_id, " ".join(words))
+                    self.canaries.see(user, "database", table, value)
 
     @contextmanager
     def _watching_redis(self) -> Iterator[None]:
-        """Keeps every command that reaches Redis, from whomever: publications and the broker's messages too."""
+        """Looks at every command that reaches Redis, from whomever: publications and the broker's messages too."""
         client = self.fleet.admin_redis()
         with client.monitor() as monitor:  # type: ignore[no-untyped-call]
             done = threading.Event()
@@ -203,7 +277,7 @@ class Scene:
             def listen() -> None:
                 while not done.is_set():
                     command = str(monitor.next_command()["command"])
-                    self._see(self._owner_of(command), "redis", command.split(maxsplit=1)[0], command)
+                    self.canaries.see(self._owner_of(command), "redis", command.split(maxsplit=1)[0], command)
 
             listener = threading.Thread(target=listen)
             listener.start()
@@ -218,10 +292,18 @@ class Scene:
         client = self.fleet.admin_redis()
         for key in client.scan_iter(count=1000):
             if client.type(key) == "string":
-                self._see(self._owner_of(key), "redis", key, f"{key} {client.get(key)!s}")
+                self.canaries.see(self._owner_of(key), "redis", key, f"{key} {client.get(key)!s}")
+
+    def _read_what_is_nobodys(self) -> None:
+        """Reads the logs, and what administrators can read: neither is to hold what users wrote."""
+        for name, text in self.fleet.logs().items():
+            self.canaries.see(NOBODY, "log", name, text)
+        headers = {"Authorization": f"Bearer {self.fleet.token('overseer', 'admin')}"}
+        with plain.client(base_url=self.fleet.url, headers=headers, timeout=60) as http:
+            for path in ("/v1/admin/audit", "/v1/admin/slots", *(f"/v1/admin/users/{u}/limits" for u in self.users)):
+                self.canaries.see(NOBODY, "admin", path, http.get(path).content)
 
     def _owner_of(self, text: str) -> str:
         """Returns whose key or channel a command names; NOBODY if no user's, or several users'."""
-        keys = self.fleet.services.keys
-        named = [user for user in self.users if keys.events(user).removesuffix("events") in text]
-        return named[0] if len(named) == 1 else NOBODY
+        named = {self._prefixes.get(prefix, NOBODY) for prefix in _PREFIX.findall(text)}
+        return named.pop() if len(named) == 1 else NOBODY

@@ -68,7 +68,7 @@ def found(fleet: Fleet, scene: Scene) -> tuple[dict[str, Places], dict[str, set[
 
 def test_nothing_of_a_deleted_user_is_left_and_everything_of_others(own_fleet: Fleet, tmp_path: Path) -> None:
     fleet = own_fleet
-    scene = Scene(fleet, tmp_path, users=2, patience_s=PATIENCE_S)
+    scene = Scene(fleet, users=2, runs_each=3, patience_s=PATIENCE_S, folder=tmp_path)
     assert scene.play() == []
     gone, stays = scene.users
     admin = httpx.Client(
