@@ -28,7 +28,8 @@ _SQL = (
     (r"<>", "="), (r"(?<=[^:]) = ", " <> "), (r" < ", " <= "), (r" < ", " > "), (r"\bAND\b", "OR"), (r"\bOR\b", "AND"),
     (r"\bIS NULL\b", "IS NOT NULL"), (r"\bIF NOT\b", "IF"), (_NUMBER, "+1"), (r"\btrue\b", "false"),
     (r"SECURITY DEFINER", "SECURITY INVOKER"), (r" SET search_path = [^$]*(?= AS)", ""), (r"\bsha256\(", "("),
-    (r"(?<=WHERE )\w+ = \S+ AND ", ""), (r" AND [^=\n]+ = \S+", ""), (r" OR [^\n]*(?= THEN)", ""), (r"'running'", "'queued'"),
+    (r"(?<=WHERE )\w+ = \S+ AND ", ""), (r" AND [^=\n]+ = \S+", ""), (r" OR [^\n]*(?= THEN)", ""),
+    (r"'running'", "'queued'"),
     (r"outer_pad \|\| ", ""), (r"inner_pad \|\| ", ""), (r"(?m)^ *(PERFORM set_config|RETURN NULL).*$", ""),
     (r"CASE WHEN present THEN claimed END", "claimed"),
 )  # fmt: skip
@@ -96,7 +97,7 @@ def _python(text: str) -> Iterator[tuple[int, int, str]]:
         yield place(node.lineno, node.col_offset), place(node.end_lineno, node.end_col_offset), new
 
 
-def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:  # noqa: C901, PLR0912 - one kind of mistake a case
     """Yields nodes with the source to replace each by."""
     for node in _code(tree):
         match node:
@@ -129,7 +130,12 @@ def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
             case ast.Tuple(elements) | ast.List(elements) | ast.Set(elements) if len(elements) > 1:
                 for n in range(len(elements)):
                     rest = [*elements[:n], *elements[n + 1 :]]
-                    yield node, _source(type(node)(rest, ast.Load()) if isinstance(node, ast.Tuple | ast.List) else ast.Set(rest))
+                    yield (
+                        node,
+                        _source(
+                            type(node)(rest, ast.Load()) if isinstance(node, ast.Tuple | ast.List) else ast.Set(rest)
+                        ),
+                    )
             case ast.Call(function, arguments, keywords):
                 for n in range(len(keywords)):
                     yield node, _source(ast.Call(function, arguments, [*keywords[:n], *keywords[n + 1 :]]))

@@ -1,7 +1,7 @@
 """`python -m tests.mutation.nursery`: has libraries imported, and forks a process for each mutant, which tests it.
 
-Orders and answers are lines of JSON. Nothing of ours is imported here: each child imports it anew, with the mutant among it.
-The stores are the parent's.
+Orders and answers are lines of JSON. Nothing of ours is imported here: each child imports it anew, with the mutant.
+The stores are the parent's. It needs Linux.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import importlib.util
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
@@ -25,10 +26,11 @@ from typing import Any
 import pytest
 
 LIBRARIES = (
-    "alembic.command", "celery.app.amqp", "cryptography.hazmat.primitives.asymmetric.rsa", "flask", "httpx", "hypothesis", "jwt",
-    "prometheus_client", "psycopg2.extras", "pydantic_settings", "redis", "sqlalchemy.dialects.postgresql.psycopg2",
-    "sqlalchemy.orm", "structlog", "websockets.sync.client", "xdist.plugin", "jsonschema", "wsproto", "click.testing",
-    "kombu.transport.redis", "psutil", "pydantic.main", "simple_websocket", "yaml",
+    "alembic.command", "celery.app.amqp", "click.testing", "cryptography.hazmat.primitives.asymmetric.rsa", "flask",
+    "httpx", "hypothesis", "jsonschema", "jwt", "kombu.transport.redis", "prometheus_client", "psutil",
+    "psycopg2.extras", "pydantic.main", "pydantic_settings", "redis", "simple_websocket",
+    "sqlalchemy.dialects.postgresql.psycopg2", "sqlalchemy.orm", "structlog", "websockets.sync.client", "wsproto",
+    "yaml",
 )  # fmt: skip
 PLUGINS = ("pytest_timeout", "xdist.plugin", "_hypothesis_pytestplugin")  # others take long, and rewrite our modules
 MEMORY = 4 * 2**30  # bytes; a mutant may gather things without end
@@ -94,38 +96,25 @@ def _try(order: dict[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     child = os.fork()
     if not child:
-        status = 1
+        outcome = 1
         try:
             os.setsid()
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             for descriptor in (0, 1, 2):
                 os.dup2(output, descriptor)
-            status = int(_test(order))
+            outcome = int(_test(order))
         finally:
             sys.stdout.flush()
-            os._exit(status)
-    timer = signal.setitimer  # wakes us from waiting
-    timer(signal.ITIMER_REAL, order["limit_s"])
-    status: int | None = None
-    try:
-        _, ended = os.waitpid(child, 0)
-        status = os.waitstatus_to_exitcode(ended)
-    except TimeoutError:
-        pass
-    finally:
-        timer(signal.ITIMER_REAL, 0)
-        try:
-            os.killpg(child, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        if status is None:
-            os.waitpid(child, 0)
+            os._exit(outcome)
+    ended = os.pidfd_open(child)
+    in_time = bool(select.select([ended], [], [], order["limit_s"])[0])
+    os.close(ended)
+    with suppress(ProcessLookupError):  # it may have left nothing
+        os.killpg(child, signal.SIGKILL)
+    _, wait_status = os.waitpid(child, 0)
+    status = os.waitstatus_to_exitcode(wait_status) if in_time else None
     return {"status": status, "took_s": time.monotonic() - began}
-
-
-def _too_long(*_: object) -> None:
-    raise TimeoutError
 
 
 def main() -> None:
@@ -133,7 +122,6 @@ def main() -> None:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     for library in (*LIBRARIES, *PLUGINS):
         importlib.import_module(library)
-    signal.signal(signal.SIGALRM, _too_long)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_try(json.loads(line))) + "\n")
         sys.stdout.flush()
