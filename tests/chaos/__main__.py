@@ -8,11 +8,12 @@ import secrets
 import sys
 from collections.abc import Callable
 
-from tests.chaos import lanes, semaphore, storm, stream
+from tests.chaos import audit, lanes, semaphore, storm, stream
 from tests.chaos.part import Options, say
 
 # Each part prints its report and tells whether all was well.
 PARTS: dict[str, Callable[[Options], bool]] = {
+    "audit": audit.run,
     "lanes": lanes.run,
     "semaphore": semaphore.run,
     "storm": storm.run,

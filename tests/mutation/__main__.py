@@ -142,14 +142,15 @@ def run(files: list[str], processes: int) -> bool:
             finally:
                 benches.put(bench)
 
-        with ThreadPoolExecutor(processes) as pool:
-            for n, trial in enumerate(pool.map(attempt, mutants), 1):
-                if trial is not None:
-                    trials.append(trial)
-                    if trial.end == "survived":
-                        say(f"{trial.mutant.file}:{trial.mutant.line}\n    {trial.mutant.name}")
-                if n % 100 == 0:
-                    say(f"… {n} of {len(mutants)} after {time.monotonic() - began:.0f} s")
+        pool = ThreadPoolExecutor(processes)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        for n, trial in enumerate(pool.map(attempt, mutants), 1):
+            if trial is not None:
+                trials.append(trial)
+                if trial.end == "survived":
+                    say(f"{trial.mutant.file}:{trial.mutant.line}\n    {trial.mutant.name}")
+            if n % 100 == 0:
+                say(f"… {n} of {len(mutants)} after {time.monotonic() - began:.0f} s")
     return report(files, trials, time.monotonic() - began, processes)
 
 

@@ -24,6 +24,7 @@ from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import Phase, settings
 
 LIBRARIES = (
     "alembic.command", "celery.app.amqp", "click.testing", "cryptography.hazmat.primitives.asymmetric.rsa", "flask",
@@ -68,8 +69,13 @@ class _Stores:
     def __init__(self, postgres: str, redis: str) -> None:
         self._postgres, self._redis = postgres, redis
 
+    @pytest.hookimpl(trylast=True)  # after `tests/conftest.py`
     def pytest_configure(self) -> None:
         from tests.services import Servers  # noqa: PLC0415 - not before the fork
+
+        usual = settings.get_profile("lanewise")
+        settings.register_profile("mutation", usual, max_examples=50, phases=[Phase.explicit, Phase.generate])
+        settings.load_profile("mutation")  # nobody reads what a failure could be reduced to
 
         @contextmanager
         def start(cls: type[Servers]) -> Iterator[Any]:

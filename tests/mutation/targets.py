@@ -11,7 +11,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "shared/signing.py": (f"{UNIT}/test_signing.py", f"{UNIT}/test_audit_check.py"),
     "shared/messages.py": (f"{UNIT}/test_messages.py",),
     # Permission
-    "shared/grants.py": (f"{API}/test_admin.py", f"{STORES}/test_grants.py"),
+    "shared/grants.py": (f"{STORES}/test_grants.py",),
     "worker/tooling.py": (f"{UNIT}/test_worker_tooling.py",),
     "worker/toolscope.py": (f"{UNIT}/test_worker_tooling.py", f"{UNIT}/test_worker_toolcalls.py"),
     "api/auth.py": (f"{API}/test_access.py", f"{API}/test_audit.py"),
