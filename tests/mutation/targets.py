@@ -8,7 +8,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     # Context
     "shared/context.py": (f"{UNIT}/test_context.py",),
     "shared/jsonvalue.py": (f"{UNIT}/test_jsonvalue.py", f"{UNIT}/test_context.py"),
-    "shared/signing.py": (f"{UNIT}/test_signing.py", f"{UNIT}/test_audit_check.py"),
+    "shared/signing.py": (f"{UNIT}/test_signing.py",),
     "shared/messages.py": (f"{UNIT}/test_messages.py",),
     # Permission
     "shared/grants.py": (f"{STORES}/test_grants.py",),
