@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 DEFAULT_SCOPES = ("runs",)
 LEEWAY_S = 10
-_REQUIRED = ["exp", "aud", "iss", "sub"]
+_REQUIRED = ["exp", "sub"]  # as `aud` and `iss` are, which are compared
 _ASYMMETRIC = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 _LATEST = 253_402_300_799  # the last second of the year 9999, which datetime can hold
 

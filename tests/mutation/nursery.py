@@ -73,8 +73,8 @@ class _Stores:
     def pytest_configure(self) -> None:
         from tests.services import Servers  # noqa: PLC0415 - not before the fork
 
-        usual = settings.get_profile("lanewise")
-        settings.register_profile("mutation", usual, max_examples=50, phases=[Phase.explicit, Phase.generate])
+        usual = settings(deadline=None, derandomize=True, max_examples=30)
+        settings.register_profile("mutation", usual, phases=[Phase.explicit, Phase.generate])
         settings.load_profile("mutation")  # nobody reads what a failure could be reduced to
 
         @contextmanager
@@ -93,6 +93,8 @@ def _test(order: dict[str, Any]) -> int:
         read, place = Path.read_text, Path(file).resolve()
         Path.read_text = lambda self, *a, **k: text if self == place else read(self, *a, **k)  # type: ignore[method-assign]
     plugins = [part for name in PLUGINS for part in ("-p", name)]
+    if all(test.startswith("tests/unit/") for test in order["tests"]):
+        plugins.append("--noconftest")  # most of what it imports is for others
     options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=line", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return pytest.main([*plugins, *options, *order["tests"]], plugins=[_Stores(order["postgres"], order["redis"])])
 
