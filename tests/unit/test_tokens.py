@@ -84,7 +84,7 @@ def test_without_a_jwt_secret_keys_are_derived_from_the_secret() -> None:
         {"exp": None}, {"aud": None}, {"iss": None}, {"sub": None}, {"aud": "other"}, {"iss": "other"}, {"sub": 7},
         {"sub": ""}, {"sub": "system"}, {"sub": "*"}, {"sub": "a\0b"}, {"sub": "x" * 129}, {"sub": " alice"},
         {"exp": time.time() - 60}, {"exp": "soon"}, {"exp": 1e400}, {"nbf": time.time() + 3600}, {"sub": ["alice"]},
-        {"aud": ["other"]},
+        {"aud": ["other"]}, {"iat": -(10**400)}, {"iat": []}, {"iat": time.time() + 3600}, {"nbf": {}}, {"exp": []},
     ],
 )  # fmt: skip
 def test_claims_that_are_missing_or_wrong(changes: dict[str, Any]) -> None:
@@ -103,9 +103,12 @@ def test_an_end_beyond_all_calendars() -> None:
     assert verifier().verify(signed(exp=10**15)).expires_at.year == 9999
 
 
-@pytest.mark.parametrize("token", ["", "x", "a.b.c", "..", "ü.ü.ü", "\0", "e30.e30.", "x" * 100_000])
-def test_what_is_no_token(token: str) -> None:
-    for used in (verifier(), TokenVerifier(settings())):
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "..", "ü.ü.ü", "\0", "e30.e30.", "x" * 100_000, "\ud800"])
+def test_what_is_no_token(token: str, tmp_path: Path) -> None:
+    key = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()))
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [{**key, "kid": "1"}]}))
+    for used in (verifier(), TokenVerifier(settings()), verifier(jwt_jwks_file=path)):
         with pytest.raises(UnauthorizedError):
             used.verify(token)
 
@@ -139,14 +142,25 @@ def test_public_keys_of_three_kinds(tmp_path: Path) -> None:
     used = verifier(jwt_jwks_file=path)
     for name, (key, _) in keys.items():
         assert used.verify(signed(key, name, headers={"kid": name})).user_id == "alice"
-        for headers in ({"kid": "other"}, {}, {"kid": "shared"}):
+        for headers in ({"kid": "other"}, {}, {"kid": "shared"}, {"kid": ""}):
             with pytest.raises(UnauthorizedError):
                 used.verify(signed(key, name, headers=headers))
     with pytest.raises(UnauthorizedError):
         used.verify(signed(keys["RS256"][0], "RS256", headers={"kid": "ES256"}))
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"keys": []}', '{"keys": [{"kty": "RSA"}]}', '{"keys": 7}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "{}",
+        '{"keys": []}',
+        '{"keys": [{"kty": "RSA"}]}',
+        '{"keys": 7}',
+        '{"keys": [{"kty": "RSA", "kid": "1"}]}',
+    ],
+)
 def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "jwks.json"
     if content is not None:
