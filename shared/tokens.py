@@ -103,7 +103,7 @@ class TokenVerifier:
         if self._shared:
             return [(key, "HS256") for key in self._shared]
         try:
-            known = self._public.get(jwt.get_unverified_header(token).get("kid"))
+            known = self._public.get(str(jwt.get_unverified_header(token).get("kid")))
         except (jwt.PyJWTError, ValueError):  # ValueError: a lone surrogate
             known = None
         return [known] if known else []

@@ -217,7 +217,7 @@ def as_it_was(stored: Stored) -> Any:
 
 def store(connection: sa.Connection, stored: Stored) -> None:
     """Puts the rows in the place of those that are there, in one transaction, as somebody with all rights could."""
-    tables = {
+    tables: dict[str, list[Any]] = {
         "audit_log": stored.records,
         "audit_seals": stored.seals,
         "audit_anchors": list(stored.anchors.values()),

@@ -66,7 +66,8 @@ class Leader(Loop):
         lanes, recovery = self.lanes, self.recovery
         repairs = [
             lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked, lanes.tell_positions,
-            recovery.clear_threads, recovery.remove_old, self.deletions.work_off, self._audit.remove_old_audit, lanes.count,
+            recovery.clear_threads, recovery.remove_old, self.deletions.work_off, self._audit.remove_old_audit,
+            lanes.count,
         ]  # fmt: skip
         for repair in repairs if quiet else [recovery.recover_dead_workers, *repairs]:
             try:

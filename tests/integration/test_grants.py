@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import sqlalchemy as sa
 
 from shared.database import Database
-from shared.grants import read_grants, replace_grants
+from shared.errors import ConfigurationError
+from shared.grants import MAX_GRANTS, TOOL_NAME, read_grants, replace_grants
+from worker.authoring import Tool
+from worker.registry import check_tool_class
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=1)
@@ -24,6 +30,18 @@ def grant(database: Database, tools: Mapping[str, datetime | None], by: str = "r
 def granted(database: Database, user_id: str = "alice") -> Told:
     with database.user_session(user_id) as session:
         return [(one.tool, one.expires_at, one.granted_by) for one in read_grants(session, user_id)]
+
+
+def test_as_many_as_is_documented_can_be_granted() -> None:
+    assert MAX_GRANTS == 500
+
+
+@pytest.mark.parametrize("name", ["a", "A-1", "data_helper", "x" * 64, "", "a b", "a.b", "ä", "x" * 65, "a/b"])
+def test_a_grant_can_name_each_tool_that_workers_take_and_no_other(name: str) -> None:
+    tool = type("Made", (Tool,), {"__doc__": "Made.", "name": name, "run": lambda *_: None})
+    taken = nullcontext() if re.search(TOOL_NAME, name) else pytest.raises(ConfigurationError, match="must be 1 to 64")
+    with taken:
+        check_tool_class(tool)
 
 
 def test_they_are_replaced_as_a_whole_and_read_by_tool(database: Database) -> None:

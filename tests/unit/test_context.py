@@ -126,7 +126,7 @@ def test_constructors_say_where_it_came_from() -> None:
 def test_each_field_is_named_by_who_gives_it() -> None:
     """Ids are texts all of them: by their order, a user could become a thread."""
     with pytest.raises(TypeError):
-        UserExecutionContext("alice", "t", "r")  # type: ignore[misc]
+        UserExecutionContext("alice", "t", "r")  # type: ignore[call-arg]
 
 
 def test_the_limits_are_those_that_are_documented() -> None:

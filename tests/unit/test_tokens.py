@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import time
 from dataclasses import FrozenInstanceError
@@ -147,6 +148,28 @@ def test_public_keys_of_three_kinds(tmp_path: Path) -> None:
                 used.verify(signed(key, name, headers=headers))
     with pytest.raises(UnauthorizedError):
         used.verify(signed(keys["RS256"][0], "RS256", headers={"kid": "ES256"}))
+
+
+def test_of_a_key_set_only_what_is_for_our_algorithms_counts(tmp_path: Path) -> None:
+    """A key set is public: a token signed with something in it that is a shared key could be anybody's."""
+    private, shared = rsa.generate_private_key(65537, 2048), "k" * 32
+    public = json.loads(RSAAlgorithm.to_jwk(private.public_key()))
+    oct_key = {"kty": "oct", "k": base64.urlsafe_b64encode(shared.encode()).decode().rstrip("=")}
+    keys = [
+        {**public, "kid": "ours"}, {**public, "kid": "stated", "alg": "RS256"}, {**public, "kid": "other", "alg": "RS512"},
+        {**oct_key, "kid": "shared"}, {**oct_key, "kid": "stated shared", "alg": "HS256"},
+    ]  # fmt: skip
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": keys}))
+    used = verifier(jwt_jwks_file=path)
+    for kid in ("ours", "stated"):
+        assert used.verify(signed(private, "RS256", headers={"kid": kid})).user_id == "alice"
+    for kid, key, algorithm in (
+        ("other", private, "RS256"), ("other", private, "RS512"), ("ours", private, "RS512"),
+        ("shared", shared, "HS256"), ("stated shared", shared, "HS256"),
+    ):  # fmt: skip
+        with pytest.raises(UnauthorizedError):
+            used.verify(signed(key, algorithm, headers={"kid": kid}))
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,7 @@ def test_whichever_worker_is_first_seals_what_is_new(open_services: OpenServices
     assert metric("lanewise_audit_seal") == 2
 
 
-def test_records_are_sealed_in_time_while_the_leader_waits_for_rows(
-    node: Node, open_services: OpenServices, superuser: sa.Connection
-) -> None:
+def test_records_are_sealed_in_time_while_the_leader_waits_for_rows(node: Node, superuser: sa.Connection) -> None:
     """Of a worker that died, each run's row is held by somebody: the sweep waits for one after the other."""
     superuser.execute(
         sa.text("INSERT INTO lanewise.workers (id, name, agents, queues, slots) VALUES ('d', 'd', '{}', '{}', 1)")
