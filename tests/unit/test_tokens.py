@@ -156,8 +156,9 @@ def test_of_a_key_set_only_what_is_for_our_algorithms_counts(tmp_path: Path) -> 
     public = json.loads(RSAAlgorithm.to_jwk(private.public_key()))
     oct_key = {"kty": "oct", "k": base64.urlsafe_b64encode(shared.encode()).decode().rstrip("=")}
     keys = [
-        {**public, "kid": "ours"}, {**public, "kid": "stated", "alg": "RS256"}, {**public, "kid": "other", "alg": "RS512"},
-        {**oct_key, "kid": "shared"}, {**oct_key, "kid": "stated shared", "alg": "HS256"},
+        {**public, "kid": "ours"}, {**public, "kid": "stated", "alg": "RS256"},
+        {**public, "kid": "other", "alg": "RS512"}, {**oct_key, "kid": "shared"},
+        {**oct_key, "kid": "stated shared", "alg": "HS256"},
     ]  # fmt: skip
     path = tmp_path / "jwks.json"
     path.write_text(json.dumps({"keys": keys}))
