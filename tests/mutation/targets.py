@@ -14,7 +14,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "shared/grants.py": (f"{STORES}/test_grants.py",),
     "worker/tooling.py": (f"{UNIT}/test_worker_tooling.py",),
     "worker/toolscope.py": (f"{UNIT}/test_worker_tooling.py", f"{UNIT}/test_worker_toolcalls.py"),
-    "api/auth.py": (f"{API}/test_access.py", f"{API}/test_audit.py"),
+    "api/auth.py": (f"{API}/test_auth.py",),
     # Semaphore
     "shared/slots.py": (f"{STORES}/test_slots.py",),
     "shared/lua/acquire.lua": (f"{STORES}/test_slots.py",),
