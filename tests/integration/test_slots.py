@@ -84,6 +84,7 @@ def test_keeping_takes_no_slot_and_leaves_no_mark(slots: KnownSlots, redis_clien
 def test_leases_end_by_the_clock_of_redis_to_the_fraction(make: MakeSlots, redis_client: redis.Redis) -> None:
     """And keys go after two leases, whatever was done last."""
     slots, key = make(1000), KEYS.slots("alice")
+    slots.acquire("alice", ["r1"], 1)
     assert wait_until(lambda: 0.5e6 < redis_client.time()[1] < 0.9e6, PATIENCE_S)
     for renew in (
         lambda: slots.acquire("alice", ["r1"], 1),

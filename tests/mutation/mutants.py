@@ -127,6 +127,8 @@ def _changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:  # noqa: C901, PLR
                 yield node, repr(f"{value}_")
             case ast.JoinedStr() if " " not in _source(node):
                 yield node, _source(ast.BinOp(node, ast.Add(), ast.Constant("_")))
+            case ast.Tuple(ctx=ast.Store()):
+                continue  # what a value is unpacked into
             case ast.Tuple(elements) | ast.List(elements) | ast.Set(elements) if len(elements) > 1:
                 for n in range(len(elements)):
                     rest = [*elements[:n], *elements[n + 1 :]]

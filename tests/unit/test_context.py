@@ -190,6 +190,12 @@ def test_bad_values_are_refused_by_name(field: str, changes: dict[str, Any]) -> 
     assert refused_field(**changes) == field
 
 
+@pytest.mark.parametrize("value", [[1], None, "x", 7])
+def test_what_is_no_mapping_is_refused_as_such(value: object) -> None:
+    with pytest.raises(InvalidContextError, match="agent_context must be a mapping, not"):
+        make(agent_context=value)
+
+
 @pytest.mark.parametrize("name", [field.name for field in fields(UserExecutionContext)])
 def test_tampering_is_caught_by_the_next_layer(name: str) -> None:
     context = make(agent_context={"a": 1})
@@ -262,6 +268,14 @@ def test_a_user_id_is_kept_as_it_is(user_id: str) -> None:
 
 @pytest.mark.parametrize("ending", ["limits", "grants", "revoke", "deletion"])
 def test_no_user_is_called_like_a_call_about_a_user(ending: str) -> None:
-    with pytest.raises(InvalidContextError, match=f"'/{ending}', which is reserved"):
+    with pytest.raises(InvalidContextError, match=f"'/{ending}', which is reserved") as caught:
         check_user_id(f"mallory/{ending}")
+    assert caught.value.errors[0]["field"] == "user_id"
     assert check_user_id(f"{ending}/{ending}s")
+
+
+@pytest.mark.parametrize("user_id", [None, 7, "", "System", " alice", "x" * (MAX_ID_LENGTH + 1), "a\nb"])
+def test_what_cannot_own_anything_is_no_user_id(user_id: Any) -> None:
+    with pytest.raises(InvalidContextError) as caught:
+        check_user_id(user_id)
+    assert caught.value.errors[0]["field"] == "user_id"
