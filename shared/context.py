@@ -189,7 +189,7 @@ def _frozen_mapping(name: str, value: Any) -> Any:
         frozen = freeze(value, name)
     except (TypeError, ValueError) as error:
         raise _invalid(name, str(error)) from None
-    if value and len(json.dumps(thaw(frozen))) > MAX_NESTED_BYTES:
+    if len(json.dumps(thaw(frozen))) > MAX_NESTED_BYTES:
         raise _invalid(name, f"is larger than {MAX_NESTED_BYTES} bytes")
     return frozen
 

@@ -270,7 +270,8 @@ def test_a_user_id_is_kept_as_it_is(user_id: str) -> None:
 def test_no_user_is_called_like_a_call_about_a_user(ending: str) -> None:
     with pytest.raises(InvalidContextError, match=f"'/{ending}', which is reserved") as caught:
         check_user_id(f"mallory/{ending}")
-    assert caught.value.errors[0]["field"] == "user_id"
+    reason = f"ends in '/{ending}', which is reserved"
+    assert caught.value.errors == [{"field": "user_id", "message": reason}]
     assert check_user_id(f"{ending}/{ending}s")
 
 
