@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench chaos clean
+.PHONY: help setup demo up test check audit bench chaos mutation clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,17 +38,25 @@ up: $(VENV)/.run-stamp  ## the fleet on embedded services, until Ctrl-C
 test: $(VENV)/.dev-stamp  ## the test suite
 	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
-check: $(VENV)/.dev-stamp  ## format, lint, types, import contracts
+check: $(VENV)/.dev-stamp  ## format, lint, types, import contracts, bandit
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive api shared worker lanewise
+
+audit: $(VENV)/.dev-stamp  ## known vulnerabilities of the pinned versions; needs the internet
+	@$(INSTALL) ".[audit]"
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 bench: $(VENV)/.dev-stamp  ## the benchmarks, with a report
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: $(VENV)/.dev-stamp  ## the long fault suite, with a report
 	@$(BIN)/python -m tests.chaos $(PART) $(ARGS)
+
+mutation: $(VENV)/.dev-stamp  ## small mistakes in what decides identity and permission, each to be noticed by a test
+	@$(BIN)/python -m tests.mutation $(ARGS)
 
 clean:  ## remove .venv and what the tools left
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis artifacts

@@ -7,8 +7,12 @@ from flask import g, request
 
 from api.refusals import Refusal
 from api.state import api
-from shared.errors import ForbiddenError, UnauthorizedError
+from shared.errors import ForbiddenError, LanewiseError, UnauthorizedError
+from shared.jsonvalue import clean_json
 from shared.tokens import Identity
+
+ADMIN = "admin"  # the scope
+MAX_CALL = 300  # characters that the audit trail tells of a refused call
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +37,13 @@ def authenticate(scope: str) -> Identity:
         raise ForbiddenError(f"the token lacks the scope {scope!r}")
     structlog.contextvars.bind_contextvars(user_id=identity.user_id)
     return identity
+
+
+def refused(administrator: Identity, error: Exception) -> None:
+    """Has the audit trail tell that a call of an administrator failed, and why."""
+    reason = error.code if isinstance(error, LanewiseError) else "internal"
+    call = clean_json(f"{request.method} {request.path}"[:MAX_CALL])
+    api().refusals.count(Refusal("admin", call, reason, administrator.user_id), g.correlation_id)
 
 
 def bearer(header: str | None) -> Identity:

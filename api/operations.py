@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 
-from api.auth import authenticate
+from api.auth import ADMIN, authenticate, refused
 from shared.errors import BadRequestError, InvalidError, LanewiseError, UnsupportedMediaTypeError
 from shared.jsonvalue import clean_json
 
@@ -55,8 +55,17 @@ class Operation:
 
     def __call__(self, **arguments: Any) -> Response:
         """Answers a request."""
-        if self.scope is not None:
-            arguments["identity"] = authenticate(self.scope)
+        if self.scope is None:
+            return self._answer(arguments)
+        identity = authenticate(self.scope)
+        try:
+            return self._answer({**arguments, "identity": identity})
+        except Exception as error:
+            if self.scope == ADMIN:  # what was done is recorded by the view, with the change
+                refused(identity, error)
+            raise
+
+    def _answer(self, arguments: dict[str, Any]) -> Response:
         if self.query is not None:
             arguments["query"] = read_query(self.query)
         if isinstance(self.body, type):

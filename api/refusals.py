@@ -1,6 +1,6 @@
-"""Refused sign-ins and calls, for the audit trail: counted in memory and written now and then.
+"""Refused sign-ins and calls, and administrators' calls that failed: counted in memory and written now and then.
 
-So no flood of them costs a write each, or fills the table.
+The audit trail has them. So no flood of them costs a write each, or fills the table.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Refusal:
     """What was refused; equal ones are counted.
 
     Args:
-        action: `sign_in` or `call`.
-        target: the scope that was asked for.
+        action: `sign_in`, `call`, or `admin` for what an administrator may do and could not.
+        target: the scope that was asked for, or the administrator's call.
         reason: why.
         user_id: who asked, if a token said so.
     """

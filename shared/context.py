@@ -187,7 +187,7 @@ def _frozen_mapping(name: str, value: Any) -> Any:
         raise _invalid(name, f"must be a mapping, not {type(value).__name__}")
     try:
         frozen = freeze(value, name)
-        size = len(json.dumps(thaw(frozen), ensure_ascii=False).encode()) if value else 0
+        size = len(json.dumps(thaw(frozen), ensure_ascii=False).encode())
     except UnicodeEncodeError:
         raise _invalid(name, "contains a lone surrogate, which is not text") from None
     except (TypeError, ValueError) as error:

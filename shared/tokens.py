@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 DEFAULT_SCOPES = ("runs",)
 LEEWAY_S = 10
-_REQUIRED = ["exp", "aud", "iss", "sub"]
+_REQUIRED = ["exp", "sub"]  # as `aud` and `iss` are, which are compared
 _ASYMMETRIC = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA"}
 _LATEST = 253_402_300_799  # the last second of the year 9999, which datetime can hold
 
@@ -93,27 +93,18 @@ class TokenVerifier:
         for key, algorithm in self._candidates(token):
             try:
                 return _identity(self._decode(token, key, algorithm))
-            except jwt.InvalidSignatureError as problem:
-                error = problem  # the next key may fit: keys rotate
             except jwt.ExpiredSignatureError:
                 raise UnauthorizedError("the token has expired") from None
-            except (
-                jwt.PyJWTError,
-                InvalidContextError,
-                ValueError,
-                TypeError,
-                OverflowError,
-                RecursionError,
-            ) as problem:
-                raise UnauthorizedError("the token is not valid here") from problem
+            except (jwt.PyJWTError, InvalidContextError, ValueError, OverflowError) as problem:
+                error = error or problem  # the next key may fit: keys rotate
         raise UnauthorizedError("the token is not valid here") from error
 
     def _candidates(self, token: str) -> list[tuple[Any, str]]:
         if self._shared:
             return [(key, "HS256") for key in self._shared]
         try:
-            known = self._public.get(jwt.get_unverified_header(token).get("kid", ""))
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+            known = self._public.get(str(jwt.get_unverified_header(token).get("kid")))
+        except (jwt.PyJWTError, ValueError):  # ValueError: a lone surrogate
             known = None
         return [known] if known else []
 

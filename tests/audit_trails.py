@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
 from shared import audit
 from shared.audit import Record
 from shared.audit_chain import Anchor, Seal, digest_of
-from shared.audit_check import Examination, Flaw, Trail
+from shared.audit_check import Examination, Flaw, Trail, examine
+from shared.database import Database
+from shared.models import AuditAnchor, AuditEntry, AuditSeal
 from shared.signing import MacKeys
 
 OTHER_KEYS = MacKeys(["not-the-fleets-" + "0" * 32], audit.PURPOSE)
@@ -203,6 +210,65 @@ def as_it_was(stored: Stored) -> Any:
     """Returns the rows of a trail without their order, which means nothing in a table."""
     records = sorted(map(str, stored.records))
     return records, sorted(map(str, stored.seals)), stored.anchors
+
+
+# The same in Postgres
+
+
+def store(connection: sa.Connection, stored: Stored) -> None:
+    """Puts the rows in the place of those that are there, in one transaction, as somebody with all rights could."""
+    tables: dict[str, list[Any]] = {
+        "audit_log": stored.records,
+        "audit_seals": stored.seals,
+        "audit_anchors": list(stored.anchors.values()),
+    }
+    statements, rows = [], {}
+    for table, items in tables.items():
+        insert = (
+            f"INSERT INTO lanewise.{table} SELECT * FROM jsonb_populate_recordset(NULL::lanewise.{table}, :{table})"  # noqa: S608 - names of ours
+        )
+        statements += [f"DELETE FROM lanewise.{table}", insert.replace(f":{table}", f"CAST(:{table} AS jsonb)")]  # noqa: S608
+        rows[table] = json.dumps([vars(item) for item in items])
+    connection.execute(sa.text("; ".join(("BEGIN", *statements, "COMMIT")).replace("NULL::", r"NULL\:\:")), rows)
+
+
+def tamper_in_postgres(
+    database: Database, superuser: sa.Connection, keys: MacKeys, seed: int, times: int
+) -> Counter[str]:
+    """Tampers with a trail in Postgres, again and again, and has it verified from there.
+
+    Returns:
+        how often in which way; `refused` counts what Postgres does not take: no time, a key that is there already.
+
+    Raises:
+        AssertionError: a trail that was tampered with was found sound.
+    """
+    original, chance, tried = sealed(keys, [1, 3, 2, 1, 2], unsealed=1), random.Random(seed), Counter[str]()
+    store(superuser, original)
+    assert list(examine(database, Examination(keys))) == []
+    stays = _read_back(database)
+    while tried.total() - tried["refused"] < times:
+        how, changed = tampered(original, chance)
+        try:
+            store(superuser, changed)
+        except DBAPIError:
+            superuser.exec_driver_sql("ROLLBACK")
+            how = "refused"
+        else:
+            if not list(examine(database, Examination(keys))):
+                same = _read_back(database) == stays  # it says the same in other words
+                assert same, f"{how}, of the seed {seed}: {changed}"
+                continue
+        tried[how] += 1
+    return tried
+
+
+def _read_back(database: Database) -> Any:
+    with database.system_session() as session:
+        return [
+            sorted(map(str, session.execute(sa.select(table.__table__)).all()))
+            for table in (AuditEntry, AuditSeal, AuditAnchor)
+        ]
 
 
 def _other(record: Record, name: str, chance: random.Random) -> Any:

@@ -14,7 +14,7 @@ from shared.loop import Loop
 from shared.services import Services
 from worker.lanes import Lanes
 from worker.recovery import Recovery
-from worker.upkeep import AuditUpkeep
+from worker.upkeep import AuditRetention
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Leader(Loop):
         super().__init__(services.settings.sweep_s)
         self.recovery = Recovery(services)
         self.lanes = Lanes(services)
-        self.upkeep = AuditUpkeep(services)
+        self._audit = AuditRetention(services)
         self.deletions = Deletions(services)
         self._database = services.database
         self._worker_id = worker_id
@@ -63,11 +63,11 @@ class Leader(Loop):
         self._ticked_at = time.monotonic()  # a sweep that takes long is no outage
 
     def _sweep(self, *, quiet: bool) -> None:
-        lanes, recovery, upkeep = self.lanes, self.recovery, self.upkeep
+        lanes, recovery = self.lanes, self.recovery
         repairs = [
-            upkeep.seal_audit, lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked,
-            lanes.tell_positions, recovery.clear_threads, recovery.remove_old, self.deletions.work_off,
-            upkeep.remove_old_audit, lanes.count,
+            lanes.keep_granted, lanes.park_unserved, recovery.send_again, lanes.admit_parked, lanes.tell_positions,
+            recovery.clear_threads, recovery.remove_old, self.deletions.work_off, self._audit.remove_old_audit,
+            lanes.count,
         ]  # fmt: skip
         for repair in repairs if quiet else [recovery.recover_dead_workers, *repairs]:
             try:

@@ -22,4 +22,4 @@ OLDEST_GRANTED = Gauge(
 )
 EVENTS_WRITTEN = Counter("lanewise_events_written", "Events committed to the log")
 EVENT_BATCHES = Counter("lanewise_event_batches", "Transactions that the events took")
-AUDIT_SEAL = Gauge("lanewise_audit_seal", "Number of the audit trail's last seal; told by the leader")
+AUDIT_SEAL = Gauge("lanewise_audit_seal", "Number of the audit trail's last seal")

@@ -25,6 +25,7 @@ from worker.live import LiveRun
 from worker.runner import HANDED_BACK, Runner
 from worker.sessions import Sessions
 from worker.tracker import AgentExecutionTracker
+from worker.upkeep import AuditSealing
 from worker.writer import EventWriter
 from worker.zygote_client import ZygoteClient
 
@@ -60,6 +61,7 @@ class WorkerNode:
         self.writer = EventWriter(services, self._refused)
         self.heartbeat = Heartbeat(services, self.id, self.live, self._announce)
         self.leader = Leader(services, self.id)
+        self.sealing = AuditSealing(services)
         self._control = Control(services, self.id, self.live, self.heartbeat.check_silence)
         self._alarm = Alarm(services.dispatcher.admit)
         self.sessions = Sessions(services)
@@ -90,7 +92,7 @@ class WorkerNode:
         self._announce()
         self.writer.start()
         self._alarm.start()
-        for loop in (self.heartbeat, self._control, self.leader, self.sessions):
+        for loop in (self.heartbeat, self._control, self.leader, self.sealing, self.sessions):
             loop.start()
         port = self.services.settings.metrics_port
         if port is not None:
@@ -116,6 +118,7 @@ class WorkerNode:
         self._alarm.stop()
         self.writer.stop()
         self.zygote.stop()
+        self.sealing.stop()
         self.sessions.stop()  # last: a sandbox has just been killed
         try:
             with self.services.database.system_session() as session:

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import threading
-from collections.abc import Mapping, MutableMapping, MutableSequence, MutableSet
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +17,9 @@ from shared.errors import ConfigurationError, UnknownAgentError
 from worker.authoring import Agent, Tool
 from worker.mcp.config import McpServer
 from worker.places import full_name, unsound, where_defined
+from worker.sharedstate import check_state
 from worker.workflow import Workflow
 
-# What instances of these hold can be changed by one run and seen by the next one in the same process.
-_MUTABLE = (MutableMapping, MutableSequence, MutableSet)
 _NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
 
 
@@ -145,7 +144,7 @@ def check_agent_class(cls: Any) -> None:
     if not isinstance(cls.tools, tuple):
         raise unsound(cls, "tools", "must be a tuple of Tool classes")
     _check_workflow_names(cls)
-    _check_state(cls, Agent)
+    check_state(cls, Agent)
     for tool in cls.tools:
         if not (inspect.isclass(tool) and issubclass(tool, Tool)):
             raise unsound(cls, "tools", f"has {tool!r}, which is not a subclass of Tool")
@@ -172,7 +171,7 @@ def check_tool_class(cls: Any) -> None:
         raise unsound(cls, "permission", "must be 'open' or 'granted'")
     _check_time_limit(cls)
     _check_network(cls)
-    _check_state(cls, Tool)
+    check_state(cls, Tool)
 
 
 def _check_name(cls: type[Agent | Tool]) -> None:
@@ -218,20 +217,6 @@ def _check_model(cls: type[Any], attribute: str) -> None:
         model.model_json_schema()
     except PydanticUserError as error:
         raise unsound(cls, attribute, f"has no JSON Schema: {error.message}") from None
-
-
-def _check_state(cls: type[Any], base: type[Any]) -> None:
-    for owner in cls.__mro__:
-        if owner in (base, object):
-            continue
-        for attribute, value in vars(owner).items():
-            if isinstance(value, _MUTABLE) and not attribute.startswith("__"):
-                raise unsound(
-                    owner,
-                    attribute,
-                    f"is a {type(value).__name__} on the class, which all users would share: set it in __init__, or "
-                    f"make it a tuple, frozenset or MappingProxyType",
-                )
 
 
 def _entry(cls: type[Agent]) -> dict[str, Any]:

@@ -121,8 +121,8 @@ def get_deletion(identity: Identity, user_id: str) -> Response:
     """The one under way, else the last one, as long as the audit trail knows it."""
     with _audited(identity, user_id, "deletion.get", {}) as session:
         view = _deletion(session, user_id)
-    if not view:
-        raise NotFoundError("no deletion of this user")
+        if not view:
+            raise NotFoundError("no deletion of this user")
     return json_response(view)
 
 

@@ -11,11 +11,12 @@ import secrets
 import sys
 from collections.abc import Callable
 
-from tests.chaos import canaries, fuzz, interrupts, lanes, semaphore, storm, stream
+from tests.chaos import audit, canaries, fuzz, interrupts, lanes, semaphore, storm, stream
 from tests.chaos.part import Options, say
 
 # Each part prints its report and tells whether all was well.
 PARTS: dict[str, Callable[[Options], bool]] = {
+    "audit": audit.run,
     "canaries": canaries.run,
     "fuzz": fuzz.run,
     "interrupts": interrupts.run,

@@ -15,15 +15,17 @@ from shared import audit, audit_chain
 from shared.audit_chain import AuditChain
 from shared.audit_check import Examination, Flaw, examine
 from shared.database import Database
-from shared.models import AuditAnchor, AuditEntry, AuditSeal
+from shared.models import AuditAnchor, AuditEntry, AuditSeal, Base
 from shared.outcomes import Completed
 from shared.services import Services
 from shared.settings import Settings
+from tests.audit_trails import tamper_in_postgres
 from tests.services import SECRETS, OpenServices, Submit, in_parallel, start_run
 from tests.steps import LOST, finish
 
 NEWER = "newer-secret-" + "1" * 32
 DAYS = 365.0
+SEED = 20_261_129
 
 
 @pytest.fixture
@@ -227,6 +229,53 @@ def test_tampering_by_sql_is_found_and_stays_so_when_leaders_go_on(
         assert chain.seal() is not None
         assert flaws(sealed, settings) != []
     assert None not in seals_of(sealed)
+
+
+def test_random_tampering_in_postgres_is_found(
+    database: Database, settings: Settings, superuser: sa.Connection
+) -> None:
+    """Some of those that `make chaos PART=audit` makes."""
+    tried = tamper_in_postgres(database, superuser, audit.keys_of(settings), SEED, 60)
+    assert len(tried) >= 8
+    assert tried["refused"] < tried.total() / 3
+
+
+# What each column of the three tables becomes, of the row that has been there the longest.
+EDITS: dict[type[Base], dict[str, str]] = {
+    AuditEntry: {
+        "id": "repeat('a', 32)", "at": "at + interval '1 us'", "user_id": "user_id || ' '", "actor": "upper(actor)",
+        "action": "action || '.'", "object": "object || '0'", "outcome": "''", "correlation_id": "repeat('b', 32)",
+        "detail": "detail || '{\"n\": 2}'", "key_id": "reverse(key_id)", "mac": "upper(mac)", "seal": "seal + 1",
+    },
+    AuditSeal: {
+        "number": "number + 100", "sealed_at": "sealed_at - interval '1 us'", "ids": "ids[2:] || ids[1]",
+        "previous": "repeat('0', 64)", "digest": "reverse(digest)", "key_id": "''", "mac": "reverse(mac)",
+    },
+    AuditAnchor: {
+        "name": "name || ' '", "seal": "seal + 1", "seal_mac": "seal_mac || ' '", "key_id": "'x'", "mac": "mac || '0'",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", EDITS)
+def test_no_column_can_be_edited_unseen(
+    sealed: Database, settings: Settings, superuser: sa.Connection, table: type[Base]
+) -> None:
+    name, edits = f"lanewise.{table.__tablename__}", EDITS[table]
+    assert edits.keys() == {column.name for column in sa.inspect(table).columns}, "a column is new: how is it edited?"
+    (key,) = sa.inspect(table).primary_key
+    rows = superuser.scalars(sa.select(key).order_by(key)).all()
+    for row in (rows[0], rows[-1]):
+        for column, value in edits.items():
+            superuser.exec_driver_sql(f"CREATE TABLE kept AS TABLE {name}")
+            edit = f"UPDATE {name} SET {column} = {value} WHERE {key.name} = %(row)s"  # noqa: S608 - of ours
+            superuser.exec_driver_sql(edit, {"row": row})
+            found = flaws(sealed, settings)
+            changed = superuser.scalar(sa.text(f"SELECT EXISTS (TABLE {name} EXCEPT TABLE kept)"))
+            assert bool(found) == changed, (column, row)
+            assert changed or column in {"seal", "ids"}, (column, row)  # none where it is not sealed; one id alone
+            superuser.exec_driver_sql(f"TRUNCATE {name}; INSERT INTO {name} TABLE kept; DROP TABLE kept")
+    assert flaws(sealed, settings) == []
 
 
 def test_what_is_not_sealed_yet_is_taken_back_by_its_own_transaction_only(

@@ -8,7 +8,7 @@ import redis
 
 from lanewise.process import wait_until
 from shared.redis import Keys
-from shared.slots import Slots
+from shared.slots import MOST_TRIES, Slots, member, run_of
 from tests.services import in_parallel
 
 PATIENCE_S = 5
@@ -58,6 +58,47 @@ def remaining_s(client: redis.Redis, run_id: str) -> float:
     score = client.zscore(KEYS.slots("alice"), run_id)
     assert isinstance(score, float)
     return score - seconds - micros / 1e6
+
+
+def test_a_member_names_run_and_attempt() -> None:
+    assert member("r1", 2) == "r1:2"
+    assert run_of("r1:2") == "r1"
+    assert run_of(member("a:b", 1)) == "a:b"
+
+
+def test_nobody_is_asked_for_nothing(slots: KnownSlots) -> None:
+    live = Live()
+    assert slots.acquire("alice", [], 1, live) == []
+    assert live.asked == 0
+
+
+def test_keeping_takes_no_slot_and_leaves_no_mark(slots: KnownSlots, redis_client: redis.Redis) -> None:
+    assert not slots.keep("alice", "r1")  # in doubt, and whoever cannot restore says nothing of it
+    assert redis_client.keys("*") == []
+    assert slots.acquire("alice", ["r1"], 3) == ["r1"]
+    assert not slots.keep("alice", "r2")
+    assert slots.keep("alice", "r1")
+    assert slots.held("alice") == ["r1"]
+
+
+def test_leases_end_by_the_clock_of_redis_to_the_fraction(make: MakeSlots, redis_client: redis.Redis) -> None:
+    """And keys go after two leases, whatever was done last."""
+    slots, key = make(1000), KEYS.slots("alice")
+    slots.acquire("alice", ["r1"], 1)
+    assert wait_until(lambda: 0.5e6 < redis_client.time()[1] < 0.9e6, PATIENCE_S)
+    for renew in (
+        lambda: slots.acquire("alice", ["r1"], 1),
+        lambda: slots.renew({"alice": ["r1"]}),
+        lambda: slots.restore("alice", ["r1"]),
+    ):
+        redis_client.persist(key)
+        renew()
+        assert 999.5 < remaining_s(redis_client, "r1") <= 1000
+        assert 1_990_000 < redis_client.pttl(key) <= 2_000_000
+    redis_client.delete(key)
+    with pytest.raises(ZeroDivisionError):
+        slots.acquire("alice", ["r1"], 1, lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    assert 1_990_000 < redis_client.pttl(key) <= 2_000_000  # a mark of doubt alone
 
 
 def test_the_oldest_take_what_is_free(slots: KnownSlots) -> None:
@@ -171,14 +212,18 @@ class TestWipe:
         slots.acquire("alice", ["r1"], 1)
         redis_client.flushall()
         answers = iter([(), ("r1",)])  # a run began between the two, elsewhere; its slot was wiped at once
+        asked = 0
 
         def live() -> Sequence[str]:
+            nonlocal asked
+            asked += 1
             redis_client.flushall()
             return next(answers, ("r1",))
 
         with pytest.raises(redis.RedisError):  # it is wiped each time
             slots.acquire("alice", ["r2"], 1, live)
         assert slots.held("alice") == []
+        assert asked == MOST_TRIES == 4
 
     def test_who_was_slower_takes_what_the_faster_has_restored(
         self, slots: KnownSlots, redis_client: redis.Redis

@@ -99,7 +99,7 @@ def test_a_child_belongs_to_the_same_run_and_has_a_request_of_its_own() -> None:
     child = parent.create_child_context("tool:data")
     for name in ("user_id", "thread_id", "run_id", "correlation_id", "websocket_client_id"):
         assert getattr(child, name) == getattr(parent, name)
-    assert child.get_correlation_id() == parent.get_correlation_id()
+    assert child.get_correlation_id() == parent.get_correlation_id() == parent.correlation_id
     assert (child.operation_name, child.depth, child.parent_request_id) == ("tool:data", 1, parent.request_id)
     assert child.request_id != parent.request_id
     assert child.created_at > parent.created_at
@@ -115,10 +115,29 @@ def test_depth_is_limited() -> None:
 
 def test_constructors_say_where_it_came_from() -> None:
     by_rest = UserExecutionContext.from_request("alice", "t", "r", correlation_id="c")
-    by_socket = UserExecutionContext.from_websocket_request("alice", "t", "r", connection_id="conn")
+    by_socket = UserExecutionContext.from_websocket_request("alice", "t", "r", connection_id="conn", correlation_id="d")
     assert (by_rest.websocket_client_id, by_rest.correlation_id) == (None, "c")
-    assert by_socket.websocket_client_id == "conn"
-    assert by_rest.depth == by_socket.depth == 0
+    assert (by_socket.websocket_client_id, by_socket.correlation_id) == ("conn", "d")
+    for made in (by_rest, by_socket):
+        assert (made.user_id, made.thread_id, made.run_id, made.operation_name) == ("alice", "t", "r", "run")
+        assert (made.depth, made.parent_request_id, made.agent_context, made.audit_metadata) == (0, None, {}, {})
+
+
+def test_each_field_is_named_by_who_gives_it() -> None:
+    """Ids are texts all of them: by their order, a user could become a thread."""
+    with pytest.raises(TypeError):
+        UserExecutionContext("alice", "t", "r")  # type: ignore[call-arg]
+
+
+def test_the_limits_are_those_that_are_documented() -> None:
+    assert (MAX_ID_LENGTH, MAX_DEPTH, MAX_NESTED_BYTES) == (128, 16, 16_384)
+
+
+@pytest.mark.parametrize("name", ["agent_context", "audit_metadata"])
+def test_json_may_be_as_large_as_its_limit(name: str) -> None:
+    fits = {"x": "y" * (MAX_NESTED_BYTES - len('{"x": ""}'))}
+    assert make(**{name: fits})
+    assert refused_field(**{name: {"x": fits["x"] + "y"}}) == name
 
 
 @pytest.mark.parametrize("name", ID_FIELDS + OPTIONAL_FIELDS)
@@ -171,6 +190,12 @@ def test_the_longest_id_is_accepted() -> None:
 )
 def test_bad_values_are_refused_by_name(field: str, changes: dict[str, Any]) -> None:
     assert refused_field(**changes) == field
+
+
+@pytest.mark.parametrize("value", [[1], None, "x", 7])
+def test_what_is_no_mapping_is_refused_as_such(value: object) -> None:
+    with pytest.raises(InvalidContextError, match="agent_context must be a mapping, not"):
+        make(agent_context=value)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(UserExecutionContext)])
@@ -245,6 +270,15 @@ def test_a_user_id_is_kept_as_it_is(user_id: str) -> None:
 
 @pytest.mark.parametrize("ending", ["limits", "grants", "revoke", "deletion"])
 def test_no_user_is_called_like_a_call_about_a_user(ending: str) -> None:
-    with pytest.raises(InvalidContextError, match=f"'/{ending}', which is reserved"):
+    with pytest.raises(InvalidContextError, match=f"'/{ending}', which is reserved") as caught:
         check_user_id(f"mallory/{ending}")
+    reason = f"ends in '/{ending}', which is reserved"
+    assert caught.value.errors == [{"field": "user_id", "message": reason}]
     assert check_user_id(f"{ending}/{ending}s")
+
+
+@pytest.mark.parametrize("user_id", [None, 7, "", "System", " alice", "x" * (MAX_ID_LENGTH + 1), "a\nb"])
+def test_what_cannot_own_anything_is_no_user_id(user_id: Any) -> None:
+    with pytest.raises(InvalidContextError) as caught:
+        check_user_id(user_id)
+    assert caught.value.errors[0]["field"] == "user_id"

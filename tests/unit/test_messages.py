@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
 
 from shared.context import UserExecutionContext
 from shared.errors import SignatureError
-from shared.messages import PURPOSE, RunMessage
+from shared.messages import PURPOSE, TASK_NAME, RunMessage
 from shared.signing import Signer
 from tests.services import a_context
 
@@ -22,6 +23,17 @@ def context() -> UserExecutionContext:
 def test_round_trip(context: UserExecutionContext, attempt: int) -> None:
     message = RunMessage(context, attempt)
     assert RunMessage.decode(message.encode(SIGNER), SIGNER) == message
+
+
+def test_processes_of_two_versions_understand_one_another(context: UserExecutionContext) -> None:
+    """While a fleet is restarted bit by bit: another name of the task or the purpose, and runs wait."""
+    assert (TASK_NAME, PURPOSE) == ("lanewise.run", "run-message")
+    assert SIGNER.verify(RunMessage(context, 3).encode(SIGNER)) == {"context": context.to_dict(), "attempt": 3}
+
+
+def test_a_message_cannot_be_changed(context: UserExecutionContext) -> None:
+    with pytest.raises(FrozenInstanceError):
+        RunMessage(context, 0).attempt = 1  # type: ignore[misc]
 
 
 def test_the_task_id_names_the_attempt_to_come(context: UserExecutionContext) -> None:

@@ -1,14 +1,34 @@
 from __future__ import annotations
 
+import io
+import itertools
+import logging
+import random
+import re
 import threading
 import time
+from array import array
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable
-from types import MappingProxyType
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from functools import cached_property, lru_cache, partial, singledispatchmethod, wraps
+from operator import itemgetter
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
-from pydantic import BaseModel
+import sqlalchemy as sa
+import structlog
+from pydantic import BaseModel, TypeAdapter
 
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError, UnknownAgentError
@@ -177,9 +197,164 @@ def test_a_private_name_hides_nothing() -> None:
         check_agent_class(Private)
 
 
+class CountSettings(BaseModel):
+    count: int = 0
+
+
+class Memory:
+    """Of an author: what a run says stays in it."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+
+class Slotted:
+    __slots__ = ("__seen", "name")
+
+    def __init__(self) -> None:
+        self.name, self.__seen = "x", set[str]()
+
+
+@dataclass
+class Point:
+    x: int = 0
+
+
+@dataclass(frozen=True)
+class Frozen:
+    parts: Any = ()
+
+
+class Settings(BaseModel, frozen=True):
+    names: tuple[str, ...] = ("a",)
+    more: Any = None
+
+
+class Colour(Enum):
+    RED = (1, 2)
+
+
+@lru_cache
+def remembered(number: int) -> int:
+    return number
+
+
+def with_default(self: Any, context: Any, run: Any, seen: Any = []) -> None:  # noqa: B006 - what must be refused
+    pass
+
+
+def with_keyword(self: Any, context: Any, run: Any, *, seen: Any = Memory()) -> None:  # noqa: B008 - as above
+    pass
+
+
+CHANGEABLE: dict[str, tuple[Any, str]] = {
+    "an array": (array("i"), "is a array"),
+    "a client": (httpx.Client(), "is a Client"),
+    "a lock": (threading.Lock(), "is a lock"),
+    "an event": (threading.Event(), "holds a Condition"),
+    "a local": (threading.local(), "is a _local"),
+    "a context variable": (ContextVar("seen"), "is a ContextVar"),
+    "a generator of chance": (random.Random(), "is a Random"),
+    "an iterator": (iter("abc"), "is a str_ascii_iterator"),
+    "a counter": (itertools.count(), "is a count"),
+    "a generator": ((n for n in range(3)), "is a generator"),
+    "a file": (io.BytesIO(), "is a BytesIO"),
+    "an engine": (sa.create_engine("sqlite://"), "is a Engine"),
+    "in a tuple": ((1, ("a", [2])), "holds a list"),
+    "in a mapping": (MappingProxyType({"a": {}}), "holds a dict"),
+    "in a frozen dataclass": (Frozen((1, [])), "holds a list"),
+    "in a frozen model": (Settings(more={}), "holds a dict"),
+    "in an object": (Memory(), "holds a list"),
+    "in a slot": (Slotted(), "holds a set"),
+    "in a partial": (partial(print, []), "holds a list"),
+    "a dataclass": (Point(), "is a Point"),
+    "a model": (CountSettings(), "is a CountSettings"),
+    "an array of numbers": (SimpleNamespace(flags=SimpleNamespace(writeable=True)), "is a SimpleNamespace"),
+    "a cached method": (remembered, "remembers its calls"),
+    "a cached static method": (staticmethod(remembered), "remembers its calls"),
+    "a cached class method": (classmethod(remembered), "remembers its calls"),  # type: ignore[arg-type]
+    "a cached property": (property(remembered), "remembers its calls"),
+    "a cached method in a wrapper": (wraps(remembered)(lambda: None), "remembers its calls"),
+    "a default": (with_default, "has a list as the default of a parameter"),
+    "a default by keyword": (with_keyword, "has a list as the default of a parameter"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGEABLE)
+def test_state_in_disguise_is_refused_with_a_cure(what: str) -> None:
+    value, found = CHANGEABLE[what]
+    for check, make in ((check_agent_class, an_agent), (check_tool_class, a_tool)):
+        with pytest.raises(
+            ConfigurationError, match=rf"Made\w*\.shared {found}.* all users would share: (set|keep|make)"
+        ):
+            check(make(shared=value))
+
+
+def test_underscores_hide_nothing() -> None:
+    with pytest.raises(ConfigurationError, match=r"__cache__ is a dict"):
+        check_agent_class(an_agent(__cache__={}))
+
+
+def test_a_metaclass_hides_nothing() -> None:
+    meta = type("Meta", (type(Count),), {"seen": []})
+    with pytest.raises(ConfigurationError, match=r"Meta\.seen is a list"):
+        check_agent_class(meta("Made", (Count,), {"__doc__": "Made.", "name": "made"}))
+
+
+class Fine(Count):
+    """Has what may stand on a class."""
+
+    name = "fine"
+    __slots__ = ["value"]
+    NUMBERS = (1, 2.5, True, None, 3j, b"x", range(3), slice(1), ...)
+    SETS: ClassVar[Any] = (frozenset({1}), MappingProxyType({"x": (1,)}))
+    PATTERN = re.compile("a+")
+    PLACE = Path("/tmp/x/y")  # noqa: S108 - only a name
+    AT = (datetime.now(UTC), timedelta(1), ZoneInfo("Europe/Berlin"), Decimal(1), Fraction(1, 2), UUID(int=1))
+    COLOUR = Colour.RED
+    FROZEN = (Frozen(), Settings())
+    KIND: ClassVar[Any] = (dict, list[int], dict[str, list[int]], Colour, BaseModel)
+    ADAPTER: ClassVar[Any] = TypeAdapter(list[int])
+    QUERY = sa.text("SELECT :a").bindparams(a=1)
+    LOG: ClassVar[Any] = (logging.getLogger("x"), structlog.get_logger())
+    NOTHING = object()
+    CALL = partial(print, "a", end="")
+    ITEMS = itemgetter("a")
+
+    class Input(BaseModel):
+        words: list[str] = []
+
+    class Helper:
+        """Makes something."""
+
+        def make(self, words: tuple[str, ...] = ()) -> list[str]:
+            return [*words]
+
+    HELPER = Helper()
+
+    @cached_property
+    def own(self) -> list[str]:
+        return []
+
+    @property
+    def other(self) -> list[str]:
+        return []
+
+    @staticmethod
+    def static(a: int = 1, *, b: str | None = None) -> None:
+        pass
+
+    @classmethod
+    def of_class(cls) -> None:
+        pass
+
+    @singledispatchmethod
+    def by_kind(self, value: Any) -> None:
+        pass
+
+
 def test_what_cannot_be_changed_may_stand_on_the_class() -> None:
-    fine: dict[str, Any] = {"a": (1, 2), "b": frozenset({1}), "c": MappingProxyType({"x": 1}), "d": "text", "e": None}
-    check_agent_class(an_agent(**fine))
+    check_agent_class(Fine)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a/b", "a.b", "-", "a\n", "x" * 65, None, 7])

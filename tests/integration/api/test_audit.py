@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 
+from api.auth import MAX_CALL
 from api.models import AuditRecords
 from api.refusals import MAX_KINDS, Refusal, Refusals
 from api.state import EXTENSION
@@ -32,7 +35,7 @@ def refused(home: Home) -> list[Any]:
     home.app.extensions[EXTENSION].refusals.tick()
     query = """
         SELECT user_id, actor, action, object, outcome, (detail ->> 'count')::integer FROM lanewise.audit_log
-        WHERE action IN ('sign_in.refuse', 'call.refuse', 'others.refuse') ORDER BY id
+        WHERE action IN ('sign_in.refuse', 'call.refuse', 'admin.refuse', 'others.refuse') ORDER BY id
     """
     return [tuple(row) for row in home.superuser.execute(sa.text(query))]
 
@@ -86,6 +89,77 @@ def test_the_trail_of_all_users(apart: Home, body: dict[str, Any]) -> None:
 )
 def test_what_cannot_be_asked_is_said(root: UserClient, query: str, status: int) -> None:
     assert root.get(f"/v1/admin/audit?{query}").status_code == status
+
+
+# Every call of an administrator, whichever there are
+
+ADMIN = "/v1/admin/"
+BODIES: dict[str, Any] = {"limits": {"concurrent_runs": 2}, "grants": {"tools": []}}
+
+
+def admin_calls(app: Flask) -> list[tuple[str, str]]:
+    """Returns method and rule of all that needs the scope `admin`."""
+    found = [
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if getattr(app.view_functions[rule.endpoint], "scope", None) == "admin"
+    ]
+    assert {rule for _, rule in found} == {
+        rule.rule for rule in app.url_map.iter_rules() if rule.rule.startswith(ADMIN)
+    }
+    return found
+
+
+def records_of(home: Home, answer: httpx.Response) -> list[tuple[Any, ...]]:
+    """Returns (actor, action, outcome) of each record that a call has left."""
+    home.app.extensions[EXTENSION].refusals.tick()
+    query = sa.text("SELECT actor, action, outcome FROM lanewise.audit_log WHERE correlation_id = :id")
+    return [tuple(row) for row in home.superuser.execute(query, {"id": answer.headers["X-Correlation-ID"]})]
+
+
+def test_each_call_of_an_administrator_leaves_one_record_whatever_came_of_it(apart: Home) -> None:
+    calls = admin_calls(apart.app)
+    assert len(calls) >= 8
+    actions: set[str] = set()
+    with apart.client("root", scopes=("admin",)) as root:
+        for method, rule in calls:
+            user_id, what = f"user-{new_id()}", rule.rpartition("/")[2]
+            path = rule.replace("<user:user_id>", user_id)
+            assert "<" not in path, f"how is {rule} called?"
+            if what == "deletion":
+                root.delete(path.removesuffix("/deletion"), params={"timeout_s": 0})
+            params = {"timeout_s": 0} if method == "DELETE" else {}
+            body = BODIES[what] if method == "PUT" else None
+            done = root.request(method, path, json=body, params=params)
+            assert done.status_code < 300, (method, rule, done.text)
+            ((actor, action, outcome),) = records_of(apart, done)
+            assert (actor, action.split(".")[0], outcome) == ("user:root", "admin", "ok"), (method, rule)
+            actions.add(action)
+            # The same, with what it does not take.
+            failed = root.request(method, path.replace(user_id, "system"), json=body, params={"unknown": 1})
+            assert failed.status_code == 422, (method, rule, failed.text)
+            assert records_of(apart, failed) == [("user:root", "admin.refuse", failed.json()["code"])], (method, rule)
+    assert len(actions) == len(calls)
+
+
+def test_what_an_administrator_could_not_do_says_what_it_was_and_why(apart: Home) -> None:
+    with apart.client("root", scopes=("admin",)) as root:
+        user = "/v1/admin/users/alice"
+        assert root.get(f"{user}/deletion").status_code == 404
+        assert root.put(f"{user}/grants", json={"tools": 1}).status_code == 422
+        assert root.delete(user, params={"timeout_s": 0}).status_code == 202
+        assert root.put(f"{user}/limits", json={"concurrent_runs": 1}).status_code == 409
+        assert root.get(f"{ADMIN}users/a%00b{'x' * 1000}/limits").status_code == 422
+    found = refused(apart)
+    assert {(user, actor, action) for user, actor, action, *_ in found} == {("root", "user:root", "admin.refuse")}
+    assert [(target[:34], outcome) for *_, target, outcome, _ in found] == [
+        ("GET /v1/admin/users/alice/deletion", "not_found"),
+        ("PUT /v1/admin/users/alice/grants", "invalid"),
+        ("PUT /v1/admin/users/alice/limits", "being_deleted"),
+        ("GET /v1/admin/users/a\ufffdbxxxxxxxxxxx", "invalid_context"),
+    ]
+    assert max(len(target) for *_, target, _, _ in found) == MAX_CALL
 
 
 # Refusals

@@ -11,7 +11,7 @@ import redis
 import sqlalchemy as sa
 
 from shared.errors import BusyError, UnavailableError
-from shared.models import AuditEntry, Run, Worker
+from shared.models import Run, Worker
 from shared.outcomes import Lost
 from shared.services import Services
 from shared.threads import delete_thread
@@ -52,20 +52,6 @@ def add_worker(node: Node, superuser: sa.Connection, worker_id: str, silent_s: f
 def worker_ids(services: Services) -> set[str]:
     with services.database.system_session() as session:
         return set(session.scalars(sa.select(Worker.id)))
-
-
-def test_a_sweep_seals_the_audit_trail(node: Node, leader: Leader) -> None:
-    def seals() -> list[int | None]:
-        with node.services.database.system_session() as session:
-            return list(session.scalars(sa.select(AuditEntry.seal).order_by(AuditEntry.id)))
-
-    node.submit("echo")
-    leader.tick()
-    node.submit("echo")
-    assert seals() == [1, None]
-    leader.tick()
-    assert seals() == [1, 2]
-    assert metric("lanewise_audit_seal") == 2
 
 
 # Dead workers
