@@ -38,7 +38,8 @@ def call(client: redis.Redis, key: str) -> Any:
 
 def call_together(client: redis.Redis, key: str) -> Any:
     with client.pipeline(transaction=False) as pipeline:
-        return pipeline.get(key).execute()[0]
+        pipeline.get(key)
+        return pipeline.execute()[0]
 
 
 @pytest.mark.parametrize("get", [call, call_together])
@@ -49,8 +50,9 @@ def test_a_reply_that_nobody_has_read_is_not_the_next_caller_s(
     if kept:  # as the library does it: the proof that it takes the wall
         monkeypatch.setattr(shared.redis, "_closing_if_interrupted", lambda _: contextlib.nullcontext())
     with connect(services.settings.redis_url.get_secret_value()) as client:
-        for key in ("mine", "another's"):
+        mine, anothers = (services.keys.store(user, "key") for user in ("me", "another"))
+        for key in (mine, anothers):
             client.set(key, key, px=60_000)
         with interrupted(monkeypatch):
-            get(client, "another's")
-        assert get(client, "mine") == ("another's" if kept else "mine")
+            get(client, anothers)
+        assert get(client, mine) == (anothers if kept else mine)

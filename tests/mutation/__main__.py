@@ -116,7 +116,7 @@ class Bench:
             names = sa.text("SELECT datname FROM pg_database WHERE datname LIKE 'test\\_%'")
             for name in connection.scalars(names).all():
                 connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-        with closing(connect(self._servers.redis.url)) as client:
+        with closing(connect(self._servers.redis.admin_url)) as client:
             client.flushall()
 
     def _define(self, function: str) -> None:

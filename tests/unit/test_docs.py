@@ -38,6 +38,7 @@ import worker.supervise
 import worker.toolcalls
 import worker.tooling
 import worker.tools.web.page
+import worker.walls
 from shared.settings import COMMAND_NAMES, PREFIX, Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -69,6 +70,14 @@ LIMITS: dict[str, float] = {
     "data of an event": shared.event_types.MAX_DATA_BYTES,
     "text of tokens that become one event": worker.held.MAX_JOINED_BYTES,
     "frame between a worker and a sandbox": shared.frames.MAX_FRAME_BYTES,
+    "what a sandbox sends its worker in one attempt": worker.supervise.MAX_READ_BYTES,
+    "events of an attempt, besides tokens, which are joined": worker.supervise.MAX_EVENTS,
+    "processes and threads of a sandbox with an account of its own": worker.walls.MAX_TASKS,
+    "processes and threads of the account that sandboxes share, above what there were when one began": (
+        worker.walls.SHARED_TASKS
+    ),
+    "files that a process of a sandbox has open": worker.walls.MAX_FILES,
+    "file that a sandbox writes": worker.walls.MAX_FILE_BYTES,
     "time in which a sandbox reads nothing of what it is sent": worker.supervise.READS_NOTHING_S,
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
     "result of a recorded step": worker.state.MAX_STEP_BYTES,
