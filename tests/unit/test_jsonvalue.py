@@ -101,6 +101,13 @@ def test_nesting_is_limited() -> None:
     for depth in (MAX_NESTING + 1, 100_000):
         with pytest.raises(InvalidError, match="nested deeper than 20"):
             check_json(nested(depth), "input", 1_000_000)
+    objects: Any = 1
+    for _ in range(MAX_NESTING):
+        objects = {"a": objects}
+    assert check_json(objects, "input", 1000)
+    for wrapped in ({"a": objects}, [objects]):
+        with pytest.raises(InvalidError, match="nested deeper than 20"):
+            check_json(wrapped, "input", 1000)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), {"a": [float("nan")]}])
