@@ -167,7 +167,7 @@ def report(files: list[str], trials: list[Trial], took_s: float, processes: int)
     alive = {(mutant.file, mutant.name) for mutant in survivors}
     say(f"\n{len(survivors)} survivors, {len(unexplained)} of them unexplained; {took_s:.0f} s, processes: {processes}")
     for mutant in unexplained:
-        say(f"UNEXPLAINED {mutant.file}:{mutant.line}\n  - {mutant.was}\n  + {mutant.now}")
+        say(f"\nunexplained, in line {mutant.line}:\n{mutant.file}: \n- {mutant.was}\n+ {mutant.now}")
     for file, name in sorted(known - alive):
         if file in files:
             say(f"killed by now, to be taken out of {SURVIVORS.name}: {file}: {name}")
