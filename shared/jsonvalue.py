@@ -70,7 +70,7 @@ def check_json(value: Any, field: str, max_bytes: int) -> Any:
         size = len(text.encode())
     except UnicodeEncodeError:
         raise _invalid(field, "contains a lone surrogate, which is not text") from None
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise _invalid(field, str(error)) from None
     if size > max_bytes:
         raise TooLargeError(f"{field} has {size} bytes; the limit is {max_bytes}")

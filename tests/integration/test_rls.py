@@ -16,7 +16,7 @@ from shared.outcomes import Completed, Lost
 from shared.services import Services
 from shared.signing import database_token, derive_key
 from tests.populated import populate
-from tests.services import SECRETS, start_run
+from tests.services import SECRETS, start_run, submit_run
 
 USER_TABLES = sorted(table.name for table in Base.metadata.sorted_tables if "user_id" in table.columns)
 USERS = ("alice", "bob")
@@ -158,6 +158,7 @@ class TestRunRole:
         self, populated: dict[str, Run], run_database: Database
     ) -> None:
         good = token(populated["alice"])
+        assert seen(run_database, f"{good}.x") == seen(run_database, f"x.{good}") == []
         for position, character in enumerate(good):
             for other in {"0", "f", "."} - {character}:
                 assert seen(run_database, good[:position] + other + good[position + 1 :]) == []
@@ -215,6 +216,42 @@ class TestRunRole:
             assert runs.finish(session, run, Completed({}), "worker:w")
         assert seen(run_database, token(run)) == []
 
+    def test_an_ended_run_is_not_helped_by_another_one_of_its_user(
+        self, populated: dict[str, Run], services: Services, run_database: Database
+    ) -> None:
+        with services.database.system_session() as session:
+            session.execute(sa.delete(Deletion))
+        other = start_run(services, submit_run(services, "alice"))
+        with services.database.user_session("alice") as session:
+            assert runs.finish(session, populated["alice"], Completed({}), "worker:w")
+        assert seen(run_database, token(populated["alice"])) == []
+        assert seen(run_database, token(other)) == [b"of alice"]
+
+    def test_tables_of_a_sandboxs_own_verify_no_token(
+        self,
+        populated: dict[str, Run],
+        services: Services,
+        run_database: Database,
+        superuser: sa.Connection,
+        database_name: str,
+    ) -> None:
+        """If it could make some, they would hide the schema's from its own statements, and from nothing else."""
+        superuser.execute(sa.text(f"GRANT TEMPORARY ON DATABASE {database_name} TO lanewise_run"))
+        ended = populated["alice"]
+        with services.database.user_session("alice") as session:
+            assert runs.finish(session, ended, Completed({}), "worker:w")
+        row = {"user_id": "alice", "id": ended.id, "attempt": ended.attempt, "token": token(ended)}
+        with run_database._engine.begin() as connection:
+            for statement in (
+                "SET LOCAL search_path = pg_temp, lanewise",
+                "CREATE TEMP TABLE runs (user_id text, id text, attempt integer, status text) ON COMMIT DROP",
+                "INSERT INTO runs VALUES (:user_id, :id, :attempt, 'running')",
+                "GRANT ALL ON runs TO PUBLIC",
+                "SELECT set_config('lanewise.token', :token, true)",
+            ):
+                connection.execute(sa.text(statement), row)
+            assert connection.scalar(sa.text("SELECT lanewise.run_user()")) is None
+
     @pytest.mark.parametrize("stated", ["bob", "*", ""])
     def test_stating_a_user_changes_nothing(
         self, populated: dict[str, Run], run_database: Database, stated: str
@@ -229,6 +266,8 @@ class TestRunRole:
         with run_database.token_session(token(populated["alice"])) as session:
             assert session.scalar(sa.text("SELECT run_user()")) == "alice"
             assert session.scalar(sa.text("SELECT current_setting('lanewise.user', true)")) in ("", None)
+        with run_database._engine.begin() as connection:  # the same one
+            assert connection.scalar(sa.text("SELECT current_setting('lanewise.user', true)")) in ("", None)
 
     def test_what_a_sandbox_may_not_do(self, populated: dict[str, Run], run_database: Database) -> None:
         others = (name for name in Base.metadata.tables if name not in OPEN_TABLES)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +22,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from shared.redis import connect
-from tests.mutation.mutants import Mutant, mutants_of
+from tests.mutation.mutants import Mutant, mutants_of, name_of
 from tests.mutation.targets import TARGETS
 from tests.services import TEMPLATE, Servers, superuser_engine
 
-SURVIVORS = Path(__file__).with_name("survivors.toml")
+SURVIVORS = Path(__file__).with_name("survivors.txt")
 ENOUGH = 0.8
 NO_TESTS = (4, 5)  # pytest was called wrongly, or found nothing
 
@@ -168,7 +167,7 @@ def report(files: list[str], trials: list[Trial], took_s: float, processes: int)
     alive = {(mutant.file, mutant.name) for mutant in survivors}
     say(f"\n{len(survivors)} survivors, {len(unexplained)} of them unexplained; {took_s:.0f} s, processes: {processes}")
     for mutant in unexplained:
-        say(f"UNEXPLAINED {mutant.file}:{mutant.line}\n  - {mutant.was}\n  + {mutant.now}")
+        say(f"\nunexplained, in line {mutant.line}:\n{mutant.file}: \n- {mutant.was}\n+ {mutant.now}")
     for file, name in sorted(known - alive):
         if file in files:
             say(f"killed by now, to be taken out of {SURVIVORS.name}: {file}: {name}")
@@ -177,9 +176,15 @@ def report(files: list[str], trials: list[Trial], took_s: float, processes: int)
 
 def explained() -> set[tuple[str, str]]:
     """Returns file and name of the survivors that are known, each with a reason."""
-    groups = tomllib.loads(SURVIVORS.read_text()).get("survivors", [])
-    assert all(group["why"] for group in groups)
-    return {(group["file"], name) for group in groups for name in group["mutants"]}
+    found = set()
+    for paragraph in SURVIVORS.read_text().partition("\n\n")[2].strip().split("\n\n"):
+        head, *changes = paragraph.splitlines()
+        file, _, why = head.partition(": ")
+        assert why, f"{SURVIVORS.name} does not say why: {head}"
+        for was, now in zip(changes[::2], changes[1::2], strict=True):
+            assert (was[:2], now[:1]) == ("- ", "+"), f"{SURVIVORS.name}: {was}"
+            found.add((file, name_of(was[2:], now[2:])))
+    return found
 
 
 def say(text: str) -> None:

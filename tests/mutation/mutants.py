@@ -55,7 +55,12 @@ class Mutant:
     @property
     def name(self) -> str:
         """What it is known by, wherever the lines move to."""
-        return f"{self.was}  →  {self.now}"
+        return name_of(self.was, self.now)
+
+
+def name_of(was: str, now: str) -> str:
+    """Returns the name of a mutant."""
+    return f"{was}  →  {now}"
 
 
 def mutants_of(file: str) -> list[Mutant]:

@@ -96,11 +96,31 @@ def test_size_is_counted_in_bytes_of_compact_utf8() -> None:
         check_json(value, "input", size - 1)
 
 
+@pytest.mark.parametrize("value", ["\ud800", ["a", {"b": "x\udfff"}], {"\ud800": 1}])
+def test_a_lone_surrogate_is_no_text(value: Any) -> None:
+    with pytest.raises(InvalidError, match="input contains a lone surrogate") as caught:
+        check_json(value, "input", 1000)
+    assert caught.value.errors == [{"field": "input", "message": "contains a lone surrogate, which is not text"}]
+
+
+@pytest.mark.parametrize("value", [{1: "a"}, {"a": b"bytes"}, [{1}], object()])
+def test_what_json_cannot_carry_is_invalid(value: Any) -> None:
+    with pytest.raises(InvalidError, match="input"):
+        check_json(value, "input", 1000)
+
+
 def test_nesting_is_limited() -> None:
     assert check_json(nested(MAX_NESTING), "input", 1000)
     for depth in (MAX_NESTING + 1, 100_000):
         with pytest.raises(InvalidError, match="nested deeper than 20"):
             check_json(nested(depth), "input", 1_000_000)
+    objects: Any = 1
+    for _ in range(MAX_NESTING):
+        objects = {"a": objects}
+    assert check_json(objects, "input", 1000)
+    for wrapped in ({"a": objects}, [objects]):
+        with pytest.raises(InvalidError, match="nested deeper than 20"):
+            check_json(wrapped, "input", 1000)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), {"a": [float("nan")]}])

@@ -146,7 +146,9 @@ def test_each_call_of_an_administrator_leaves_one_record_whatever_came_of_it(apa
 def test_what_an_administrator_could_not_do_says_what_it_was_and_why(apart: Home) -> None:
     with apart.client("root", scopes=("admin",)) as root:
         user = "/v1/admin/users/alice"
-        assert root.get(f"{user}/deletion").status_code == 404
+        missing = root.get(f"{user}/deletion")
+        assert missing.status_code == 404
+        assert records_of(apart, missing) == [("user:root", "admin.refuse", "not_found")]
         assert root.put(f"{user}/grants", json={"tools": 1}).status_code == 422
         assert root.delete(user, params={"timeout_s": 0}).status_code == 202
         assert root.put(f"{user}/limits", json={"concurrent_runs": 1}).status_code == 409
