@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -17,16 +17,12 @@ CONNECTIONS = 2  # of each user, to submit by
 OUTSTANDING = 6  # runs of each user that are submitted and have not ended
 MOST = 1.05  # what a wall may cost
 
-_ROW_SECURITY = """
-    DO $$
-    DECLARE
-        of_users regclass;
-    BEGIN
-        FOR of_users IN SELECT DISTINCT polrelid FROM pg_policy LOOP
-            EXECUTE format('ALTER TABLE %s {} ROW LEVEL SECURITY', of_users);
-        END LOOP;
-    END $$
-"""
+_TABLES = "SELECT DISTINCT CAST(CAST(polrelid AS regclass) AS text) AS name FROM pg_policy"
+
+
+def _row_security(fleet: Fleet, *, on: bool) -> None:
+    for table in fleet.rows(_TABLES):  # each for itself: who locks several waits for a run that waits for it
+        fleet.rows(f"ALTER TABLE {table.name} {'ENABLE' if on else 'DISABLE'} ROW LEVEL SECURITY")
 
 
 @dataclass(frozen=True)
@@ -35,18 +31,16 @@ class Without:
 
     Args:
         wall: its name.
-        remove: what takes it away from the common fleet, by Postgres' superuser.
-        restore: what puts it back.
+        switch: puts it up in the common fleet (`on`), or takes it away; None: it stays as it is.
         env: settings of a fleet of its own that has never had it; None: it is the common one.
     """
 
     wall: str
-    remove: str = ""
-    restore: str = ""
+    switch: Callable[..., None] | None = None
     env: Mapping[str, str] | None = None
 
 
-WALLS = (Without("row level security", _ROW_SECURITY.format("DISABLE"), _ROW_SECURITY.format("ENABLE")),)
+WALLS = (Without("row level security", _row_security),)
 
 
 @dataclass
@@ -84,14 +78,14 @@ def measure(lab: Lab) -> list[Figure]:
 
 @contextmanager
 def _removed(wall: Without, fleet: Fleet) -> Iterator[None]:
-    if not wall.remove:
+    if wall.switch is None:
         yield
         return
-    fleet.rows(wall.remove)
+    wall.switch(fleet, on=False)
     try:
         yield
     finally:
-        fleet.rows(wall.restore)
+        wall.switch(fleet, on=True)
 
 
 def _one_run(fleet: Fleet, *, quick: bool) -> dict[str, float]:
