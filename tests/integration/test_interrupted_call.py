@@ -38,7 +38,8 @@ def call(client: redis.Redis, key: str) -> Any:
 
 def call_together(client: redis.Redis, key: str) -> Any:
     with client.pipeline(transaction=False) as pipeline:
-        return pipeline.get(key).execute()[0]
+        pipeline.get(key)
+        return pipeline.execute()[0]
 
 
 @pytest.mark.parametrize("get", [call, call_together])
