@@ -18,8 +18,10 @@ import sqlalchemy as sa
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from lanewise import Client
 from lanewise.process import wait_until
 from shared.models import Passage
+from shared.states import ENDS
 from tests import plain
 from tests.fleet.agents_acceptance import READABLE, Places, everything
 from tests.fleet.canaries import NOBODY, Canaries, Leak
@@ -52,6 +54,7 @@ OWN = {
 }
 LINKS = 3  # of a sandbox: one to its own runner, two of its event loop, and none of anybody else's
 ENDED_S = 60
+AT_ONCE = 16  # users that are served by us
 ASKED_FOR = 5  # of the runs of another
 AT_HAND = 200  # of the last events, in the memory of a gateway
 
@@ -93,7 +96,7 @@ class Scene:
 
     def play(self) -> list[Leak]:
         """Lets it happen, looks everywhere, and returns what the wrong eyes saw."""
-        with ExitStack() as eyes, ThreadPoolExecutor(len(self.users)) as pool:
+        with ExitStack() as eyes, ThreadPoolExecutor(min(len(self.users), AT_ONCE)) as pool:
             eyes.enter_context(self._watching_redis())
             for user in self.users:
                 eyes.enter_context(self._watching_stream(user, "live", None))
@@ -122,40 +125,42 @@ class Scene:
 
     def _write(self, user: str) -> None:
         """Leaves a canary in each thing that a user can give, and has the agents leave them where agents can."""
-        http = self.fleet.http(user)
 
         def new(*places: str) -> dict[str, Any]:
             return {place: self.canaries.make(user, place) for place in places}
 
-        self.documents[user] = self.canaries.make(user, "document name")
-        stored = http.put(f"/v1/documents/{self.documents[user]}", content=json.dumps(new("document")).encode())
-        assert stored.status_code == 201, stored.text
+        with self._http(user) as http:
+            thread = http.post("/v1/threads", json={**new("title"), "metadata": new("thread metadata")})
+            self.threads[user] = thread.json()["id"]
+        self._give_a_document(user)
+        with self._client(user) as client:
+            for number in range(self._runs_each):
+                places = new("input", *(Places.model_fields.keys() - {"barrier", "runs", "error"}))
+                places |= new("error") if number == self._runs_each - 1 else {}
+                all_runs = len(self.users) * self._runs_each
+                meeting = {"barrier": str(self._folder), "runs": all_runs} if self._folder else {}
+                run = client.submit(
+                    "spy", {**places, **meeting}, thread_id=self.threads[user], metadata=new("run metadata"),
+                    idempotency_key=self.canaries.make(user, "key"),
+                )  # fmt: skip
+                self.runs[user].append(run["id"])
+                self.artifacts[user][run["id"]] = places["artifact_name"]
+
+    def _give_a_document(self, user: str) -> None:
+        name = self.documents[user] = self.canaries.make(user, "document name")
+        with self._client(user) as client:
+            client.put_document(name, self.canaries.make(user, "document"))
         with self.fleet.services.database.user_session(user) as session:  # as a run of `research` does
             words = {"heading": self.canaries.make(user, "passage"), "text": self.canaries.make(user, "passage")}
-            session.add(Passage(user_id=user, document=self.documents[user], number=1, sha256="", start_char=0,
+            session.add(Passage(user_id=user, document=name, number=1, sha256="", start_char=0,
                                 end_char=1, **words))  # fmt: skip
-        thread = http.post("/v1/threads", json={**new("title"), "metadata": new("thread metadata")})
-        self.threads[user] = thread.json()["id"]
-        for number in range(self._runs_each):
-            places = new("input", *(Places.model_fields.keys() - {"barrier", "runs", "error"}))
-            places |= new("error") if number == self._runs_each - 1 else {}
-            all_runs = len(self.users) * self._runs_each
-            meeting = {"barrier": str(self._folder), "runs": all_runs} if self._folder else {}
-            key = self.canaries.make(user, "key")
-            run = http.post(
-                "/v1/runs",
-                json={"agent": "spy", "input": {**places, **meeting}, "thread_id": self.threads[user],
-                      "metadata": new("run metadata")},
-                headers={"Idempotency-Key": key},
-            )  # fmt: skip
-            assert run.status_code == 202, run.text
-            self.runs[user].append(run.json()["id"])
-            self.artifacts[user][run.json()["id"]] = places["artifact_name"]
 
     def _wait(self, user: str) -> None:
         """Waits for the ends of all runs, then comes back to the last of the stream, which is at hand in memory."""
-        for run_id in self.runs[user]:
-            self.fleet.wait(user, run_id, status=None, timeout_s=ENDED_S * self._runs_each)
+        with self._client(user) as client:
+            for run_id in self.runs[user]:
+                run = client.wait(run_id, ENDED_S * self._runs_each)
+                assert run["status"] in ENDS, run
         with self._watching_stream(user, "resumed", max(0, self._heads.get(user, 0) - AT_HAND)):
             few = min(self._runs_each, 5)
             wait_until(lambda: self.ends[user, "websocket resumed"] >= few, self.patience_s)
@@ -193,10 +198,16 @@ class Scene:
 
     def _read_rest(self, user: str) -> None:
         """Asks for everything that can be got: the user's own, and what the next user has."""
-        headers = {"Authorization": f"Bearer {self.fleet.token(user)}"}
-        with plain.client(base_url=self._url(user), headers=headers, timeout=60) as http:
+        with self._http(user) as http:
             self._read_own(user, http)
             self._read_of_another(user, http)
+
+    def _http(self, user: str) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {self.fleet.token(user)}"}
+        return plain.client(base_url=self._url(user), headers=headers, timeout=ENDED_S)
+
+    def _client(self, user: str) -> Client:
+        return Client(self._url(user), self.fleet.token(user), timeout_s=ENDED_S, retry_s=ENDED_S)
 
     def _read_own(self, user: str, http: httpx.Client) -> None:
         for template in self._readable(http):
