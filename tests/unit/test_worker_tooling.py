@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import FrozenInstanceError
 from typing import Any, Literal
 
 import pytest
@@ -18,7 +19,8 @@ from tests.parts import DictStore, RecordingBridge, UnboundDatabase
 from tests.services import a_context
 from worker.authoring import Tool, ToolError
 from worker.emitter import UserWebSocketEmitter
-from worker.tooling import ToolDispatcher, ToolRegistry
+from worker.toolcalls import ToolCalls
+from worker.tooling import MAX_RESULT_BYTES, MAX_TOOL_NAME, ToolDispatcher, ToolExecutionResult, ToolRegistry
 from worker.toolsystem import UserContextToolFactory, UserToolSystem
 
 BEGUN = threading.Event()
@@ -425,3 +427,112 @@ def test_silent_sources_are_waited_for_together(home: Home) -> None:
     started = time.monotonic()
     assert [schema["name"] for schema in registry.schemas()] == ["count"]
     assert 0.15 < time.monotonic() - started < 0.8  # one after the other it would be 1.45
+
+
+class Shop:
+    """A source that has one tool, and counts how often it is asked."""
+
+    prefix = "shop__"
+    time_limit_s = 5.0
+
+    def __init__(self, permission: Literal["open", "granted"], *, broken: bool = False) -> None:
+        self.permission: Literal["open", "granted"] = permission
+        self.asked = 0
+        self._broken = broken
+
+    def tools(self) -> Future[Sequence[Tool]]:
+        self.asked += 1
+        listed: Future[Sequence[Tool]] = Future()
+        if self._broken:
+            listed.set_exception(ToolError("the shop is shut"))
+        else:
+            made = type("Buy", (Tool,), {"__doc__": "Buys.", "name": "shop__buy", "permission": self.permission,
+                                         "run": lambda *_: "bought"})  # fmt: skip
+            listed.set_result([made(None)])  # type: ignore[arg-type]
+        return listed
+
+
+def at(shop: Shop, *granted: str) -> tuple[ToolDispatcher, RecordingBridge]:
+    context, bridge = a_context(), RecordingBridge()
+    registry = ToolRegistry(context, [Silent("other__", 0.1), shop])
+    emit = UserWebSocketEmitter(context, bridge, "agent-1")
+    return ToolDispatcher.create_request_scoped(context, registry, emit, granted), bridge
+
+
+def buy(dispatcher: ToolDispatcher, name: str = "shop__buy") -> Any:
+    return asyncio.run(dispatcher.dispatch_tool(name, {}, dispatcher._context))
+
+
+@pytest.mark.parametrize(("permission", "granted"), [("open", []), ("granted", ["shop__buy"])])
+def test_a_sources_tool_runs_for_who_may_call_it(
+    permission: Literal["open", "granted"], granted: Sequence[str]
+) -> None:
+    dispatcher, bridge = at(Shop(permission), *granted)
+    assert dispatcher.registry.get("shop__buy") is None
+    for _ in range(2):
+        assert buy(dispatcher).unwrap() == "bought"
+    assert bridge.kinds == ["tool_executing", "tool_completed"] * 2
+    assert dispatcher.registry.names() == ["shop__buy"]
+
+
+@pytest.mark.parametrize("granted", [[], ["shop__sell"], ["shop__"], ["buy"]])
+def test_a_source_is_not_even_asked_without_a_grant(granted: Sequence[str]) -> None:
+    shop = Shop("granted")
+    dispatcher, bridge = at(shop, *granted)
+    result = buy(dispatcher)
+    assert (result.success, result.error["type"], shop.asked) == (False, "not_granted", 0)
+    assert bridge.kinds == ["tool_denied"]
+    assert [entry["name"] for entry in dispatcher.registry.schemas()] == ["shop__buy"]  # from here on it is known
+    assert buy(dispatcher).error["type"] == "not_granted"
+
+
+def test_what_a_source_does_not_have_is_unknown() -> None:
+    dispatcher, bridge = at(Shop("open"))
+    for name in ("shop__sell", "shop", "nobody__buy"):
+        assert buy(dispatcher, name).error["type"] == "unknown_tool"
+    assert bridge.kinds == ["tool_denied"] * 3
+    assert buy(dispatcher).success
+
+
+def test_a_source_that_cannot_be_asked_fails_its_calls_and_nothing_else() -> None:
+    dispatcher, bridge = at(Shop("open", broken=True))
+    result = buy(dispatcher)
+    assert result.error == {"type": "tool_error", "message": "the shop is shut"}
+    assert 0 <= result.duration_s < 5
+    assert bridge.kinds == ["tool_executing", "tool_failed"]
+    assert bridge.data("tool_executing") == [{"tool": "shop__buy"}]
+    registry = ToolRegistry(a_context(), [Shop("open", broken=True), Shop("open")])
+    assert [entry["name"] for entry in registry.schemas()] == ["shop__buy"]
+
+
+def test_a_registry_that_was_cleared_asks_nobody() -> None:
+    shop = Shop("open")
+    dispatcher, _ = at(shop)
+    dispatcher.registry.clear()
+    assert buy(dispatcher).error["type"] == "unknown_tool"
+    assert dispatcher.registry.schemas() == []
+    assert shop.asked == 0
+
+
+# Limits and results
+
+
+def test_the_limits_are_those_that_are_documented() -> None:
+    assert (MAX_RESULT_BYTES, MAX_TOOL_NAME) == (1_048_576, 64)
+
+
+def test_a_result_cannot_be_changed_and_took_no_time_unless_it_says_so() -> None:
+    result = ToolExecutionResult("count", True, 3)
+    assert (result.unwrap(), result.error, result.duration_s) == (3, None, 0.0)
+    with pytest.raises(FrozenInstanceError):
+        result.success = False  # type: ignore[misc]
+
+
+def test_calls_of_two_dispatchers_have_turns_of_their_own_unless_they_share_them() -> None:
+    context = a_context()
+    registry, emit = ToolRegistry(context), UserWebSocketEmitter(context, RecordingBridge(), "agent-1")
+    shared = ToolCalls()
+    assert ToolDispatcher(context, registry, emit, calls=shared)._calls is shared
+    own = [ToolDispatcher.create_request_scoped(context, registry, emit)._calls for _ in range(2)]
+    assert own[0] is not own[1]
+    assert all(isinstance(calls, ToolCalls) for calls in own)
