@@ -448,7 +448,7 @@ class Shop:
         else:
             made = type("Buy", (Tool,), {"__doc__": "Buys.", "name": "shop__buy", "permission": self.permission,
                                          "run": lambda *_: "bought"})  # fmt: skip
-            listed.set_result([made(None)])  # type: ignore[arg-type]
+            listed.set_result([made(None)])
         return listed
 
 

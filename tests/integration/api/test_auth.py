@@ -61,7 +61,7 @@ def failures(state: Api) -> float:
 def test_a_good_token_says_who_it_is(home: Home, state: Api, user: str, form: str) -> None:
     before = failures(state)
     identity = ask(home, form.format(home.token(user)))
-    assert (identity.user_id, identity.scopes) == (user, {"runs"})
+    assert (identity.user_id, identity.scopes) == (user, frozenset({"runs"}))
     assert structlog.contextvars.get_contextvars()["user_id"] == user
     assert counted(state) == {}
     assert failures(state) == before
