@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import FrozenInstanceError
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError, InvalidContextError
@@ -20,7 +20,14 @@ from tests.services import a_context
 from worker.authoring import Tool, ToolError
 from worker.emitter import UserWebSocketEmitter
 from worker.toolcalls import ToolCalls
-from worker.tooling import MAX_RESULT_BYTES, MAX_TOOL_NAME, ToolDispatcher, ToolExecutionResult, ToolRegistry
+from worker.tooling import (
+    MAX_RESULT_BYTES,
+    MAX_TOOL_NAME,
+    ToolDispatcher,
+    ToolExecutionResult,
+    ToolRegistry,
+    describe_error,
+)
 from worker.toolsystem import UserContextToolFactory, UserToolSystem
 
 BEGUN = threading.Event()
@@ -324,8 +331,9 @@ def test_a_context_of_somebody_or_something_else_is_refused(home: Home, field: s
     own = home.context
     ids: dict[str, Any] = {"user_id": own.user_id, "thread_id": own.thread_id, "run_id": own.run_id}
     other = UserExecutionContext(**(ids | {field: "other"}))
-    with pytest.raises(InvalidContextError, match=f"{field} is not that of this run"):
+    with pytest.raises(InvalidContextError, match=f"{field} is not that of this run") as caught:
         home.dispatch("count", other, text="a")
+    assert caught.value.errors == [{"field": field, "message": "is not that of this run"}]
     assert home.bridge.sent == []
 
 
@@ -544,3 +552,69 @@ def test_calls_of_two_dispatchers_have_turns_of_their_own_unless_they_share_them
     own = [ToolDispatcher.create_request_scoped(context, registry, emit)._calls for _ in range(2)]
     assert own[0] is not own[1]
     assert all(isinstance(calls, ToolCalls) for calls in own)
+
+
+def test_a_denial_tells_at_most_five_hundred_characters() -> None:
+    context, bridge = a_context(), RecordingBridge()
+    registry = ToolRegistry(context)
+    for number in range(30):
+        registry.register(type("Many", (Count,), {"name": f"tool_of_a_long_name_{number}"})(None))
+    emit = UserWebSocketEmitter(context, bridge, "agent-1")
+    dispatcher = ToolDispatcher.create_request_scoped(context, registry, emit)
+    result = asyncio.run(dispatcher.dispatch_tool("x" * 100, {}, context))
+    name = "x" * MAX_TOOL_NAME
+    assert result.error is not None
+    assert result.error["message"].startswith(f"no tool is called {name!r}; there are: tool_of_a_long_name_0, ")
+    (denied,) = bridge.data("tool_denied")
+    assert denied == {"tool": name, "reason": "unknown_tool", "message": result.error["message"][:500]}
+
+
+class Many(BaseModel):
+    numbers: list[int] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _few(self) -> Self:
+        if len(self.numbers) > 1:
+            raise ValueError("at most one")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("error", "described"),
+    [
+        (ToolError("no such table"), {"type": "tool_error", "message": "no such table"}),
+        (KeyError("x"), {"type": "KeyError", "message": "'x'"}),
+        (ValueError(), {"type": "ValueError", "message": "ValueError"}),
+        (ValueError("y" * 3000), {"type": "ValueError", "message": "y" * 2000}),
+        (type("E" * 100, (Exception,), {})("z"), {"type": "E" * 64, "message": "z"}),
+        (MemoryError(), {"type": "MemoryError", "message": "the run reached the memory limit of its sandbox"}),
+        (MemoryError("m" * 600), {
+            "type": "MemoryError", "message": f"the run reached the memory limit of its sandbox {'m' * 500}"
+        }),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_by_type_and_message(error: Exception, described: dict[str, str]) -> None:
+    assert describe_error(error) == described
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"numbers": ["a"]}, "numbers.0: Input should be a valid integer, unable to parse string as an integer"),
+        ({"numbers": [1, 2]}, "at most one"),
+    ],
+)
+def test_a_mistake_in_parameters_is_told_with_its_place(value: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Many.model_validate(value)
+    assert describe_error(caught.value) == {"type": "invalid", "message": message}
+
+
+def test_of_many_mistakes_ten_are_told() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Many.model_validate({"numbers": ["a"] * 12})
+    assert describe_error(caught.value)["message"].count("numbers.") == 10
+    long = create_model("Long", **{"f" * 300 + str(n): (int, ...) for n in range(10)})  # type: ignore[call-overload]
+    with pytest.raises(ValidationError) as caught:
+        long.model_validate({})
+    assert len(describe_error(caught.value)["message"]) == 2000
