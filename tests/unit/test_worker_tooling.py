@@ -530,6 +530,7 @@ def test_a_registry_that_was_cleared_asks_nobody() -> None:
 def test_a_failure_says_how_long_it_took(home: Home) -> None:
     result = home.dispatch("fail", how="tool")
     (failed,) = home.bridge.data("tool_failed")
+    assert failed["tool"] == "fail"
     assert 0 <= failed["duration_s"] <= result.duration_s + 0.001 < 60
 
 
