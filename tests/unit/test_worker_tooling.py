@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from dataclasses import FrozenInstanceError
+from typing import Any, Literal, Self
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from shared.context import UserExecutionContext
 from shared.errors import ConfigurationError, InvalidContextError
@@ -18,7 +19,15 @@ from tests.parts import DictStore, RecordingBridge, UnboundDatabase
 from tests.services import a_context
 from worker.authoring import Tool, ToolError
 from worker.emitter import UserWebSocketEmitter
-from worker.tooling import ToolDispatcher, ToolRegistry
+from worker.toolcalls import ToolCalls
+from worker.tooling import (
+    MAX_RESULT_BYTES,
+    MAX_TOOL_NAME,
+    ToolDispatcher,
+    ToolExecutionResult,
+    ToolRegistry,
+    describe_error,
+)
 from worker.toolsystem import UserContextToolFactory, UserToolSystem
 
 BEGUN = threading.Event()
@@ -240,7 +249,7 @@ def test_a_call_is_told_of_before_and_after(home: Home) -> None:
     assert home.bridge.data("tool_executing") == [{"tool": "count"}]
     (completed,) = home.bridge.data("tool_completed")
     assert completed["tool"] == "count"
-    assert 0 <= completed["duration_s"] <= result.duration_s + 0.001
+    assert 0 <= completed["duration_s"] <= result.duration_s + 0.001 < 60
     assert {agent for _, agent, *_ in home.bridge.sent} == {"agent-1"}
     assert home.tools.emit.count == 2
 
@@ -322,8 +331,9 @@ def test_a_context_of_somebody_or_something_else_is_refused(home: Home, field: s
     own = home.context
     ids: dict[str, Any] = {"user_id": own.user_id, "thread_id": own.thread_id, "run_id": own.run_id}
     other = UserExecutionContext(**(ids | {field: "other"}))
-    with pytest.raises(InvalidContextError, match=f"{field} is not that of this run"):
+    with pytest.raises(InvalidContextError, match=f"{field} is not that of this run") as caught:
         home.dispatch("count", other, text="a")
+    assert caught.value.errors == [{"field": field, "message": "is not that of this run"}]
     assert home.bridge.sent == []
 
 
@@ -357,7 +367,9 @@ def test_a_cancelled_call_is_told_of_and_stays_cancelled(home: Home) -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancelled())
     assert home.bridge.kinds == ["tool_executing", "tool_failed"]
-    assert home.bridge.data("tool_failed")[0]["error"]["type"] == "cancelled"
+    (failed,) = home.bridge.data("tool_failed")
+    assert failed["error"]["type"] == "cancelled"
+    assert 0 <= failed["duration_s"] < 60
 
 
 # The blocking twin
@@ -425,3 +437,185 @@ def test_silent_sources_are_waited_for_together(home: Home) -> None:
     started = time.monotonic()
     assert [schema["name"] for schema in registry.schemas()] == ["count"]
     assert 0.15 < time.monotonic() - started < 0.8  # one after the other it would be 1.45
+
+
+class Shop:
+    """A source that has one tool, and counts how often it is asked."""
+
+    prefix = "shop__"
+    time_limit_s = 5.0
+
+    def __init__(self, permission: Literal["open", "granted"], *, broken: bool = False) -> None:
+        self.permission: Literal["open", "granted"] = permission
+        self.asked = 0
+        self._broken = broken
+
+    def tools(self) -> Future[Sequence[Tool]]:
+        self.asked += 1
+        listed: Future[Sequence[Tool]] = Future()
+        if self._broken:
+            listed.set_exception(ToolError("the shop is shut"))
+        else:
+            made = type("Buy", (Tool,), {"__doc__": "Buys.", "name": "shop__buy", "permission": self.permission,
+                                         "run": lambda *_: "bought"})  # fmt: skip
+            listed.set_result([made(None)])
+        return listed
+
+
+def at(shop: Shop, *granted: str) -> tuple[ToolDispatcher, RecordingBridge]:
+    context, bridge = a_context(), RecordingBridge()
+    registry = ToolRegistry(context, [Silent("other__", 0.1), shop])
+    emit = UserWebSocketEmitter(context, bridge, "agent-1")
+    return ToolDispatcher.create_request_scoped(context, registry, emit, granted), bridge
+
+
+def buy(dispatcher: ToolDispatcher, name: str = "shop__buy") -> Any:
+    return asyncio.run(dispatcher.dispatch_tool(name, {}, dispatcher._context))
+
+
+@pytest.mark.parametrize(("permission", "granted"), [("open", []), ("granted", ["shop__buy"])])
+def test_a_sources_tool_runs_for_who_may_call_it(
+    permission: Literal["open", "granted"], granted: Sequence[str]
+) -> None:
+    dispatcher, bridge = at(Shop(permission), *granted)
+    assert dispatcher.registry.get("shop__buy") is None
+    for _ in range(2):
+        assert buy(dispatcher).unwrap() == "bought"
+    assert bridge.kinds == ["tool_executing", "tool_completed"] * 2
+    assert dispatcher.registry.names() == ["shop__buy"]
+
+
+@pytest.mark.parametrize("granted", [[], ["shop__sell"], ["shop__"], ["buy"]])
+def test_a_source_is_not_even_asked_without_a_grant(granted: Sequence[str]) -> None:
+    shop = Shop("granted")
+    dispatcher, bridge = at(shop, *granted)
+    result = buy(dispatcher)
+    assert (result.success, result.error["type"], shop.asked) == (False, "not_granted", 0)
+    assert bridge.kinds == ["tool_denied"]
+    assert [entry["name"] for entry in dispatcher.registry.schemas()] == ["shop__buy"]  # from here on it is known
+    assert buy(dispatcher).error["type"] == "not_granted"
+
+
+def test_what_a_source_does_not_have_is_unknown() -> None:
+    dispatcher, bridge = at(Shop("open"))
+    for name in ("shop__sell", "shop", "nobody__buy"):
+        assert buy(dispatcher, name).error["type"] == "unknown_tool"
+    assert bridge.kinds == ["tool_denied"] * 3
+    assert buy(dispatcher).success
+
+
+def test_a_source_that_cannot_be_asked_fails_its_calls_and_nothing_else() -> None:
+    dispatcher, bridge = at(Shop("open", broken=True))
+    result = buy(dispatcher)
+    assert result.error == {"type": "tool_error", "message": "the shop is shut"}
+    assert 0 <= result.duration_s < 5
+    assert bridge.kinds == ["tool_executing", "tool_failed"]
+    assert bridge.data("tool_executing") == [{"tool": "shop__buy"}]
+    registry = ToolRegistry(a_context(), [Shop("open", broken=True), Shop("open")])
+    assert [entry["name"] for entry in registry.schemas()] == ["shop__buy"]
+
+
+def test_a_registry_that_was_cleared_asks_nobody() -> None:
+    shop = Shop("open")
+    dispatcher, _ = at(shop)
+    dispatcher.registry.clear()
+    assert buy(dispatcher).error["type"] == "unknown_tool"
+    assert dispatcher.registry.schemas() == []
+    assert shop.asked == 0
+
+
+# Limits and results
+
+
+def test_a_failure_says_how_long_it_took(home: Home) -> None:
+    result = home.dispatch("fail", how="tool")
+    (failed,) = home.bridge.data("tool_failed")
+    assert failed["tool"] == "fail"
+    assert 0 <= failed["duration_s"] <= result.duration_s + 0.001 < 60
+
+
+def test_the_limits_are_those_that_are_documented() -> None:
+    assert (MAX_RESULT_BYTES, MAX_TOOL_NAME) == (1_048_576, 64)
+
+
+def test_a_result_cannot_be_changed_and_took_no_time_unless_it_says_so() -> None:
+    result = ToolExecutionResult("count", True, 3)
+    assert (result.unwrap(), result.error, result.duration_s) == (3, None, 0.0)
+    with pytest.raises(FrozenInstanceError):
+        result.success = False  # type: ignore[misc]
+
+
+def test_calls_of_two_dispatchers_have_turns_of_their_own_unless_they_share_them() -> None:
+    context = a_context()
+    registry, emit = ToolRegistry(context), UserWebSocketEmitter(context, RecordingBridge(), "agent-1")
+    shared = ToolCalls()
+    assert ToolDispatcher(context, registry, emit, calls=shared)._calls is shared
+    own = [ToolDispatcher.create_request_scoped(context, registry, emit)._calls for _ in range(2)]
+    assert own[0] is not own[1]
+    assert all(isinstance(calls, ToolCalls) for calls in own)
+
+
+def test_a_denial_tells_at_most_five_hundred_characters() -> None:
+    context, bridge = a_context(), RecordingBridge()
+    registry = ToolRegistry(context)
+    for number in range(30):
+        registry.register(type("Many", (Count,), {"name": f"tool_of_a_long_name_{number}"})(None))
+    emit = UserWebSocketEmitter(context, bridge, "agent-1")
+    dispatcher = ToolDispatcher.create_request_scoped(context, registry, emit)
+    result = asyncio.run(dispatcher.dispatch_tool("x" * 100, {}, context))
+    name = "x" * MAX_TOOL_NAME
+    assert result.error is not None
+    assert result.error["message"].startswith(f"no tool is called {name!r}; there are: tool_of_a_long_name_0, ")
+    (denied,) = bridge.data("tool_denied")
+    assert denied == {"tool": name, "reason": "unknown_tool", "message": result.error["message"][:500]}
+
+
+class Many(BaseModel):
+    numbers: list[int] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _few(self) -> Self:
+        if len(self.numbers) > 1:
+            raise ValueError("at most one")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("error", "described"),
+    [
+        (ToolError("no such table"), {"type": "tool_error", "message": "no such table"}),
+        (KeyError("x"), {"type": "KeyError", "message": "'x'"}),
+        (ValueError(), {"type": "ValueError", "message": "ValueError"}),
+        (ValueError("y" * 3000), {"type": "ValueError", "message": "y" * 2000}),
+        (type("E" * 100, (Exception,), {})("z"), {"type": "E" * 64, "message": "z"}),
+        (MemoryError(), {"type": "MemoryError", "message": "the run reached the memory limit of its sandbox"}),
+        (MemoryError("m" * 600), {
+            "type": "MemoryError", "message": f"the run reached the memory limit of its sandbox {'m' * 500}"
+        }),
+    ],
+)  # fmt: skip
+def test_an_error_is_told_by_type_and_message(error: Exception, described: dict[str, str]) -> None:
+    assert describe_error(error) == described
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"numbers": ["a"]}, "numbers.0: Input should be a valid integer, unable to parse string as an integer"),
+        ({"numbers": [1, 2]}, "at most one"),
+    ],
+)
+def test_a_mistake_in_parameters_is_told_with_its_place(value: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Many.model_validate(value)
+    assert describe_error(caught.value) == {"type": "invalid", "message": message}
+
+
+def test_of_many_mistakes_ten_are_told() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Many.model_validate({"numbers": ["a"] * 12})
+    assert describe_error(caught.value)["message"].count("numbers.") == 10
+    long = create_model("Long", **{"f" * 300 + str(n): (int, ...) for n in range(10)})  # type: ignore[call-overload]
+    with pytest.raises(ValidationError) as caught:
+        long.model_validate({})
+    assert len(describe_error(caught.value)["message"]) == 2000
