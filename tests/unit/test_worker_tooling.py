@@ -18,16 +18,10 @@ from shared.event_types import MAX_DATA_BYTES
 from tests.parts import DictStore, RecordingBridge, UnboundDatabase
 from tests.services import a_context
 from worker.authoring import Tool, ToolError
+from worker.described import describe_error
 from worker.emitter import UserWebSocketEmitter
 from worker.toolcalls import ToolCalls
-from worker.tooling import (
-    MAX_RESULT_BYTES,
-    MAX_TOOL_NAME,
-    ToolDispatcher,
-    ToolExecutionResult,
-    ToolRegistry,
-    describe_error,
-)
+from worker.tooling import MAX_RESULT_BYTES, MAX_TOOL_NAME, ToolDispatcher, ToolExecutionResult, ToolRegistry
 from worker.toolsystem import UserContextToolFactory, UserToolSystem
 
 BEGUN = threading.Event()
