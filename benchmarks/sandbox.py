@@ -66,7 +66,8 @@ def _fork(zygote: ZygoteClient, agent: str) -> tuple[SandboxProcess, FrameSocket
     frames.send(
         {
             "t": "start", "context": UserExecutionContext.from_request("alice", "thread-1", new_id()).to_dict(),
-            "agent": agent, "input": {}, "time_left_s": TIMEOUT_S, "database_url": None, "database_token": "",
+            "agent": agent, "input": {}, "time_left_s": TIMEOUT_S, "database_url": None,
+            "database_ports": (), "database_token": "",
         }
     )  # fmt: skip
     return sandbox, frames

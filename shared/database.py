@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # a sandbox has no keys, and need not load what signs
 EVERYBODY = "*"  # refused as a user id by `check_user_id`, so nobody can be called so
 # Row locks are held for milliseconds, unless a sandbox holds them on purpose: nobody else is to wait for it.
 LOCK_TIMEOUT_S = 2.0
+POSTGRES_PORT = 5432  # where a URL names none
+_ADDRESSES_FOR_S = 10.0
 _COMMENT = re.compile(r"--[^\n]*")
 _AWAY = "the database is away; try again shortly"
 _FULL = "all connections that the database has for this login are in use; try again shortly"
@@ -46,19 +49,37 @@ def load_sql(name: str) -> sa.TextClause:
     return sa.text(_COMMENT.sub("", (files("shared") / "sql" / f"{name}.sql").read_text()))
 
 
-def with_address(url: str) -> str:
-    """Returns a database URL that has its host's address as well: a sandbox without a network resolves no names.
+def for_sandbox(url: str) -> tuple[str, list[int]]:
+    """Returns a database URL with the addresses of its host, and its ports.
 
-    The name stays, for TLS certificates are made out to it. A name that cannot be resolved now is left alone.
+    A sandbox without a network resolves no names. The name stays, for TLS certificates are made out to it. A name that
+    cannot be resolved now, and several hosts in the query, are left alone. No ports: it is a socket of this machine.
     """
     parts = sa.make_url(url)
-    if not parts.host or "hostaddr" in parts.query:
-        return url
+    hosts = parts.query.get("host", ())
+    named = (hosts,) if isinstance(hosts, str) else hosts
+    if not parts.host and all(host.startswith("/") for host in named):
+        return url, []  # by a socket of this machine
+    ports = [parts.port or POSTGRES_PORT, *(int(port) for host in named if (port := host.rpartition(":")[2]).isdigit())]
+    if not parts.host or named or "hostaddr" in parts.query:
+        return url, ports
+    found = _addresses(parts.host, int(time.monotonic() / _ADDRESSES_FOR_S))
+    if not found:
+        return url, ports
+    # One name for each address: the driver tries one after the other, as it does with a name of several addresses.
+    several = [("host", f"{parts.host}:{ports[0]}") for _ in found] if len(found) > 1 else []
+    parts = parts.set(host=None, port=None) if several else parts
+    parts = parts.update_query_pairs([*several, ("hostaddr", ",".join(found))])
+    return parts.render_as_string(hide_password=False), ports
+
+
+@lru_cache(maxsize=8)
+def _addresses(host: str, _moment: int) -> list[str]:
+    """Returns the addresses of a host; those of a moment are remembered, for each run asks."""
     try:
-        address = str(socket.getaddrinfo(parts.host, None, type=socket.SOCK_STREAM)[0][4][0])
+        return list(dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
     except OSError:
-        return url
-    return parts.update_query_dict({"hostaddr": address}).render_as_string(hide_password=False)
+        return []
 
 
 class Executor(Protocol):

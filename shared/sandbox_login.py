@@ -20,6 +20,7 @@ SETTINGS = {
 IMPOSED = {
     "track_activities": "off",  # its statements are shown to nobody, not even to its other sessions
     "temp_file_limit": "1GB",  # of one session; a sort of any size would fill the disk
+    "log_min_messages": "fatal",  # RAISE LOG would fill the server's log, with an agent's words
 }
 # Functions of Postgres that everybody may call, by name.
 FUNCTIONS = {

@@ -493,6 +493,7 @@ class AskRedis(Agent):
     """Gives commands to a Redis, as somebody who has no password, and says what the answers begin with."""
 
     name = "ask_redis"
+    network = True  # so that it is Redis that refuses
 
     def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
         given = run.input.model_dump()

@@ -77,6 +77,14 @@ def descriptors(pid: int) -> list[str]:
     return [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+def deep_folder() -> bool:
+    """Leaves folders in one another, more than Python's own way to remove them can follow."""
+    for _ in range(1200):
+        os.mkdir("a")  # noqa: PTH102
+        os.chdir("a")
+    return True
+
+
 def send_signal(pid: int) -> bool:
     os.kill(pid, signal.SIGCONT)  # does nothing to who is not stopped
     return True
@@ -207,6 +215,24 @@ def become_root(program: str) -> bool:
     return True
 
 
+def limit_other(pid: int) -> bool:
+    """Sets a limit of another process, as one that would end it."""
+    resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+    return True
+
+
+def memory_files() -> bool:
+    """Makes files in memory, which no limit of memory counts."""
+    os.close(os.memfd_create("hidden"))
+    return True
+
+
+def local_socket(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+    return True
+
+
 def hurry() -> int:
     """Takes more of the processor than the service."""
     return os.nice(-5)
@@ -224,7 +250,8 @@ ATTACKS: dict[str, Callable[..., Any]] = {
     for attack in (
         read_file, list_folder, write_file, read_memory, vm_read, trace, descriptors, send_signal, connect, fast_open,
         datagram, listen, abstract, other_sockets, forks, allocate, big_file, open_files, namespaces,
-        shared_memory, become_root, hurry, threads, too_many_files, resolve,
+        shared_memory, become_root, hurry, threads, limit_other, memory_files, local_socket, too_many_files,
+        resolve, deep_folder,
     )
 }  # fmt: skip
 

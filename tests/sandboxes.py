@@ -96,7 +96,8 @@ class Attempt:
         )  # fmt: skip
         self.start = {
             "t": "start", "context": context.to_dict(), "agent": agent, "input": dict(run_input), "granted": granted,
-            "time_left_s": time_limit_s, "database_url": None, "database_token": "",
+            "time_left_s": time_limit_s, "database_url": None, "database_ports": (),
+            "database_token": "",
         }  # fmt: skip
         self.live = LiveRun(self.run)
         self.events: list[Event] = []

@@ -21,7 +21,6 @@ _LIMITS = {
     errno.ENOMEM: "the run reached the memory limit of its sandbox",
     errno.EMFILE: f"the sandbox may have {walls.MAX_FILES:,} files open at once",
     errno.EFBIG: f"the sandbox may have files of {walls.MAX_FILE_BYTES:,} bytes at most",
-    errno.EAGAIN: _TASKS,
 }
 
 
@@ -44,17 +43,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     for _ in range(MAX_CAUSES):
         if link is not None:
             yield link
-            link = link.__cause__ or link.__context__
+            link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def _limit(error: BaseException) -> str | None:
     """Returns which limit of the sandbox an error comes of, as far as that can be told; None in a process without."""
     if not walls.raised:
         return None
-    if "network" in walls.raised and (
-        isinstance(error, socket.gaierror) or (isinstance(error, PermissionError) and error.filename is None)
-    ):
-        return _NO_NETWORK
+    if "network" in walls.raised and isinstance(error, OSError):
+        refused = error.errno == errno.EACCES and error.filename is None
+        if refused or isinstance(error, socket.gaierror):
+            return _NO_NETWORK
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return _TASKS
     return _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None

@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -87,17 +87,17 @@ class AgentClassRegistry:
         except KeyError:
             raise unknown_agent(name, list(self._agents)) from None
 
-    def needs_network(self, name: str) -> bool:
-        """Tells whether an agent, one of its tools, or an agent that its workflows need, has declared `network`.
+    def needs_network(self, name: str, granted: Collection[str]) -> bool:
+        """Tells whether an agent, a tool that it may call, or an agent that its workflows need, declares `network`.
 
         What an MCP server offers is used over the network, or may be what the server itself needs it for.
         """
         cls = self.get(name)
         return (
             cls.network
-            or any(tool.network for tool in cls.tools)
+            or any(tool.network and (tool.permission == "open" or tool.name in granted) for tool in cls.tools)
             or any(server.serves(name) for server in self.mcp_servers.values())
-            or any(self.needs_network(needed) for needed in needed_agents(cls))
+            or any(self.needs_network(needed, granted) for needed in needed_agents(cls))
         )
 
     def names(self) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 
 from shared import records, runs
-from shared.database import with_address
+from shared.database import for_sandbox
 from shared.errors import SignatureError, UnavailableError
 from shared.events import Attempt, Event, StoredEvent
 from shared.messages import RunMessage
@@ -146,6 +146,7 @@ class Runner:
         run, settings = live.run, self._services.settings
         ttl_s = live.remaining_s + settings.cancel_grace_s + TOKEN_MARGIN_S
         url = settings.run_database_url
+        database_url, ports = for_sandbox(url.get_secret_value()) if url else (None, [])
         return {
             "t": "start",
             "context": run.context,
@@ -155,7 +156,8 @@ class Runner:
             "steps": self._recorded_steps(run),
             "is_last": run.lost_attempts + 1 >= run.max_attempts,
             "time_left_s": live.remaining_s,
-            "database_url": with_address(url.get_secret_value()) if url else None,
+            "database_url": database_url,
+            "database_ports": ports,
             "database_token": database_token(self._token_key, run.user_id, run.id, run.attempt, ttl_s),
         }
 

@@ -10,7 +10,6 @@ import signal
 import socket
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from shared.context import UserExecutionContext
 from shared.states import ExecutionState
@@ -23,17 +22,12 @@ from worker.managers import SandboxDatabase, SandboxRecords, SandboxStore
 from worker.registry import AgentClassRegistry
 from worker.walls import Walls
 
-_POSTGRES_PORT = 5432  # where the URL names none
-
 
 def detach() -> None:
-    """Makes this freshly forked process a session and process group of its own.
-
-    What agents print goes nowhere: the fleet's log must not hold users' data. They have `run.emit`.
-    """
+    """Makes this freshly forked process a session and process group of its own."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
+    for fd in (0, 1):
         os.dup2(null, fd)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
@@ -49,13 +43,12 @@ def run(sock: socket.socket, registry: AgentClassRegistry, walls: Walls) -> None
     """
     link = RunnerLink(sock)
     start = link.receive_start()
-    ports = None if registry.needs_network(start["agent"]) else _ports(start["database_url"])
-    walls.close(time_left_s=start["time_left_s"], tcp_ports=ports)
+    ports = None if registry.needs_network(start["agent"], start["granted"]) else start["database_ports"]
+    is_local = start["database_url"] is not None and not start["database_ports"]
+    walls.close(time_left_s=start["time_left_s"], tcp_ports=ports, local=is_local)
+    # What agents print goes nowhere: the fleet's log must not hold users' data. They have `run.emit`.
+    os.dup2(1, 2)
     asyncio.run(_execute(link, start, registry))
-
-
-def _ports(url: str | None) -> tuple[int, ...]:
-    return () if url is None else (urlsplit(url).port or _POSTGRES_PORT,)
 
 
 async def _execute(link: RunnerLink, start: dict[str, Any], registry: AgentClassRegistry) -> None:

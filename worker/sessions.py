@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy import make_url
 
 from shared import linux, sandbox_login, sandbox_sessions
+from shared.database import POSTGRES_PORT
 from shared.loop import Loop
 from shared.sandbox_sessions import DatabaseSession
 from shared.services import Services
@@ -16,7 +17,6 @@ from worker import metrics
 log = structlog.get_logger(__name__)
 
 BETWEEN_LOOKS_S = 0.05
-_POSTGRES_PORT = 5432  # where the URL names none
 # After a forced end: processes that the sandbox had started, and that hold its socket, die a little later than itself.
 AFTER_FORCED_END_S = (0.0, 0.1, 0.2, 0.4)
 
@@ -44,7 +44,7 @@ class Sessions(Loop):
         urls = [make_url(url.get_secret_value()) for url in given if url is not None]
         self._has_sessions = services.settings.run_database_url is not None
         self._login = urls[-1].username or ""
-        self._ports = {url.port or _POSTGRES_PORT for url in urls}
+        self._ports = {url.port or POSTGRES_PORT for url in urls}
         self._every_s = services.settings.lease_s / 3
         self._wake = threading.Event()
         self._wake.set()  # the first look: there may be sessions of a worker that died
@@ -69,11 +69,11 @@ class Sessions(Loop):
         """Waits until a look is due, and looks."""
         woken = self._wake.wait(self._every_s)
         self._wake.clear()
-        if not self._checked:
-            self.check()
         for pause_s in AFTER_FORCED_END_S if woken else (0.0,):
             self._stopping.wait(pause_s)
             self.end_orphans()
+        if not self._checked:
+            self.check()
 
     def end_orphans(self) -> int:
         """Ends the sessions that had no socket in two looks, and returns how many; one look may miss a socket.

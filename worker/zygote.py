@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
 import time
 import traceback
+from collections import deque
 from typing import Any
 
 from shared import linux
 from shared.errors import LanewiseError
 from worker import sandbox
 from worker.discovery import load_agents
+from worker.folders import remove, start_removing
 from worker.mcp import config as mcp
 from worker.mcp import sessions as mcp_sessions
 from worker.registry import AgentClassRegistry
@@ -36,6 +38,7 @@ from worker.walls import Confinement, Walls, missing
 
 MAX_PACKET = 65_536
 END_TIMEOUT_S = 3.0
+MAX_REMOVERS = 2  # at once
 
 
 class Zygote:
@@ -54,6 +57,9 @@ class Zygote:
         self._walls = walls
         self._folder = folder
         self._pids: dict[int, int] = {}  # pid -> id
+        self._removers: set[int] = set()
+        self._leavings: deque[str] = deque()
+        self._numbers = itertools.count(1)
         self._wake, self._notify = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
@@ -116,7 +122,7 @@ class Zygote:
             self._walls.enter()
             linux.die_with_parent(parent)  # the kernel forgets it when a process changes its account
             sandbox.run(socket.socket(fileno=fd), self._registry, self._walls)
-        except BaseException:  # noqa: BLE001 - seen in the worker's log if it happened before the sandbox was confined
+        except BaseException:  # noqa: BLE001 - seen in the worker's log if it happened before the agent began
             traceback.print_exc()
         finally:  # whatever happened, a sandbox never returns into the zygote's loop
             os._exit(1)
@@ -132,10 +138,11 @@ class Zygote:
             # While the dead leader is not reaped its pid, and so its group's id, belongs to nobody else.
             _kill_group(found, signal.SIGKILL)
             _, status, usage = os.wait4(found, 0)
+            self._removers.discard(found)
             number = self._pids.pop(found, None)
             if number is None:
                 continue
-            _remove(f"{self._folder}/{found}")
+            self._put_aside(f"{self._folder}/{found}")
             code = os.waitstatus_to_exitcode(status)
             self._send(
                 {
@@ -145,9 +152,23 @@ class Zygote:
             )  # fmt: skip
         # Whoever is our child and no sandbox has lost its parent: it left its group, or its sandbox is dead.
         for pid in linux.children():
-            if pid not in self._pids:
+            if pid not in self._pids and pid not in self._removers:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+        while self._leavings and len(self._removers) < MAX_REMOVERS:
+            self._removers.add(start_removing(self._leavings.popleft()))
+
+    def _put_aside(self, folder: str) -> None:
+        """Removes an empty folder; what is in another one is removed meanwhile, for nobody is to wait for that."""
+        try:
+            os.rmdir(folder)  # noqa: PTH106 - most sandboxes leave nothing in it
+        except FileNotFoundError:  # it died before it had one
+            return
+        except OSError:
+            aside = f"{self._folder}/left-{next(self._numbers)}"  # the pid, and so the name, may come again
+            os.rename(folder, aside)  # noqa: PTH104
+            self._leavings.append(aside)
 
     def _send(self, message: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone: the next read says so
@@ -161,7 +182,7 @@ class Zygote:
                 _kill_group(pid, signal.SIGKILL)
             self._reap()
             time.sleep(0.002)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove(self._folder, END_TIMEOUT_S)
 
 
 def _exited() -> int | None:
@@ -171,13 +192,6 @@ def _exited() -> int | None:
     except ChildProcessError:
         return None
     return found.si_pid if found else None
-
-
-def _remove(folder: str) -> None:
-    try:
-        os.rmdir(folder)  # noqa: PTH106 - most sandboxes leave nothing in it
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kill_group(pid: int, signum: int) -> None:
@@ -208,13 +222,17 @@ def main() -> None:
     for entry in loaded.registry.catalogue():
         control.send(json.dumps({"op": "agent", **entry}).encode())
     notes = [*loaded.notes, *notes, *(f"sandboxes: {one}" for one in missing())]
+    given = Confinement(**json.loads(sys.argv[2]))
+    walls = Walls(given)
+    try:
+        walls.enclose()
+    except OSError as error:
+        control.send(json.dumps({"op": "failed", "message": f"sandboxes cannot be walled in: {error}"}).encode())
+        sys.exit(1)
     control.send(json.dumps({"op": "ready", "notes": notes, "named": loaded.named}).encode())
     rehearse()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
     gc.enable()
-    given = Confinement(**json.loads(sys.argv[2]))
-    walls = Walls(given)
-    walls.enclose()
     zygote = Zygote(control, loaded.registry, walls, given.folder)
     linux.outlive_parent()  # from here on the end of the control socket tells: there may be sandboxes to end
     zygote.serve()

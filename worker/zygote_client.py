@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 import structlog
 
 from shared.errors import ConfigurationError, UnavailableError
+from worker.folders import remove
 from worker.walls import Confinement
 from worker.zygote import MAX_PACKET
 
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 START_TIMEOUT_S = 60.0
 RESTART_WAIT_S = 0.5
 KILL_TIMEOUT_S = 2.0
+REMOVE_TIMEOUT_S = 10.0
 # Besides these only what LANEWISE_SANDBOX_ENV names reaches zygote and sandboxes.
 PASSED_ENVIRONMENT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -182,13 +183,17 @@ class ZygoteClient:
 
     def _keep_one(self) -> None:
         folder = tempfile.mkdtemp(prefix="lanewise-")
-        control = self._exec(folder)
         try:
-            self._listen(control)
-        except (OSError, ValueError):
-            log.exception("the zygote's messages cannot be read")
+            control = self._exec(folder)
+            try:
+                self._listen(control)
+            except (OSError, ValueError):
+                log.exception("the zygote's messages cannot be read")
+            finally:
+                self._bury(control)
         finally:
-            self._bury(control, folder)
+            if not remove(folder, REMOVE_TIMEOUT_S):
+                log.warning("the folder of dead sandboxes is not removed", folder=folder)
 
     def _exec(self, folder: str) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -228,11 +233,11 @@ class ZygoteClient:
                     self._exited(message)
                 case "refused":
                     self._refused(message)
-                case kind if (sandbox := self._sandboxes.get(message["id"])) is not None:
+                case "forked" | "signalled" as kind if (sandbox := self._sandboxes.get(message["id"])) is not None:
                     if kind == "forked":
                         sandbox.pid = message["pid"]
                     else:
-                        sandbox.kill_by = None  # it has sent the signal
+                        sandbox.kill_by = None
 
     def _exited(self, message: dict[str, Any]) -> None:
         with self._lock:
@@ -253,7 +258,7 @@ class ZygoteClient:
             sandbox.exited.set()
             sandbox.notify()
 
-    def _bury(self, control: socket.socket, folder: str) -> None:
+    def _bury(self, control: socket.socket) -> None:
         """The zygote is gone, and by the kernel so are its sandboxes: ends their groups too and tells their runners."""
         self._ready.clear()
         with self._lock:
@@ -273,7 +278,6 @@ class ZygoteClient:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(5)
-        shutil.rmtree(folder, ignore_errors=True)
         if not self._imported and self._failure is None and not self._stopping.is_set():
             ending = _ending(self._process.returncode) if self._process else "was not there"
             self._failure = f"the zygote ended while it imported the agents: it {ending}"

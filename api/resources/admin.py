@@ -169,7 +169,10 @@ def _checked(body: GrantsReplacement) -> dict[str, datetime | None]:
         if expires_at is not None and expires_at <= datetime.now(UTC):
             problems.append({"field": f"tools.{number}.expires_at", "message": "is not in the future"})
         elif expires_at is not None:
-            expires_at = expires_at.astimezone(UTC)  # Postgres takes no zone beyond 15:59
+            try:
+                expires_at = expires_at.astimezone(UTC)  # Postgres takes no zone beyond 15:59
+            except OverflowError:
+                problems.append({"field": f"tools.{number}.expires_at", "message": "is later than the year 9999"})
         grants[grant.tool] = expires_at
     if problems:
         raise InvalidError(f"{problems[0]['field']} {problems[0]['message']}", errors=problems)

@@ -124,6 +124,7 @@ class LocalRun:
             "steps": self._records.step_names(),
             "time_left_s": self.row.time_limit_s,
             "database_url": None,
+            "database_ports": (),
             "database_token": "",
         }
 

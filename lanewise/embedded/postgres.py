@@ -30,6 +30,7 @@ SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
     "max_connections": "200",
+    "authentication_timeout": "5s",  # who stops while signing in holds a place that no limit of a role counts
     "max_logical_replication_workers": "0",
     "io_method": "sync",  # no reader processes: what a small machine reads is in memory
     "scram_iterations": "64",  # passwords of 256 random bits need no slow hash, and every sandbox connects anew

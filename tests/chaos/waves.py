@@ -91,7 +91,7 @@ class Result:
         often = all(self.in_the_middle(how) >= self.plan.runs // 10 for how in ENDS)
         kinds = all(any(self.middle[how, kind] for how in ENDS) for kind in CALLS)
         looked = min(self.checked[who] for who in ("ended runs'", "neighbours'", "the api's", "events"))
-        return often and kinds and self.ended.total() >= self.plan.runs and looked >= self.plan.runs // 10
+        return often and kinds and self.middle.total() >= self.plan.runs and looked >= self.plan.runs // 10
 
 
 class Caller(NamedTuple):
@@ -127,7 +127,7 @@ class Waves:
         """Makes all waves; stops once a foreign answer was seen, or something else is wrong."""
         began, result = time.monotonic(), self.result
         with self._bystanders.watching():
-            while result.ended.total() < self._plan.runs and not result.foreign and not result.broken:
+            while result.middle.total() < self._plan.runs and not result.foreign and not result.broken:
                 self._wave()
         self._look_at_rows()
         result.checked += self._bystanders.checked
@@ -138,7 +138,7 @@ class Waves:
     def _wave(self) -> None:
         gate = self._folder / f"gate-{next(self._numbers)}"
         neighbours = [self._begin(user, list(CALLS), until=gate, pause_s=PAUSE_S) for user in self._others]
-        count = min(WAVE, self._plan.runs - self.result.ended.total())
+        count = min(WAVE, self._plan.runs)
         chances = [random.Random(self._chance.getrandbits(64)) for _ in range(count)]
         with ThreadPoolExecutor(self._plan.at_once) as pool:
             ended = list(pool.map(self._end_one, itertools.cycle(self._users), chances))

@@ -25,7 +25,7 @@ MAX_FILE_BYTES = 1024**3
 MAX_TASKS = 256  # processes and threads of a sandbox with an account of its own
 SHARED_TASKS = 1024  # that an account which others share may have more than when it was looked at
 _LOOK_EVERY_S = 5.0
-_CPU_MARGIN_S = 60
+_CPU_MARGIN_S, _MAX_CPU_S = 60, 2**31
 _SYSTEM = (
     "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys/devices/system",
     "/sys/fs/cgroup",
@@ -79,8 +79,9 @@ class Walls:
         self._code = _code()
         self._landlock = landlock.version()
         self._accounts = _accounts(self._landlock, self._code, given.writable)
+        self._first_uid = account.first_uid()
         self._tasks, self._looked_at = 0, float("-inf")
-        self._no_network: seccomp.Filter | None = None
+        self._no_network: dict[bool, seccomp.Filter] = {}  # with and without sockets of this machine
         self._own: landlock.Ruleset | None = None
 
     def enclose(self) -> None:
@@ -89,7 +90,8 @@ class Walls:
         linux.give_up_privileges()
         if seccomp.available():
             seccomp.Filter(seccomp.common()).enforce()
-            self._no_network = seccomp.Filter(seccomp.without_network())
+            for local in (False, True):
+                self._no_network[local] = seccomp.Filter(seccomp.without_network(local=local))
         if self._landlock:
             given, readable = self._given, (*_SYSTEM, *self._code, *self._given.readable)
             closed = {os.path.realpath(path) for path in (*given.closed, *_CLOSED, *_hidden(self._code))}
@@ -128,22 +130,25 @@ class Walls:
         for limit, wanted in most.items():
             _lower(limit, wanted)
         if self._accounts.own:
-            account.take(folder, self._accounts.kept)
+            account.take(folder, self._first_uid, self._accounts.kept)
+            linux.hide_memory()  # a change of account may show it again
         elif os.geteuid() == 0:
             linux.keep_capabilities()
 
-    def close(self, *, time_left_s: float, tcp_ports: Collection[int] | None) -> None:
+    def close(self, *, time_left_s: float, tcp_ports: Collection[int] | None, local: bool = False) -> None:
         """Closes the last walls, which say what the agent of this run may do. The process has one thread.
 
         Args:
             time_left_s: the run's, seconds: a process that outlives it by its processor time is ended by the kernel.
             tcp_ports: what it may connect to; None: the agent has declared that it needs the network.
+            local: whether it may connect to sockets of this machine without that: the database's is one.
         """
         processors = os.cpu_count() or 1
-        _lower(resource.RLIMIT_CPU, ceil(time_left_s) * processors + _CPU_MARGIN_S)
-        raised.update({"limits"} if tcp_ports is None else {"limits", "network"})
-        if self._no_network is not None and tcp_ports is not None:
-            self._no_network.enforce()
+        _lower(resource.RLIMIT_CPU, min(ceil(time_left_s) * processors + _CPU_MARGIN_S, _MAX_CPU_S))
+        confines_tcp = bool(self._no_network) or self._landlock >= landlock.NET_VERSION
+        raised.update({"limits", "network"} if tcp_ports is not None and confines_tcp else {"limits"})
+        if self._no_network and tcp_ports is not None:
+            self._no_network[local].enforce()
         if self._own is not None:
             self._own.permit(self._folder(), landlock.ALL)
             self._own.enforce(tcp_ports, scoped=True)
@@ -168,8 +173,9 @@ def missing() -> Iterator[str]:
         yield "no filter of system calls for this processor: agents have sockets of every kind"
     if not _accounts(version, _code()).own:
         yield (
-            "no account of its own for each sandbox (the worker is not root, or lacks CAP_SETUID, SETGID, CHOWN, KILL "
-            "or DAC_OVERRIDE): they share the worker's, and its limit of processes"
+            "no account of its own for each sandbox (the worker is not root, or lacks one of CAP_SETUID, SETGID, "
+            "CHOWN, FOWNER, KILL, DAC_OVERRIDE): they share the worker's and its limit of processes, and may change "
+            "rights, times and attributes of its files"
         )
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from shared import linux
 
-# systemd's list of user ids leaves these to nobody; with its pid, of which there are at most 2**22, no two sandboxes
-# of a machine have the same.
-FIRST_UID = 0x70000000
-_LAST_UID = FIRST_UID + 2**22
-_CHOWN, _KILL, _SETGID, _SETUID = 0, 5, 6, 7  # linux/capability.h
+# systemd's list of user ids leaves this range to nobody. A zygote takes one of its parts by chance, and a sandbox adds
+# its pid, of which a PID namespace has at most 2**22: no two that see one another have the same, and hardly any two
+# of a machine's containers.
+_FIRST_UID, _PIDS, _PARTS = 0x70000000, 2**22, 64
+_CHOWN, _FOWNER, _KILL, _SETGID, _SETUID = 0, 3, 5, 6, 7  # linux/capability.h
 USE_ANYTHING, READ_ANYTHING = 1, 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
-_NEEDED = (_CHOWN, USE_ANYTHING, _KILL, _SETGID, _SETUID)
+_NEEDED = (_CHOWN, _FOWNER, USE_ANYTHING, _KILL, _SETGID, _SETUID)
 _KEEP_CAPABILITIES, _AMBIENT, _RAISE = 8, 47, 2
 
 
@@ -24,7 +24,11 @@ def available() -> bool:
     """Tells whether this process may give accounts: it is root, with the rights for it and with user ids to give."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return False
-    return all(_capabilities() >> one & 1 for one in _NEEDED) and _mapped(_LAST_UID)
+    return (
+        all(_capabilities() >> one & 1 for one in _NEEDED)
+        and _mapped(_FIRST_UID)
+        and _mapped(_FIRST_UID + _PARTS * _PIDS - 1)
+    )
 
 
 def open_to_all(paths: Iterable[str]) -> bool:
@@ -40,17 +44,23 @@ def _open(path: Path) -> bool:
         return True
 
 
-def take(folder: str, kept: int | None = None) -> None:
+def first_uid() -> int:
+    """Returns the first user id of a part of the range, for one zygote."""
+    return _FIRST_UID + _PIDS * (os.urandom(1)[0] % _PARTS)
+
+
+def take(folder: str, first_uid: int, kept: int | None = None) -> None:
     """Gives this process the account of its pid, which owns its folder.
 
     Args:
+        first_uid: of its zygote's part of the range.
         kept: a capability that it keeps, and Landlock has to confine: `READ_ANYTHING` or `USE_ANYTHING`, whatever the
             file system's rights say. Programs that it starts have it, too.
 
     Raises:
         OSError: the kernel refuses.
     """
-    uid = FIRST_UID + os.getpid()
+    uid = first_uid + os.getpid()
     os.chown(folder, uid, uid)
     os.setgroups([])
     if kept is not None:

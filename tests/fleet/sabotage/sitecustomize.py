@@ -249,15 +249,17 @@ def peek(fd: int) -> str:
 
 
 def share_the_folder(module: Any) -> None:
-    right = module.confine
+    right = module.Walls.enter
 
-    def confine(limits: Any) -> None:
-        right(limits)
+    def enter(walls: Any) -> None:
         if broken("folder"):
-            Path(limits.folder, "shared").mkdir(exist_ok=True)
-            os.chdir(f"{limits.folder}/shared")
+            folder = f"{walls._given.folder}/shared"
+            Path(folder).mkdir(exist_ok=True)
+            os.mkdir = lambda *_, **__: None  # in this sandbox
+            module.Walls._folder = lambda _: folder
+        right(walls)
 
-    module.confine = confine
+    module.Walls.enter = enter
 
 
 def share_memory(module: Any) -> None:
@@ -287,7 +289,7 @@ BREAKS: dict[str, Callable[[Any], None]] = {
     "worker.records": mix_up_records,
     "worker.supervise": tell_the_first_error,
     "worker.core": log_what_agents_say,
-    "worker.sandbox": share_the_folder,
+    "worker.walls": share_the_folder,
     "tests.fleet.agents_acceptance": break_where_agents_are,
 }
 

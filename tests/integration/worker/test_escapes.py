@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from lanewise.process import wait_until
 from shared.outcomes import Completed, Failed
 from tests.integration.worker.conftest import Begin
 from tests.sandboxes import REPOSITORY, worker_environment
@@ -100,9 +101,17 @@ ATTACKS = {
     ),
     "a connection to a store": Attack("connect", frozenset({"landlock"}), lambda at: (at.port,)),
     "a connection within a send": Attack("fast_open", frozenset({"landlock", "filter"}), lambda at: (at.port,)),
+    "a socket of another family": Attack("other_sockets", frozenset({"filter"})),
     "a datagram": Attack("datagram", frozenset({"filter"}), lambda at: (at.port,)),
     "listening": Attack("listen", frozenset({"landlock"})),
-    "a local socket without a file": Attack("abstract", frozenset({"landlock"}), lambda at: (at.abstract,)),
+    "a local socket without a file": Attack("abstract", frozenset({"landlock", "filter"}), lambda at: (at.abstract,)),
+    "a local socket with a file": Attack(
+        "local_socket", frozenset({"filter"}), lambda at: (str(at.folder.parent / "socket"),)
+    ),
+    "a limit for the worker": Attack(
+        "limit_other", frozenset({"account", "capabilities", "filter"}), lambda at: (at.victim,)
+    ),
+    "memory that no limit counts": Attack("memory_files", frozenset({"filter"})),
     "a namespace of its own": Attack("namespaces", frozenset({"filter"})),
     "memory that outlives it": Attack("shared_memory", frozenset({"filter"})),
     "a program that becomes root": Attack(
@@ -125,19 +134,22 @@ pytestmark = pytest.mark.skipif(MISSING != SHARED, reason=f"this platform cannot
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place() -> Iterator[Path]:
     """A folder that sandboxes may read, with one in it that is closed."""
-    place = tmp_path_factory.mktemp("place")
-    for folder in (*list(place.parents)[:-1], place):
-        if folder.stat().st_uid == os.geteuid() and str(folder).startswith("/tmp/"):  # noqa: S108 - pytest's
-            folder.chmod(0o755)
-    data = place / "data"
-    data.mkdir(mode=0o700)
-    (data / "secrets.json").write_text(SECRET)
-    (data / "secrets.json").chmod(0o600)
-    program = shutil.copy("/usr/bin/id", place / "as-root")
-    Path(program).chmod(0o4755)
-    return place
+    with tempfile.TemporaryDirectory(prefix="escapes-") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        data = place / "data"
+        data.mkdir(mode=0o700)
+        (data / "secrets.json").write_text(SECRET)
+        (data / "secrets.json").chmod(0o600)
+        program = shutil.copy("/usr/bin/id", place / "as-root")
+        Path(program).chmod(0o4755)
+        with closing(socket.socket(socket.AF_UNIX)) as local:
+            local.bind(str(place / "socket"))
+            (place / "socket").chmod(0o666)
+            local.listen(100)
+            yield place
 
 
 @contextmanager
@@ -202,7 +214,8 @@ def attack(
         """Returns whether it succeeded, and what came of it."""
         neighbour = begin("wait", zygote=zygote)
         neighbour.wait_for()
-        (folder,) = Path(tempfile.gettempdir()).glob(f"lanewise-*/{neighbour.pid}")
+        folders = Path(tempfile.gettempdir()).glob(f"lanewise-*/{neighbour.pid}")
+        folder = max(folders, key=lambda found: found.stat().st_ctime)  # others may be left of killed workers
         assert zygote.pid is not None
         scene = Scene(*victim, zygote.pid, neighbour.pid, folder, *listening, place / "data")
         given = {"attack": what.name, "arguments": what.arguments(scene)}
@@ -283,3 +296,14 @@ def test_memory_is_closed_to_the_same_account_once_it_is_hidden() -> None:
             process.kill()
         assert ("PermissionError" in done.stderr.decode()) is refused, done.stderr
         assert (done.returncode != 0) is refused
+
+
+def test_what_a_run_leaves_is_removed_however_deep_and_nobody_waits_for_it(begin: Begin, real: ZygoteClient) -> None:
+    neighbour = begin("wait", zygote=real)
+    neighbour.wait_for()
+    attempt = begin("attack", {"attack": "deep_folder"}, zygote=real)
+    assert attempt.outcome() == Completed({"got": True})
+    assert attempt.sandbox.exited.is_set()
+    (folder,) = {found.parent for found in Path(tempfile.gettempdir()).glob(f"lanewise-*/{neighbour.pid}")}
+    assert wait_until(lambda: [entry.name for entry in folder.iterdir()] == [str(neighbour.pid)], 30)
+    assert (real.restarts, neighbour.sandbox.exited.is_set()) == (0, False)
