@@ -379,7 +379,7 @@ class Die(Agent):
         run.emit.token("begun")
         if "status" in given:
             os._exit(given["status"])
-        os.kill(os.getppid() if given.get("parent") else os.getpid(), given["signal"])
+        os.kill(os.getpid(), given["signal"])
         time.sleep(FOREVER_S)
 
 
