@@ -92,10 +92,10 @@ def test_a_beat_puts_back_no_slot_of_a_run_that_has_ended_meanwhile(node: Node) 
     assert node.slots() == []
 
 
-def test_nor_of_one_that_ends_while_they_are_put_back(node: Node) -> None:
+def test_nor_of_one_that_ends_while_they_are_put_back(node: Node, redis_client: redis.Redis) -> None:
     ending = node.begin("wait")
     node.live(ending)
-    node.services.redis.delete(node.services.keys.slots("alice"))
+    redis_client.delete(node.services.keys.slots("alice"))
     restore = node.services.slots.restore
 
     def end_and_restore(user_id: str, members: Sequence[str]) -> int:
@@ -122,12 +122,12 @@ def test_a_cancel_whose_message_was_lost_is_heard_with_the_next_beat(node: Node)
     assert node.wait(run, timeout_s=2).status == "cancelled"
 
 
-def test_a_cancel_by_the_control_channel_is_heard_at_once(node: Node) -> None:
+def test_a_cancel_by_the_control_channel_is_heard_at_once(node: Node, redis_client: redis.Redis) -> None:
     run = node.begin("wait")
     node.wait_for_text(run)
     node.parts._control.start()
     channel = node.services.keys.control(node.id)
-    assert wait_until(lambda: node.services.redis.pubsub_numsub(channel)[0][1] == 1, 5)
+    assert wait_until(lambda: redis_client.pubsub_numsub(channel)[0][1] == 1, 5)
     for text in ("nonsense", "[]", "{}", "5", json.dumps({"cancel": "another"}), json.dumps({"cancel": ["x"]})):
         node.services.redis.publish(channel, text)
     cancel(node.services.database, run)
