@@ -33,11 +33,14 @@ def make_key(value: Any, body: Any) -> IdempotencyKey:
     """Returns the checked key with the fingerprint of its body: SHA-256 of the canonical JSON.
 
     Raises:
-        InvalidError: not 1 to 255 printable ASCII characters.
+        InvalidError: not 1 to 255 printable ASCII characters, or a body that is nested too deeply.
     """
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_KEY_LENGTH or not _is_printable(value):
         raise _wrong(f"must be 1 to {MAX_KEY_LENGTH} printable ASCII characters")
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    try:
+        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    except RecursionError:  # it could be read, with a few calls less on the stack
+        raise InvalidError("the body is nested too deeply") from None
     return IdempotencyKey(value, hashlib.sha256(canonical.encode()).hexdigest())
 
 

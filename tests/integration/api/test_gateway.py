@@ -365,6 +365,20 @@ class TestMisuse:
             connection.send(message)
             assert close_code(connection) == 4400
 
+    def test_a_body_that_can_just_be_read_is_no_error_of_ours(self, fleet: Fleet, user: str) -> None:
+        """What is a little deeper cannot be read at all, and ends the connection."""
+        answers = []
+        with fleet.server.stream(user) as stream, contextlib.suppress(ConnectionClosed):
+            stream.until_live()
+            for depth in range(900, 1000):
+                metadata = '{"a":' * depth + "0" + "}" * depth
+                frame = f'"t":"run.submit","agent":"echo","input":{{"text":"x"}},"metadata":{metadata}'
+                stream.socket.send(f'{{{frame},"ref":"{depth}","idempotency_key":"k"}}')
+                answers.append(stream.answer(str(depth))["problem"]["code"])
+        assert set(answers) == {"invalid"}
+        assert 1 < len(answers) < 100
+        assert stream.socket.close_code == 4400
+
     def test_a_cursor_beyond_all_numbers_is_just_ahead(self, fleet: Fleet, user: str) -> None:
         with fleet.server.stream(user, after=10**30) as stream:
             assert stream.welcome["reason"] == "ahead"
