@@ -41,7 +41,7 @@ class ToolScope:
         *,
         store: RedisManager,
         open_session: Callable[[], AbstractContextManager[Session]],
-        is_cancelled: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool],
     ) -> None:
         self.context = context
         self.emit = UserWebSocketEmitter(context, _GuardedBridge(bridge), agent)

@@ -81,7 +81,8 @@ def test_one_that_stays_as_it_was_keeps_who_granted_it_and_when(database: Databa
 def test_what_was_just_replaced_is_read_anew_in_the_same_session(database: Database) -> None:
     grant(database, {"fetch": None})
     with database.user_session("alice") as session:
-        assert [one.expires_at for one in read_grants(session, "alice")] == [None]
+        before = read_grants(session, "alice")  # kept, and so is what the session has read
+        assert [one.expires_at for one in before] == [None]
         replace_grants(session, "alice", {"fetch": LATER}, "second")
         assert [(one.expires_at, one.granted_by) for one in read_grants(session, "alice")] == [(LATER, "second")]
 

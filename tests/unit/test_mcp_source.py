@@ -35,7 +35,14 @@ def dispatcher(tell: Callable[[Future[list[ListedTool]]], None]) -> tuple[ToolDi
     listed: Future[list[ListedTool]] = Future()
     tell(listed)
     context, bridge = a_context(), RecordingBridge()
-    scope = ToolScope(context, bridge, "a", store=DictStore(), open_session=lambda: UnboundDatabase().session(context))
+    scope = ToolScope(
+        context,
+        bridge,
+        "a",
+        store=DictStore(),
+        open_session=lambda: UnboundDatabase().session(context),
+        is_cancelled=lambda: False,
+    )
     source = McpSource("odd", McpServer(command="x", permission="open"), Listing(listed), scope, frozenset())
     registry = ToolRegistry(context, [source])
     return ToolDispatcher(context, registry, UserWebSocketEmitter(context, bridge, "a")), context
