@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.chaos.conductor import api_urls
 from tests.chaos.part import Options, say
-from tests.fleet.fleet import Fleet
+from tests.fleet.fleet import Fleet, marks
 from tests.fleet.leaks import PLANTED, breakable, is_caught, play
 from tests.fleet.scene import OWN, Scene
 
@@ -59,7 +59,7 @@ def _report(scene: Scene, runs: int) -> bool:
 def plant(names: Sequence[str]) -> bool:
     """Plants leaks one at a time; tells whether each was seen where it must be, and nowhere else."""
     well: dict[str, bool] = {}
-    with tempfile.TemporaryDirectory(prefix="lanewise-leaks-") as folder:
+    with tempfile.TemporaryDirectory(prefix="lanewise-leaks-", dir=marks()) as folder:
         switches = Path(folder, "switches")
         switches.mkdir()
         with breakable(switches) as fleet:

@@ -10,7 +10,7 @@ from tests.chaos.interrupt_sabotage import CONTROLS
 from tests.chaos.part import Options, say
 from tests.chaos.sabotage import sabotaged
 from tests.chaos.waves import ENDS, Plan, Result, Waves
-from tests.fleet.fleet import Fleet
+from tests.fleet.fleet import Fleet, marks
 
 SHOWN = 10
 BROKEN_RUNS = 80
@@ -31,7 +31,7 @@ def interrupt(plan: Plan) -> Result:
         "LANEWISE_USER_CONCURRENT_RUNS": "8", **plan.env,
     }  # fmt: skip
     with (
-        tempfile.TemporaryDirectory(prefix="lanewise-marks-") as folder,
+        tempfile.TemporaryDirectory(prefix="lanewise-marks-", dir=marks()) as folder,
         Fleet.start("--workers", "2", "--slots", str(slots), "--no-flower", env=env) as fleet,
     ):
         return Waves(fleet, Path(folder), plan).run()

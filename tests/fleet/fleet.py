@@ -69,7 +69,7 @@ def new_user(name: str = "user") -> str:
     return f"{name}-{uuid.uuid4().hex[:12]}"
 
 
-def _marks() -> Path:
+def marks() -> Path:
     """Returns where pytest makes the folders of tests: agents leave marks there of what they have done."""
     folder = Path(tempfile.gettempdir(), f"pytest-of-{getpass.getuser()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -96,7 +96,7 @@ class Fleet:
             name="up",
             argv=(sys.executable, "-m", "lanewise.cli", "up", "--data-dir", str(self.data_dir), *options),
             # The folder in PYTHONPATH marks every process of this fleet, down to the sandboxes.
-            env={**os.environ, "LANEWISE_AGENTS": AGENTS, "LANEWISE_SANDBOX_WRITABLE": str(_marks()),
+            env={**os.environ, "LANEWISE_AGENTS": AGENTS, "LANEWISE_SANDBOX_WRITABLE": str(marks()),
                  **QUICK, **given, "PYTHONPATH": path,
                  "TMPDIR": str(self.scratch)},
             log=folder / "up.log",
