@@ -27,7 +27,10 @@ def run(options: Options) -> bool:
     say(f"canaries: {USERS} users with {runs_each} runs each")
     sizes = ("--apis", "2", "--workers", "2", "--slots", str(SLOTS), "--no-flower")
     with Fleet.start(*sizes, env={"LANEWISE_SWEEP_S": "2", "LANEWISE_LEASE_S": "15"}) as fleet:
-        scene = Scene(fleet, users=USERS, runs_each=runs_each, patience_s=CAUGHT_UP_S, urls=api_urls(fleet))
+        scene = Scene(
+            fleet, users=USERS, runs_each=runs_each, patience_s=CAUGHT_UP_S, urls=api_urls(fleet),
+            tell=lambda what: say(f"{time.monotonic() - began:6.0f} s: {what}"),
+        )  # fmt: skip
         scene.play()
     say(f"canaries: {time.monotonic() - began:.0f} s")
     return _report(scene, USERS * runs_each)

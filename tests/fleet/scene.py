@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -69,11 +69,12 @@ class Scene:
         patience_s: how long to wait for the last events to reach everybody. A planted leak may keep them away.
         folder: empty; the runs meet there, all of them. None: they do not.
         urls: of the fleet's apis; each user goes from one to the next.
+        tell: is told how far it is.
     """
 
     def __init__(  # noqa: PLR0913 - what a scene is made of, all named
         self, fleet: Fleet, *, users: int, runs_each: int, patience_s: float, folder: Path | None = None,
-        urls: Sequence[str] = (),
+        urls: Sequence[str] = (), tell: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self.fleet = fleet
         self.patience_s = patience_s
@@ -88,6 +89,7 @@ class Scene:
         self.answers_about_others: set[tuple[int, str]] = set()  # status and code
         self.ends: Counter[tuple[str, str]] = Counter()  # seen by a user, by way
         self._heads: dict[str, int] = {}  # the last event that each user saw live
+        self._tell = tell
         self._runs_each = runs_each
         self._folder = folder
         self._urls = list(urls) or [fleet.url]
@@ -101,12 +103,16 @@ class Scene:
             for user in self.users:
                 eyes.enter_context(self._watching_stream(user, "live", None))
             list(pool.map(self._write, self.users))
+            self._tell("all runs are submitted")
             list(pool.map(self._wait, self.users))
+            self._tell("all runs have ended")
             for user in self.users:
                 eyes.enter_context(self._watching_stream(user, "replay", 0))
                 eyes.enter_context(self._watching_stream(user, "snapshot", None))
             wait_until(self._everybody_saw_the_ends, self.patience_s)
+            self._tell("all streams are read")
             list(pool.map(self._read_rest, self.users))
+            self._tell("all answers are read")
         for user in self.users:
             self._read_database(user)
         self._read_redis()
