@@ -79,6 +79,9 @@ def test_keeping_takes_no_slot_and_leaves_no_mark(slots: KnownSlots, redis_clien
     assert not slots.keep("alice", "r2")
     assert slots.keep("alice", "r1")
     assert slots.held("alice") == ["r1"]
+    slots.release("alice", ["r1"])
+    assert not slots.keep("alice", "r1")
+    assert slots.held("alice") == []
 
 
 def test_leases_end_by_the_clock_of_redis_to_the_fraction(make: MakeSlots, redis_client: redis.Redis) -> None:

@@ -94,6 +94,17 @@ def test_claims_that_are_missing_or_wrong(changes: dict[str, Any]) -> None:
     assert "alice" not in str(caught.value)
 
 
+def test_the_cause_that_is_logged_is_what_the_newest_key_found() -> None:
+    for token, cause in (
+        (signed(aud="other"), jwt.InvalidAudienceError),
+        (signed(OLD, aud="other"), jwt.InvalidSignatureError),
+        (signed(FOREIGN), jwt.InvalidSignatureError),
+    ):
+        with pytest.raises(UnauthorizedError) as caught:
+            verifier().verify(token)
+        assert type(caught.value.__cause__) is cause
+
+
 def test_the_clock_may_be_a_little_off_and_not_more() -> None:
     assert verifier().verify(signed(exp=time.time() - 5))
     with pytest.raises(UnauthorizedError, match="expired"):
@@ -183,6 +194,7 @@ def test_of_a_key_set_only_what_is_for_our_algorithms_counts(tmp_path: Path) -> 
         '{"keys": [{"kty": "RSA"}]}',
         '{"keys": 7}',
         '{"keys": [{"kty": "RSA", "kid": "1"}]}',
+        '{"keys": [{"kty": "oct", "kid": "1", "k": "AAAA"}]}',
     ],
 )
 def test_a_key_file_that_cannot_be_used_stops_the_start(tmp_path: Path, content: str | None) -> None:
