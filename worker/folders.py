@@ -21,6 +21,8 @@ def remove(path: str, timeout_s: float) -> bool:
     """Removes a folder, and returns whether it is gone; one that takes longer stays in part."""
     try:
         os.rmdir(path)  # noqa: PTH106 - most are empty by then, and no program has to be started
+    except FileNotFoundError:
+        return True
     except OSError:
         return _remove_full(path, timeout_s)
     return True
