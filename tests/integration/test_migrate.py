@@ -30,7 +30,7 @@ NO_SUPERUSER = [
     "fill the write-ahead log, by functions",
     "make large objects, by functions",
     "see other sessions, by functions",
-    "set temp_file_limit, track_activities as they like",
+    "set log_min_messages, temp_file_limit, track_activities as they like",
     "take advisory locks, by functions",
 ]
 

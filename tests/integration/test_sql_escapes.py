@@ -217,6 +217,14 @@ def sort_without_end(scene: Scene) -> bool:
         return True
 
 
+def fill_the_servers_log(scene: Scene) -> bool:
+    with closing(scene.sandbox()) as session:
+        if session.value("SHOW log_min_messages") != "fatal":
+            return True
+        session.ask("SET log_min_messages = 'log'")  # and then RAISE LOG, with an agent's words
+        return True
+
+
 def write_late(scene: Scene) -> bool:
     supersede(scene)
     scene.alice.ask(
@@ -295,6 +303,7 @@ NO_DELETE = Wall("GRANT DELETE ON lanewise.document_passages TO lanewise_run")
 BOUNDED_FILES = Wall(
     "ALTER ROLE lanewise_run RESET temp_file_limit", "ALTER ROLE lanewise_run SET temp_file_limit = '1GB'"
 )
+QUIET = Wall("ALTER ROLE lanewise_run RESET log_min_messages", "ALTER ROLE lanewise_run SET log_min_messages = 'fatal'")
 ATTEMPT_OF_THE_TOKEN = without("run_user", " AND attempt = part[3]::integer AND status = 'running'")
 ATTEMPT_OF_THE_STEP = without("record_step", " AND r.attempt = p_attempt AND r.status = 'running'")
 
@@ -322,6 +331,7 @@ ESCAPES: list[tuple[Attack, list[Wall]]] = [
     (keep_large_objects, [callable_by_all("lo_from_bytea")]),
     (fill_the_log, [callable_by_all("pg_logical_emit_message(boolean, text, text, boolean)")]),
     (sort_without_end, [BOUNDED_FILES]),
+    (fill_the_servers_log, [QUIET]),
     (write_late, [ATTEMPT_OF_THE_TOKEN]),
     (record_a_step_late, [ATTEMPT_OF_THE_TOKEN, ATTEMPT_OF_THE_STEP]),
     (record_a_step_late, [ATTEMPT_OF_THE_STEP, ATTEMPT_OF_THE_TOKEN]),
