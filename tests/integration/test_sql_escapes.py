@@ -393,21 +393,26 @@ def until_refused(scene: Scene) -> Iterator[Sandbox]:
             return
 
 
+def gaps(scene: Scene) -> list[str]:
+    """Returns what the login may do though it must not, but for databases that other tests have beside this one."""
+    return [gap for gap in sandbox_login.gaps(scene.superuser, RUN) if not gap.startswith("connect to ")]
+
+
 def test_what_a_sandbox_may_change_of_its_own_login_is_told_and_put_right(scene: Scene) -> None:
     """Postgres lets every role change its password and the settings that its sessions begin with."""
-    gaps = sandbox_login.gaps(scene.superuser, RUN)
-    assert gaps == []
+    assert gaps(scene) == []
     scene.alice.ask("ALTER ROLE lanewise_run SET default_transaction_read_only = on")
     scene.alice.ask(f"ALTER ROLE lanewise_run IN DATABASE {scene.database} SET search_path = nowhere")
     scene.alice.ask("ALTER ROLE lanewise_run RESET lock_timeout")
-    assert sandbox_login.gaps(scene.superuser, RUN) == [
+    assert gaps(scene) == [
         "go by settings that somebody changed: default_transaction_read_only, lock_timeout, search_path"
     ]
     scene.alice.ask("ALTER ROLE lanewise_run PASSWORD 'another'")
     with pytest.raises(psycopg2.OperationalError, match="authentication failed"):
         scene.sandbox()
     admin_url, service_url, run_url = (scene.servers.url(scene.database, role) for role in (None, SERVICE, RUN))
-    assert migrate(admin_url, service_url, run_url, SECRETS) == []
+    migrate(admin_url, service_url, run_url, SECRETS)
+    assert gaps(scene) == []
     with closing(scene.sandbox()) as session:
         assert session.value("SHOW transaction_read_only") == "off"
         assert session.ask("SELECT content FROM documents")

@@ -106,6 +106,8 @@ def test_given_stores_get_the_same_roles_on_every_machine(tmp_path: Path, monkey
     here, there = (
         Stores(tmp_path / name, ensure_secrets(tmp_path / name), DATABASE_URL, REDIS_URL) for name in ("here", "there")
     )
+    closed = [stores.values.pop("sandbox_closed") for stores in (here, there)]
+    assert closed == [str(tmp_path / name) for name in ("here", "there")]
     assert here.values == there.values
     service, run = here.values["database_url"], here.values["run_database_url"]
     assert service.startswith("postgresql://lanewise_service_")
