@@ -36,11 +36,13 @@ class Bystanders:
     Attributes:
         checked: answers that were looked at, by where they came from.
         hung_up: requests whose client went away before any answer.
+        lost: streams that were closed.
     """
 
     def __init__(self, fleet: Fleet, users: Sequence[str], note: Callable[[str], None]) -> None:
         self.checked: Counter[str] = Counter()
         self.hung_up = 0
+        self.lost: list[str] = []
         self._fleet = fleet
         self._users = users
         self._note = note
@@ -101,7 +103,12 @@ class Bystanders:
             def listen() -> None:
                 with suppress(ConnectionClosed):
                     for text in stream:
-                        self._look_at_event(user, json.loads(text))
+                        frame = json.loads(text)
+                        self._look_at_event(user, frame)
+                        if frame["t"] == "ping":
+                            stream.send('{"t":"pong"}')
+                if not self._over.is_set():
+                    self.lost.append(f"the stream of {user} was closed: {stream.close_code}")
 
             with _in_thread(listen):
                 yield

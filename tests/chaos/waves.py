@@ -132,6 +132,7 @@ class Waves:
         self._look_at_rows()
         result.checked += self._bystanders.checked
         result.hung_up = self._bystanders.hung_up
+        result.broken += self._bystanders.lost
         result.took_s = time.monotonic() - began
         return result
 

@@ -179,6 +179,8 @@ class Scene:
         with connect(url, additional_headers=headers) as socket:
             socket.send(json.dumps({"t": "hello", "v": 1, "after": after}))
 
+            over = threading.Event()
+
             def listen() -> None:
                 with suppress(ConnectionClosed):
                     for text in socket:
@@ -186,12 +188,17 @@ class Scene:
                         self.ends[user, f"websocket {name}"] += _END.search(str(text)) is not None
                         if name == "live" and (seq := _SEQ.search(str(text))):
                             self._heads[user] = int(seq[1])
+                        if '"t":"ping"' in str(text):
+                            socket.send('{"t":"pong"}')
+                if not over.is_set():
+                    self.unexpected.append(f"the stream {name} of {user} was closed: {socket.close_code}")
 
             listener = threading.Thread(target=listen)
             listener.start()
             try:
                 yield
             finally:
+                over.set()
                 socket.close()
                 listener.join()
 
