@@ -15,6 +15,7 @@ from lanewise.process import wait_until
 from shared.context import UserExecutionContext
 from shared.frames import FrameSocket
 from shared.ids import new_id
+from worker.walls import Confinement
 from worker.zygote_client import SandboxProcess, ZygoteClient
 
 MEMORY_MB = 1024
@@ -51,7 +52,7 @@ def measure(lab: Lab) -> list[Figure]:
 @contextmanager
 def _zygote() -> Iterator[ZygoteClient]:
     os.environ["LANEWISE_AGENTS"] = "benchmarks.agents"
-    zygote = ZygoteClient(MEMORY_MB)
+    zygote = ZygoteClient(Confinement(MEMORY_MB))
     zygote.start()
     try:
         yield zygote

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.fleet import Fleet, Lab, put_load
+from benchmarks.fleet import ROOT, Fleet, Lab, put_load
 from benchmarks.report import Figure
 
 USERS = 4
@@ -27,12 +27,12 @@ def _row_security(fleet: Fleet, *, on: bool) -> None:
 
 @dataclass(frozen=True)
 class Without:
-    """A fleet that lacks a wall.
+    """A fleet that lacks a wall: the common one, in which it is switched, or one of its own that never had it.
 
     Args:
         wall: its name.
-        switch: puts it up in the common fleet (`on`), or takes it away; None: it stays as it is.
-        env: settings of a fleet of its own that has never had it; None: it is the common one.
+        switch: puts it up in the common fleet (`on`), or takes it away.
+        env: settings of a fleet of its own.
     """
 
     wall: str
@@ -40,7 +40,10 @@ class Without:
     env: Mapping[str, str] | None = None
 
 
-WALLS = (Without("row level security", _row_security),)
+WALLS = (
+    Without("row level security", _row_security),
+    Without("the sandboxes' walls", env={"PYTHONPATH": str(ROOT / "benchmarks" / "unwalled")}),
+)
 
 
 @dataclass

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 USERS = ("api", "worker", "broker")
 BROKER_DATABASE = 1  # kombu's channels carry its number
 
-_USER = (
-    "{" + 32 * "?" + "}"
-)  # the digest in a key, see `shared.redis.Keys`: of its length, so that no other key matches
+# The digest in a key, see `shared.redis.Keys`: of its length, so that no other key matches.
+_USER = "{" + 32 * "?" + "}"
 _CONNECT = "ping select info"  # `info` is for `lanewise doctor`
 _SCRIPTS = "evalsha script|load time"  # what a script calls is checked like any call of the user's
 _SLOTS = "scan pexpire zadd zcount zrangebyscore zrem zremrangebyscore zscore"

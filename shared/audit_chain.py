@@ -2,7 +2,7 @@
 
 A seal covers the ids and MACs of its records and the seal before it. An anchor says where the chain ends, and another
 where it begins since retention has removed its oldest seals. All are signed: whoever has the database but not the key
-can make none of them. Only leaders come here; records are written without a look at the chain.
+can make none of them. Workers come here now and then; records are written without a look at the chain.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def digest_of(macs: Iterable[str]) -> str:
 
 
 class AuditChain:
-    """What one leader does for the audit trail; several at once, or a new one, change nothing wrong.
+    """What a worker does for the audit trail; several at once change nothing wrong.
 
     Each method may raise `UnavailableError`: Postgres is away.
 
@@ -119,7 +119,7 @@ class AuditChain:
         What counts is that a record is not sealed, not its id: one that is committed late is in the next seal.
 
         Returns:
-            the number of the chain's last seal; None if another leader was faster.
+            the number of the chain's last seal; None if another worker was faster.
         """
         with self._database.system_session() as session:
             last, seen = self._last(session)
@@ -185,12 +185,12 @@ class AuditChain:
             select(AuditSeal.number, AuditSeal.mac).order_by(AuditSeal.number.desc()).limit(1)
         ).first()
         number, mac = newest or (0, "")
-        anchor = _anchor(session, "last")  # read after the seals: another leader may be at it
+        anchor = _anchor(session, "last")  # read after the seals: another worker may be at it
         if anchor is not None and anchor.holds(self._keys) and number <= anchor.seal:
             return anchor, anchor.seal
         log.error("the audit chain was tampered with, or its key is gone: see `lanewise audit verify`", seal=number)
         audit.record(
-            session, user_id=audit.NOBODY, actor="leader", action=BROKEN, target=f"seal {number}",
+            session, user_id=audit.NOBODY, actor="worker", action=BROKEN, target=f"seal {number}",
             outcome="no anchor" if anchor is None else "the anchor is not as it was left",
         )  # fmt: skip
         return Anchor("last", number, mac), None if anchor is None else anchor.seal

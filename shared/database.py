@@ -55,27 +55,29 @@ def for_sandbox(url: str) -> tuple[str, list[int]]:
     A sandbox without a network resolves no names. The name stays, for TLS certificates are made out to it. A name that
     cannot be resolved now, and several hosts in the query, are left alone. No ports: it is a socket of this machine.
     """
+    return _for_sandbox(url, int(time.monotonic() / _ADDRESSES_FOR_S))
+
+
+@lru_cache(maxsize=2)
+def _for_sandbox(url: str, _moment: int) -> tuple[str, list[int]]:
+    """What holds for a moment is remembered, for each run asks."""
     parts = sa.make_url(url)
-    hosts = parts.query.get("host", ())
-    named = (hosts,) if isinstance(hosts, str) else hosts
-    if not parts.host and all(host.startswith("/") for host in named):
-        return url, []  # by a socket of this machine
-    ports = [parts.port or POSTGRES_PORT, *(int(port) for host in named if (port := host.rpartition(":")[2]).isdigit())]
-    if not parts.host or named or "hostaddr" in parts.query:
+    given = parts.query.get("host", ())
+    hosts = (given,) if isinstance(given, str) else given
+    if not parts.host and all(host.startswith("/") for host in hosts):
+        return url, []
+    ports = [int(port) for host in hosts if (port := host.rpartition(":")[2]).isdigit()]
+    ports.append(parts.port or POSTGRES_PORT)
+    if hosts or parts.host is None or "hostaddr" in parts.query or not (found := _addresses(parts.host)):
         return url, ports
-    found = _addresses(parts.host, int(time.monotonic() / _ADDRESSES_FOR_S))
-    if not found:
-        return url, ports
-    # One name for each address: the driver tries one after the other, as it does with a name of several addresses.
-    several = [("host", f"{parts.host}:{ports[0]}") for _ in found] if len(found) > 1 else []
-    parts = parts.set(host=None, port=None) if several else parts
-    parts = parts.update_query_pairs([*several, ("hostaddr", ",".join(found))])
-    return parts.render_as_string(hide_password=False), ports
+    pairs = [("hostaddr", ",".join(found))]
+    if len(found) > 1:  # one name for each: the driver tries one after the other, as it does with such a name
+        pairs += [("host", f"{parts.host}:{ports[0]}") for _ in found]
+        parts = parts.set(host=None, port=None)
+    return parts.update_query_pairs(pairs).render_as_string(hide_password=False), ports
 
 
-@lru_cache(maxsize=8)
-def _addresses(host: str, _moment: int) -> list[str]:
-    """Returns the addresses of a host; those of a moment are remembered, for each run asks."""
+def _addresses(host: str) -> list[str]:
     try:
         return list(dict.fromkeys(str(one[4][0]) for one in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
     except OSError:

@@ -21,6 +21,7 @@ from shared.outcomes import Lost, Outcome
 from tests.services import a_context
 from worker.live import LiveRun
 from worker.supervise import Supervisor
+from worker.walls import Confinement
 from worker.zygote_client import SandboxProcess, ZygoteClient
 
 REPOSITORY = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ def a_zygote(
     agents: str = AGENTS, *, memory_mb: int = 256, passed: tuple[str, ...] = (), **further: str
 ) -> Iterator[ZygoteClient]:
     """Runs a zygote with these agents. One that dies finds them again only within `worker_environment`."""
-    zygote = ZygoteClient(memory_mb, passed)
+    zygote = ZygoteClient(Confinement(memory_mb), passed)
     try:
         with worker_environment(agents, **further):
             zygote.start()

@@ -16,7 +16,7 @@ MAX_MESSAGE = 2000
 MAX_KIND = 64
 MAX_CAUSES = 8
 _NO_NETWORK = "this sandbox has no network, for neither its agent nor a tool declares `network = True`"
-_TASKS = f"the sandbox may have {walls.MAX_TASKS:,} processes and threads at once"
+_TASKS = "the sandbox has as many processes and threads as it may"
 _LIMITS = {
     errno.ENOMEM: "the run reached the memory limit of its sandbox",
     errno.EMFILE: f"the sandbox may have {walls.MAX_FILES:,} files open at once",

@@ -26,6 +26,7 @@ from worker.runner import HANDED_BACK, Runner
 from worker.sessions import Sessions
 from worker.tracker import AgentExecutionTracker
 from worker.upkeep import AuditSealing
+from worker.walls import Confinement
 from worker.writer import EventWriter
 from worker.zygote_client import ZygoteClient
 
@@ -51,13 +52,10 @@ class WorkerNode:
         self.live: dict[str, LiveRun] = {}
         self.tracker = AgentExecutionTracker()
         settings = services.settings
-        self.zygote = ZygoteClient(
-            settings.sandbox_memory_mb,
-            settings.sandbox_env,
-            readable=settings.sandbox_readable,
-            writable=settings.sandbox_writable,
-            closed=settings.sandbox_closed,
+        confinement = Confinement(
+            settings.sandbox_memory_mb, settings.sandbox_readable, settings.sandbox_writable, settings.sandbox_closed
         )
+        self.zygote = ZygoteClient(confinement, settings.sandbox_env)
         self.writer = EventWriter(services, self._refused)
         self.heartbeat = Heartbeat(services, self.id, self.live, self._announce)
         self.leader = Leader(services, self.id)

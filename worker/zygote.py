@@ -202,7 +202,7 @@ def _kill_group(pid: int, signum: int) -> None:
 
 
 def main() -> None:
-    """Starts from an exec: argument 1 is the worker's pid, argument 2 what sandboxes get, as JSON."""
+    """Starts from an exec: the arguments are the worker's pid, the sandboxes' folder, their `Confinement` as JSON."""
     linux.die_with_parent(int(sys.argv[1]))
     linux.hide_memory()
     gc.disable()  # holes in the memory that is shared would be filled, and so copied, by every sandbox
@@ -222,8 +222,8 @@ def main() -> None:
     for entry in loaded.registry.catalogue():
         control.send(json.dumps({"op": "agent", **entry}).encode())
     notes = [*loaded.notes, *notes, *(f"sandboxes: {one}" for one in missing())]
-    given = Confinement(**json.loads(sys.argv[2]))
-    walls = Walls(given)
+    folder = sys.argv[2]
+    walls = Walls(Confinement(**json.loads(sys.argv[3])), folder)
     try:
         walls.enclose()
     except OSError as error:
@@ -233,7 +233,7 @@ def main() -> None:
     rehearse()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
     gc.enable()
-    zygote = Zygote(control, loaded.registry, walls, given.folder)
+    zygote = Zygote(control, loaded.registry, walls, folder)
     linux.outlive_parent()  # from here on the end of the control socket tells: there may be sandboxes to end
     zygote.serve()
     os._exit(0)  # libraries that complain at the interpreter's end have nothing to tell anybody here

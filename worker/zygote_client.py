@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
@@ -64,23 +64,12 @@ class ZygoteClient:
     """Keeps one zygote running. Its thread, which forks it, lives as long as the worker.
 
     Args:
-        memory_mb: what a sandbox may use beyond the zygote.
+        confinement: of each sandbox.
         passed: names of further environment variables for the sandboxes.
-        readable: see `Confinement`.
-        writable: see `Confinement`.
-        closed: see `Confinement`.
     """
 
-    def __init__(
-        self,
-        memory_mb: int,
-        passed: Sequence[str] = (),
-        *,
-        readable: Sequence[str] = (),
-        writable: Sequence[str] = (),
-        closed: Sequence[str] = (),
-    ) -> None:
-        self._confinement = Confinement(memory_mb, "", readable, writable, closed)
+    def __init__(self, confinement: Confinement, passed: Sequence[str] = ()) -> None:
+        self._confinement = confinement
         self._passed = (*PASSED_ENVIRONMENT, *passed)
         self._numbers = itertools.count(1)
         self._sandboxes: dict[int, SandboxProcess] = {}
@@ -201,10 +190,10 @@ class ZygoteClient:
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HOME": folder}
         # By default glibc reserves 64 MiB of the sandbox's address space for each thread, e.g. each tool call.
         environment |= {"MALLOC_ARENA_MAX": "2"}
-        confinement = json.dumps(asdict(replace(self._confinement, folder=folder)))
+        confinement = json.dumps(asdict(self._confinement))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.zygote", str(os.getpid()), confinement],
+                [sys.executable, "-m", "worker.zygote", str(os.getpid()), folder, confinement],
                 stdin=theirs.fileno(),
                 env=environment,
                 start_new_session=True,

@@ -20,6 +20,7 @@ from lanewise.authoring.local_run import Json, LocalRun, Order
 from lanewise.authoring.memory import Memory
 from shared.errors import ConfigurationError
 from shared.outcomes import Lost
+from worker.walls import Confinement
 from worker.zygote_client import ZygoteClient
 
 AGENTS = "LANEWISE_AGENTS"
@@ -106,7 +107,7 @@ def zygote_with(target: str, memory_mb: int, passed: Sequence[str]) -> Iterator[
     before = os.environ.get(AGENTS)
     others = [name for name in (before or "").split(",") if name not in ("", target)]
     os.environ[AGENTS] = ",".join((target, *others))
-    zygote = ZygoteClient(memory_mb, passed)
+    zygote = ZygoteClient(Confinement(memory_mb), passed)
     try:
         zygote.start()
         yield zygote, _entry(zygote, target)

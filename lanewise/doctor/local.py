@@ -65,9 +65,10 @@ def settings(given: Settings) -> Iterator[Finding]:
 
 def walls() -> Iterator[Finding]:
     """Tells what this platform cannot keep agents from, with workers under this account."""
-    for lack in missing():
+    lacks = list(missing())
+    for lack in lacks:
         yield warning("sandboxes", lack, "docs/security.md says what that means")
-    if not list(missing()):
+    if not lacks:
         yield ok("sandboxes", "Landlock, a filter of system calls, and an account for each")
 
 

@@ -1,7 +1,7 @@
 """The walls of a sandbox: what the kernel keeps from a process that runs somebody's agent.
 
 They are prepared once, in the zygote; each sandbox raises them round itself before it runs a line of an agent's code.
-None of them can be taken down again, by root neither. What a platform lacks is said (`Walls.missing`).
+None of them can be taken down again, by root neither. What a platform lacks is said (`missing`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ _ETC = [
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _CLOSED = ("/etc/ssl/private", "/etc/pki/tls/private")
 
-
 raised: set[str] = set()  # in this process: "limits", and "network" if it has none; errors that come of them say so
 
 
@@ -53,14 +52,12 @@ class Confinement:
 
     Args:
         memory_mb: MiB that it may use beyond the zygote.
-        folder: where each sandbox gets a folder of its own.
         readable: what it may read besides the system's and Python's files and the folders of the module path.
         writable: what it may write, besides its folder.
         closed: what it may not read, wherever it is.
     """
 
     memory_mb: int
-    folder: str
     readable: Sequence[str] = ()
     writable: Sequence[str] = ()
     closed: Sequence[str] = ()
@@ -71,10 +68,12 @@ class Walls:
 
     Args:
         given: what sandboxes are confined to.
+        folder: where each gets a folder of its own.
     """
 
-    def __init__(self, given: Confinement) -> None:
+    def __init__(self, given: Confinement, folder: str) -> None:
         self._given = given
+        self._folder = folder
         self._address_space = linux.address_space() + given.memory_mb * 1024 * 1024
         self._code = _code()
         self._landlock = landlock.version()
@@ -86,7 +85,7 @@ class Walls:
 
     def enclose(self) -> None:
         """Confines the zygote, which has imported all that it needs, and with it every sandbox."""
-        Path(self._given.folder).chmod(0o711)  # other accounts find the way to their own folder, and see no other's
+        Path(self._folder).chmod(0o711)  # other accounts find the way to their own folder, and see no other's
         linux.give_up_privileges()
         if seccomp.available():
             seccomp.Filter(seccomp.common()).enforce()
@@ -98,8 +97,8 @@ class Walls:
             parts = [part for path in (*readable, *_ETC) for part in landlock.open_parts(path, closed)]
             shared = [(path, landlock.ALL) for path in (*given.writable, *_DEVICES)]
             # A sandbox writes to /proc before it confines itself; its own rules let it read there.
-            mine = [(path, landlock.ALL) for path in (given.folder, "/proc")]
-            mine.append((os.path.dirname(given.folder), landlock.REMOVE_DIR))  # noqa: PTH120 - it removes its folder
+            mine = [(path, landlock.ALL) for path in (self._folder, "/proc")]
+            mine.append((os.path.dirname(self._folder), landlock.REMOVE_DIR))  # noqa: PTH120 - it removes its folder
             landlock.Ruleset(self._landlock, [*parts, *shared, *mine]).enforce()
             # What is readable is settled above; here fewer and wider rules do, for each sandbox makes them anew.
             wide = dict.fromkeys(map(os.path.realpath, (*readable, "/etc", "/run")), landlock.READ)
@@ -112,7 +111,7 @@ class Walls:
 
     def enter(self) -> None:
         """Gives a freshly forked process its folder, its limits and its account. Our code alone runs in it so far."""
-        folder = self._folder()
+        folder = self._own_folder()
         os.mkdir(folder, mode=0o700)  # noqa: PTH102 - each module touched here is copied memory in every sandbox
         os.chdir(folder)
         os.environ["HOME"] = os.environ["TMPDIR"] = folder
@@ -150,11 +149,11 @@ class Walls:
         if self._no_network and tcp_ports is not None:
             self._no_network[local].enforce()
         if self._own is not None:
-            self._own.permit(self._folder(), landlock.ALL)
+            self._own.permit(self._own_folder(), landlock.ALL)
             self._own.enforce(tcp_ports, scoped=True)
 
-    def _folder(self) -> str:
-        return f"{self._given.folder}/{os.getpid()}"
+    def _own_folder(self) -> str:
+        return f"{self._folder}/{os.getpid()}"
 
 
 def missing() -> Iterator[str]:

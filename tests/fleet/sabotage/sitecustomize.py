@@ -253,10 +253,10 @@ def share_the_folder(module: Any) -> None:
 
     def enter(walls: Any) -> None:
         if broken("folder"):
-            folder = f"{walls._given.folder}/shared"
+            folder = f"{walls._folder}/shared"
             Path(folder).mkdir(exist_ok=True)
             os.mkdir = lambda *_, **__: None  # in this sandbox
-            module.Walls._folder = lambda _: folder
+            module.Walls._own_folder = lambda _: folder
         right(walls)
 
     module.Walls.enter = enter

@@ -281,9 +281,10 @@ def spawned(attempt: Attempt) -> list[int]:
 WORKER = """
     import sys
     from tests.sandboxes import Attempt
-    from worker.zygote_client import ZygoteClient
+    from worker.walls import Confinement
+from worker.zygote_client import ZygoteClient
 
-    zygote = ZygoteClient(256)
+    zygote = ZygoteClient(Confinement(256))
     zygote.start()
     attempts = [Attempt(zygote, "stubborn", {}), Attempt(zygote, "spawn", {"then": "wait"})]
     attempts[0].wait_for()
