@@ -282,7 +282,7 @@ WORKER = """
     import sys
     from tests.sandboxes import Attempt
     from worker.walls import Confinement
-from worker.zygote_client import ZygoteClient
+    from worker.zygote_client import ZygoteClient
 
     zygote = ZygoteClient(Confinement(256))
     zygote.start()
