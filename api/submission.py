@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -152,6 +153,9 @@ class Submissions:
         if answer.run.id in started:
             return run_view(answer.run, queue_view(0, "fleet_busy", None))
         position = max(1, answer.parked + 1 - len(started))
+        if position == 1:  # next in line: the sweep, or a run that ended, may have started it just now
+            with suppress(LanewiseError):
+                return self._runs.view(user_id, answer.run.id)
         eta_s = None if answer.run_s is None else round(answer.run_s * position / answer.slots, 1)
         reason = "redis_unavailable" if self._runs.redis_away else "user_limit"
         return run_view(answer.run, queue_view(position, reason, eta_s))

@@ -37,6 +37,21 @@ class TestSubmit:
         assert alice.get(f"/v1/threads/{run['thread_id']}").status_code == 200
         assert worker
 
+    def test_a_run_that_somebody_else_starts_meanwhile_is_not_said_to_wait(
+        self, apart: Home, body: Body, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        dispatcher = apart.services.dispatcher
+        start = dispatcher.start
+
+        def late(user_id: str) -> list[str]:
+            assert start(user_id)  # as the leader's sweep does
+            return start(user_id)
+
+        monkeypatch.setattr(dispatcher, "start", late)
+        with apart.client("alice") as alice:
+            queue = alice.post("/v1/runs", json=body).json()["queue"]
+        assert queue == {"position": 0, "reason": "fleet_busy", "eta_s": None}
+
     def test_it_goes_to_the_broker_signed(self, apart: Home, body: Body) -> None:
         with apart.client("alice") as alice:
             run_id = alice.post("/v1/runs", json=body).json()["id"]
