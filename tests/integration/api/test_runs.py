@@ -9,6 +9,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from api.state import EXTENSION
 from shared.outcomes import Failed, Lost
 from shared.slots import member
 from tests.api_process import ECHO, FakeWorker, announce_worker
@@ -40,7 +41,7 @@ class TestSubmit:
     def test_a_run_that_somebody_else_starts_meanwhile_is_not_said_to_wait(
         self, apart: Home, body: Body, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        dispatcher = apart.services.dispatcher
+        dispatcher = apart.app.extensions[EXTENSION].services.dispatcher
         start = dispatcher.start
 
         def late(user_id: str) -> list[str]:
