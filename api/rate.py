@@ -46,7 +46,7 @@ class SubmissionRate:
         """
         result = self._limit(self._keys.submissions(user_id))
         if result.limited:
-            problem = f"a user may submit {self._burst} runs at once, and then {self._rate} a second"
+            problem = f"a user may submit {self._burst} runs or threads at once, and then {self._rate} a second"
             raise RateLimitedError(problem, retry_after_s=round(result.state.retry_after, 3))
 
     def _limit(self, key: str) -> RateLimitResult:

@@ -13,6 +13,7 @@ from api.gateway.hub import Hub
 from api.gateway.manager import ConnectionManager
 from api.gateway.tickets import Tickets
 from api.metrics import Metrics
+from api.rate import SubmissionRate
 from api.reading import RunReader
 from api.refusals import Refusals
 from api.revocations import Revocations
@@ -38,6 +39,7 @@ class Api:
     verifier: TokenVerifier
     catalogue: AgentCatalogue
     runs: RunReader
+    rate: SubmissionRate
     submissions: Submissions
     revocations: Revocations
     tickets: Tickets
@@ -54,6 +56,7 @@ class Api:
         hub = Hub(services, metrics)
         runs = RunReader(services, hub)
         manager = ConnectionManager(metrics, _places(settings), settings.address_sockets)
+        rate = SubmissionRate(services)
         revocations = Revocations(services.database, manager.revoke)
         return cls(
             services=services,
@@ -61,7 +64,8 @@ class Api:
             verifier=TokenVerifier(settings),
             catalogue=catalogue,
             runs=runs,
-            submissions=Submissions(services, catalogue, runs, metrics),
+            rate=rate,
+            submissions=Submissions(services, catalogue, runs, metrics, rate),
             revocations=revocations,
             tickets=Tickets(services, revocations),
             hub=hub,

@@ -45,14 +45,17 @@ class Submissions:
         catalogue: the agents.
         runs: for the answer to a key that was used before.
         metrics: counts what was accepted.
+        rate: of each user.
     """
 
-    def __init__(self, services: Services, catalogue: AgentCatalogue, runs: RunReader, metrics: Metrics) -> None:
+    def __init__(
+        self, services: Services, catalogue: AgentCatalogue, runs: RunReader, metrics: Metrics, rate: SubmissionRate
+    ) -> None:
         self._services = services
         self._runs = runs
         self._catalogue = catalogue
         self._metrics = metrics
-        self._rate = SubmissionRate(services)
+        self._rate = rate
 
     def submit(
         self,

@@ -33,7 +33,12 @@ _COMMANDS = {
 }
 _KEYS = {
     "api": (f"{_USER}:slots", "rates*", "ticket:*"),
-    "worker": (f"{_USER}:slots", f"{_USER}:store:*", "rates*"),  # rates: it clears those of deleted users
+    "worker": (
+        f"{_USER}:slots",
+        f"{_USER}:store:*",
+        f"{_USER}:stored",
+        "rates*",
+    ),  # rates: it clears those of deleted users
     "broker": ("broker:*",),
 }
 _FANOUT = f"broker:/{BROKER_DATABASE}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -91,7 +92,12 @@ def connect(url: str) -> redis.Redis:
 
 def load_script(client: redis.Redis, name: str) -> redis.commands.core.Script:
     """Returns the script in `shared/lua/<name>.lua`, sent by its digest."""
-    return client.register_script((files("shared") / "lua" / f"{name}.lua").read_text())
+    return client.register_script(_script(name))
+
+
+@cache
+def _script(name: str) -> str:
+    return (files("shared") / "lua" / f"{name}.lua").read_text()
 
 
 class Keys:
@@ -132,6 +138,10 @@ class Keys:
     def store(self, user_id: str, key: str) -> str:
         """A value that an agent of the user keeps for a while (`run.store`)."""
         return self._user(user_id) + "store:" + key
+
+    def stored(self, user_id: str) -> str:
+        """Which values the agents of the user keep: a sorted set, member = key, score = its end."""
+        return self._user(user_id) + "stored"
 
     @property
     def rates(self) -> str:

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     user_queued_runs: int = Field(10_000, ge=1)
     user_submissions_per_s: int = Field(200, ge=1, le=100_000)
     user_submission_burst: int = Field(3000, ge=1, le=1_000_000, description="submissions at once, above that rate")
+    user_documents_mb: int = Field(1024, ge=1, description="of documents that a user may have, in MiB")
     lease_s: float = Field(15, ge=1, le=300)
     sweep_s: float = Field(2, ge=0.1, le=60, description="between two ticks of the leader")
     drain_s: float = Field(30, ge=0, le=3600)

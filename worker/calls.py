@@ -18,6 +18,8 @@ from worker.interfaces import RedisManager, RunRecords
 MAX_KEY = 128
 MAX_VALUE_BYTES = 64 * 1024
 MAX_TTL_S = 7 * 86_400
+MAX_VALUES = 1000  # of a user, of 64 KiB each: Redis holds the slots of all, and must not be filled by one
+FULL_STORE = f"the user's runs keep {MAX_VALUES} values, which is the limit"
 MAX_STEP_NAME = 500
 MAX_RECORD_BYTES = 1025 * 1024  # a step's result of 1 MiB, and a little that the orchestrator puts round it
 MAX_STATE_BYTES = 256 * 1024

@@ -33,7 +33,7 @@ class RedisManager(Protocol):
         ...
 
     def set(self, key: str, value: Any, ttl_s: float) -> None:
-        """Keeps a JSON value of at most 64 KiB for `ttl_s` seconds."""
+        """Keeps a JSON value of at most 64 KiB for `ttl_s` seconds; raises `QuotaError` if the user has too many."""
         ...
 
 

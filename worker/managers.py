@@ -129,6 +129,6 @@ class SandboxStore:
             ttl_s: seconds, at most seven days.
 
         Raises:
-            CallError: naming the limit that was broken, or that Redis is away.
+            CallError: naming the limit that was broken, also that of 1000 values of a user; or that Redis is away.
         """
         self._link.call("store.set", key=key, value=value, ttl_s=ttl_s)

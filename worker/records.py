@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from shared import records
-from shared.errors import UnavailableError
+from shared.errors import QuotaError, UnavailableError
 from shared.models import Run
-from shared.redis import RedisError
+from shared.redis import RedisError, load_script
 from shared.services import Services
+from worker.calls import FULL_STORE, MAX_TTL_S, MAX_VALUES
 
 # While a call is answered nobody looks at the run's timers, and a sandbox can make its runner wait for its own locks.
 LOCK_TIMEOUT_S = 0.5
@@ -25,6 +26,7 @@ class UserStore:
     def __init__(self, services: Services, run: Run) -> None:
         self._services = services
         self._user_id = run.user_id
+        self._keep = load_script(services.redis, "store")
 
     def get(self, key: str) -> Any:
         """Returns the value.
@@ -42,13 +44,17 @@ class UserStore:
         """Keeps the value.
 
         Raises:
+            QuotaError: the user has too many.
             UnavailableError: Redis is away.
         """
-        name, ttl_ms = self._services.keys.store(self._user_id, key), max(1, round(ttl_s * 1000))
+        keys = self._services.keys
+        names = [keys.stored(self._user_id), keys.store(self._user_id, key)]
         try:
-            self._services.redis.set(name, json.dumps(value), px=ttl_ms)
+            kept = self._keep(names, [json.dumps(value), ttl_s, MAX_VALUES, MAX_TTL_S])
         except RedisError as error:
             raise _store_away() from error
+        if not kept:
+            raise QuotaError(FULL_STORE)
 
 
 class PostgresRecords:

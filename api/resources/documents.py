@@ -10,19 +10,20 @@ from urllib.parse import quote
 from flask import Blueprint, Response, request
 from sqlalchemy import ColumnElement, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import defer
+from sqlalchemy.orm import Session, defer
 
 from api.models import Document, Documents, PageQuery
 from api.operations import json_response, operation
 from api.pages import make_cursor, page, read_cursor
 from api.state import api
 from shared import models
-from shared.errors import DeletingError, InvalidError, NotFoundError, TooLargeError
+from shared.errors import DeletingError, InvalidError, NotFoundError, QuotaError, TooLargeError
 from shared.events import iso
 from shared.tokens import Identity
 
 bp = Blueprint("documents", __name__, url_prefix="/v1/documents")
 MAX_BYTES = 32 * 1024 * 1024
+MAX_DOCUMENTS = 10_000  # of a user
 DEFAULT_TYPE = "application/octet-stream"
 _NAME = re.compile(r"[^/\\]{1,200}")
 _TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
@@ -51,7 +52,7 @@ def list_documents(identity: Identity, query: PageQuery) -> Response:
     body="*/*",
     body_required=False,
     located=True,
-    errors=(TooLargeError, InvalidError, DeletingError),
+    errors=(TooLargeError, InvalidError, QuotaError, DeletingError),
 )
 def put(identity: Identity, name: str) -> Response:
     """201 if it is new, 200 if it replaced one."""
@@ -73,6 +74,7 @@ def put(identity: Identity, name: str) -> Response:
     is_new: ColumnElement[bool] = literal_column("(xmax = 0)")
     columns = (_WHOLE.name, _WHOLE.content_type, _WHOLE.size, _WHOLE.sha256, _WHOLE.created_at, _WHOLE.updated_at)
     with api().services.database.user_session(identity.user_id) as session:
+        _check_place(session, identity.user_id, name, len(content))
         row = session.execute(statement.returning(*columns, is_new.label("is_new"))).one()
     return json_response(_view(row), 201 if row.is_new else 200, {"Location": quote(request.path)})
 
@@ -104,6 +106,18 @@ def remove(identity: Identity, name: str) -> Response:
 def _own(identity: Identity, name: str, *columns: Any) -> Any:
     _find_name(name)
     return select(*columns).where(_WHOLE.user_id == identity.user_id, _WHOLE.name == name)
+
+
+def _check_place(session: Session, user_id: str, name: str, size: int) -> None:
+    """Sees that the user may have the document besides the others; what comes at the same time waits for this one."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"documents:{user_id}", 0))))
+    others = select(func.count(), func.coalesce(func.sum(_WHOLE.size), 0))
+    number, total = session.execute(others.where(_WHOLE.user_id == user_id, _WHOLE.name != name)).one()
+    if number >= MAX_DOCUMENTS:
+        raise QuotaError(f"a user may have {MAX_DOCUMENTS} documents; delete some first")
+    limit = api().services.settings.user_documents_mb
+    if total + size > limit * 2**20:
+        raise QuotaError(f"the documents of the user would have {total + size} bytes; the limit is {limit} MiB")
 
 
 def _is_name(name: str) -> bool:

@@ -15,7 +15,7 @@ from api.pages import make_cursor, page, read_id_cursor
 from api.state import api
 from api.submission import MAX_METADATA_BYTES
 from shared import models
-from shared.errors import DeletingError, NotFoundError, TooLargeError
+from shared.errors import DeletingError, NotFoundError, RateLimitedError, TooLargeError
 from shared.events import iso
 from shared.ids import new_id
 from shared.jsonvalue import check_json
@@ -34,10 +34,11 @@ CANCELS_AT_ONCE = 100
     body=ThreadCreation,
     body_required=False,
     located=True,
-    errors=(TooLargeError, DeletingError),
+    errors=(TooLargeError, RateLimitedError, DeletingError),
 )
 def create(identity: Identity, body: ThreadCreation) -> Response:
-    """A run without `thread_id` makes one by itself."""
+    """A run without `thread_id` makes one by itself. One without a run goes as ended runs do."""
+    api().rate.count(identity.user_id)
     check_json(body.title, "title", MAX_TITLE_BYTES)
     check_json(body.metadata, "metadata", MAX_METADATA_BYTES)
     values = {"user_id": identity.user_id, "id": new_id(), "title": body.title, "meta": body.metadata}

@@ -12,6 +12,7 @@ from typing import Any
 from shared.errors import QuotaError, StateConflictError
 from shared.models import Run
 from shared.records import FULL, MAX_ARTIFACTS, MAX_ARTIFACTS_BYTES, MAX_STEPS, MAX_STEPS_BYTES
+from worker.calls import FULL_STORE, MAX_VALUES
 
 # Values are kept as JSON text, as the stores keep them: what an agent goes on changing is not changed here.
 
@@ -56,8 +57,21 @@ class UserValues:
         return json.loads(text) if self._memory.clock() < until else None
 
     def set(self, key: str, value: Any, ttl_s: float) -> None:
-        """Keeps a JSON value for `ttl_s` seconds."""
-        self._memory.values[self._user_id, key] = (self._memory.clock() + ttl_s, json.dumps(value))
+        """Keeps a JSON value for `ttl_s` seconds.
+
+        Raises:
+            QuotaError: the user has 1,000 values.
+        """
+        now = self._memory.clock()
+        with self._memory.lock:
+            own = {
+                name
+                for (user_id, name), (until, _) in self._memory.values.items()
+                if user_id == self._user_id and now < until
+            }
+            if len(own - {key}) >= MAX_VALUES:
+                raise QuotaError(FULL_STORE)
+            self._memory.values[self._user_id, key] = (now + ttl_s, json.dumps(value))
 
 
 class MemoryRecords:

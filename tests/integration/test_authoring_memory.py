@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+import lanewise.authoring.memory
+import worker.records
 from lanewise.authoring.memory import Memory, MemoryRecords, UserValues
+from lanewise.process import wait_until
 from shared.errors import QuotaError, StateConflictError
 from shared.ids import new_id
 from shared.models import Run
@@ -149,6 +152,29 @@ def test_values_are_the_users_over_all_runs(home: Home) -> None:
     assert home.store(run).get("b") is None
     home.store(run).set("a", None, 60)
     assert home.store(run).get("a") is None
+
+
+def test_a_user_keeps_so_many_values_and_no_more(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (worker.records, lanewise.authoring.memory):
+        monkeypatch.setattr(module, "MAX_VALUES", 3)
+    store = home.store(home.begin("alice"))
+    for key in "abc":
+        store.set(key, key, 60)
+    with pytest.raises(QuotaError, match="values"):
+        home.store(home.begin("alice")).set("d", "d", 60)
+    assert store.get("d") is None
+    store.set("a", "again", 0.001)  # in place of one that there is; and soon it is none
+    home.store(home.begin("bob")).set("d", "d", 60)
+
+    def has_place() -> bool:
+        try:
+            store.set("d", "d", 60)
+        except QuotaError:
+            return False
+        return True
+
+    assert wait_until(has_place, 2)
+    assert [store.get(key) for key in "abcd"] == [None, "b", "c", "d"]
 
 
 def test_a_value_is_gone_when_its_time_is_up() -> None:

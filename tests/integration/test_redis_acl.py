@@ -37,6 +37,7 @@ KINDS = {
     "slots": KEYS.slots("alice"),
     "store": KEYS.store("alice", "key"),
     "store named like slots": KEYS.store("alice", "{x}:slots"),
+    "stored": KEYS.stored("alice"),
     "rates": f"{KEYS.rates}:v1:{KEYS.submissions('alice')}",
     "ticket": KEYS.ticket("id"),
     "queue": f"{BROKER}default",
@@ -47,7 +48,7 @@ KINDS = {
 }
 OWN = {
     "api": {"slots", "rates", "ticket"},
-    "worker": {"slots", "store", "store named like slots", "rates"},
+    "worker": {"slots", "store", "store named like slots", "stored", "rates"},
     "broker": {"queue", "unacknowledged"},
 }
 CHANNELS = {

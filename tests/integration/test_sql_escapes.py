@@ -31,6 +31,7 @@ from worker import managers
 from worker.managers import SandboxDatabase
 
 INSUFFICIENT_PRIVILEGE = "42501"
+CHECK_VIOLATION = "23514"
 CANARY = "SELECT 'canary of bob'"
 KNOWN_KEY = b"known to alice".ljust(64, b"\0")
 
@@ -234,6 +235,22 @@ def write_late(scene: Scene) -> bool:
     return True
 
 
+def make_passages_without_end(scene: Scene) -> bool:
+    return _keep_passage(scene, 5001, "")
+
+
+def make_long_passages(scene: Scene) -> bool:
+    return _keep_passage(scene, 5000, 100_000 * "x")
+
+
+def _keep_passage(scene: Scene, number: int, text: str) -> bool:
+    scene.alice.ask(
+        "INSERT INTO document_passages (user_id, document, number, sha256, heading, start_char, end_char, text)"
+        " SELECT 'alice', min(name), %s, '', '', 0, 0, %s FROM documents", number, text,
+    )  # fmt: skip
+    return True
+
+
 def record_a_step_late(scene: Scene) -> bool:
     supersede(scene)
     return bool(scene.alice.value("SELECT record_own_step('late', '1')") == "recorded")
@@ -277,6 +294,10 @@ def without(function: str, condition: str) -> Wall:
 
 def callable_by_all(function: str) -> Wall:
     return Wall(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
+
+
+def unbounded(name: str) -> Wall:
+    return Wall(f"ALTER TABLE lanewise.document_passages DROP CONSTRAINT bounded_{name}")
 
 
 POLICIES = Wall("ALTER TABLE lanewise.documents DISABLE ROW LEVEL SECURITY")
@@ -332,6 +353,8 @@ ESCAPES: list[tuple[Attack, list[Wall]]] = [
     (fill_the_log, [callable_by_all("pg_logical_emit_message(boolean, text, text, boolean)")]),
     (sort_without_end, [BOUNDED_FILES]),
     (fill_the_servers_log, [QUIET]),
+    (make_passages_without_end, [unbounded("number")]),
+    (make_long_passages, [unbounded("size")]),
     (write_late, [ATTEMPT_OF_THE_TOKEN]),
     (record_a_step_late, [ATTEMPT_OF_THE_TOKEN, ATTEMPT_OF_THE_STEP]),
     (record_a_step_late, [ATTEMPT_OF_THE_STEP, ATTEMPT_OF_THE_TOKEN]),
@@ -344,7 +367,10 @@ def succeeds(attack: Attack, scene: Scene) -> bool:
         try:
             return attack(replace(scene, alice=alice))
         except psycopg2.Error as error:
-            if error.pgcode != INSUFFICIENT_PRIVILEGE and "permission denied for database" not in str(error):
+            if error.pgcode not in {
+                INSUFFICIENT_PRIVILEGE,
+                CHECK_VIOLATION,
+            } and "permission denied for database" not in str(error):
                 raise
             return False
 

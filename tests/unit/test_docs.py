@@ -37,6 +37,8 @@ import worker.state
 import worker.supervise
 import worker.toolcalls
 import worker.tooling
+import worker.tools.passages.index
+import worker.tools.passages.splitting
 import worker.tools.web.page
 import worker.walls
 from shared.settings import COMMAND_NAMES, PREFIX, Settings
@@ -80,6 +82,10 @@ LIMITS: dict[str, float] = {
     "file that a sandbox writes": worker.walls.MAX_FILE_BYTES,
     "time in which a sandbox reads nothing of what it is sent": worker.supervise.READS_NOTHING_S,
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
+    "values in `run.store` of a user, over all runs": worker.calls.MAX_VALUES,
+    "documents of a user": api.resources.documents.MAX_DOCUMENTS,
+    "passages of a document": worker.tools.passages.index.MAX_PASSAGES,
+    "characters of a passage": worker.tools.passages.splitting.MAX,
     "result of a recorded step": worker.state.MAX_STEP_BYTES,
     "recorded steps of a run": shared.records.MAX_STEPS,
     "results of the steps of a run, together": shared.records.MAX_STEPS_BYTES,

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from tests.integration.api.conftest import UserClient
+from api.resources import documents
+from tests.integration.api.conftest import UserClient, make_home
+from tests.services import Servers
 
 
 def test_a_document_is_stored_read_replaced_listed_and_deleted(alice: UserClient) -> None:
@@ -55,6 +58,29 @@ def test_odd_names(remote: httpx.Client, name: str) -> None:
     assert answer.status_code in {404, 422}, answer.text
     assert remote.get(f"/v1/documents/{name}").status_code in {200, 404}
     assert remote.get("/v1/documents").json()["items"] == []
+
+
+def test_a_user_has_so_many_documents_and_no_more(
+    alice: UserClient, bob: UserClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "MAX_DOCUMENTS", 2)
+    answers = [alice.put(f"/v1/documents/{name}", content=b"1") for name in "abca"]
+    assert [answer.status_code for answer in answers] == [201, 201, 429, 200]
+    assert (answers[2].json()["code"], "2 documents" in answers[2].json()["detail"]) == ("quota_exceeded", True)
+    assert bob.put("/v1/documents/c", content=b"1").status_code == 201
+    alice.delete("/v1/documents/b")
+    assert alice.put("/v1/documents/c", content=b"1").status_code == 201
+
+
+def test_documents_together_have_a_limit_also_if_they_come_at_once(servers: Servers) -> None:
+    half = 600 * 1024 * b"x"
+    with make_home(servers, user_documents_mb=1) as home, home.client("alice") as alice:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda name: alice.put(f"/v1/documents/{name}", content=half), "abcd"))
+        assert sorted(answer.status_code for answer in answers) == [201, 429, 429, 429]
+        assert "1 MiB" in next(answer for answer in answers if answer.status_code == 429).json()["detail"]
+        (kept,) = alice.get("/v1/documents").json()["items"]
+        assert alice.put(f"/v1/documents/{kept['name']}", content=half + half[: 400 * 1024]).status_code == 200
 
 
 def test_the_limit_of_32_mib(alice: UserClient) -> None:

@@ -44,7 +44,7 @@ def test_above_the_burst_a_user_is_told_when_to_come_back(slow: Home, body: dict
         assert [answer.status_code for answer in answers] == [202, 202, 202, 429]
         problem = answers[3].json()
         assert problem["code"] == "rate_limited"
-        assert problem["detail"] == "a user may submit 3 runs at once, and then 1 a second"
+        assert problem["detail"] == "a user may submit 3 runs or threads at once, and then 1 a second"
         assert 0 < problem["retry_after_s"] <= 1
         assert answers[3].headers["Retry-After"] == "1"
         assert bob.post("/v1/runs", json=body).status_code == 202

@@ -46,7 +46,7 @@ class TestSubmit:
 
         def late(user_id: str) -> list[str]:
             assert start(user_id)  # as the leader's sweep does
-            return start(user_id)
+            return list(start(user_id))
 
         monkeypatch.setattr(dispatcher, "start", late)
         with apart.client("alice") as alice:
