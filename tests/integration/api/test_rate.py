@@ -72,6 +72,14 @@ def test_a_retry_is_a_submission(slow: Home, body: dict[str, Any]) -> None:
         assert answers[0].json()["id"] == answers[1].json()["id"]
 
 
+def test_threads_count_like_submissions(slow: Home, body: dict[str, Any]) -> None:
+    with slow.client("alice") as alice:
+        answers = [alice.post("/v1/threads", json={}) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [201, 201, 201, 429]
+        assert answers[3].json()["code"] == "rate_limited"
+        assert alice.post("/v1/runs", json=body).status_code == 429
+
+
 def test_two_processes_count_together(open_services: OpenServices) -> None:
     first, second = (SubmissionRate(open_services(user_submission_burst=10, user_submissions_per_s=1)) for _ in "ab")
     for _ in range(5):

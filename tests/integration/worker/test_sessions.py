@@ -10,8 +10,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -210,24 +211,29 @@ def test_where_our_own_sessions_have_no_socket_either_nothing_is_ended(
         assert wait_until(lambda: sessions.end_orphans() == 1, PATIENCE_S)  # a look may miss a socket
 
 
+def warned(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leaves out that the server has databases of other tests as well."""
+    return [log for log in logs if not str(log.get("may")).startswith("connect to the database")]
+
+
 def test_what_cannot_be_ended_is_said_once(sessions: Sessions, superuser: sa.Connection) -> None:
     with capture_logs() as logs:
         sessions.check()
-        assert logs == []
+        assert warned(logs) == []
         superuser.execute(sa.text("CREATE ROLE another_run LOGIN IN ROLE lanewise_run"))
         try:
             sessions.check()
             sessions.check()
         finally:
             superuser.execute(sa.text("DROP ROLE another_run"))
-    assert [(log["log_level"], "lanewise migrate" in log["reason"]) for log in logs] == [("warning", True)]
+    assert [(log["log_level"], "lanewise migrate" in log["reason"]) for log in warned(logs)] == [("warning", True)]
 
 
 def test_what_sandboxes_may_do_though_they_must_not_is_said(sessions: Sessions, superuser: sa.Connection) -> None:
     superuser.execute(sa.text("GRANT CREATE ON SCHEMA public TO PUBLIC"))
     with capture_logs() as logs:
         sessions.check()
-    assert [log["may"] for log in logs] == ["make tables and functions in the schemas public"]
+    assert [log["may"] for log in warned(logs)] == ["make tables and functions in the schemas public"]
 
 
 @pytest.fixture
