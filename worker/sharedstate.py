@@ -1,7 +1,8 @@
 """State on a class: what one run could leave there for the next one in the same process, that of another user.
 
 Each run has a process of its own, so this is the second wall: a mistake is told when the class is registered, with its
-cure. It can't see everything: a class may still assign to itself (`Cls.count += 1`), and so may a module.
+cure. It can't see everything: a class may still assign to itself (`Cls.count += 1`), so may a module, and a decorator
+may remember what it likes.
 """
 
 from __future__ import annotations
@@ -50,10 +51,25 @@ def check_state(cls: type[Any], base: type[Any]) -> None:
     for owner in (*cls.__mro__, *type(cls).__mro__):
         if owner in known:
             continue
-        for attribute, value in vars(owner).items():
-            problem = "" if attribute in _OF_THE_LANGUAGE else _problem(value)
-            if problem:
-                raise unsound(owner, attribute, problem)
+        _check_attributes(owner)
+
+
+def _check_attributes(owner: type[Any]) -> None:
+    for attribute, value in vars(owner).items():
+        problem = "" if attribute in _OF_THE_LANGUAGE else _problem(value)
+        if problem:
+            raise unsound(owner, attribute, problem)
+        if _is_nested(value, owner):
+            _check_attributes(value)
+
+
+def _is_nested(value: Any, owner: type[Any]) -> bool:
+    """Whether it is a plain class in the body of another: of enums, models and tuples the makers put dicts there."""
+    return (
+        isinstance(value, type)
+        and value.__qualname__ == f"{owner.__qualname__}.{value.__name__}"
+        and not issubclass(value, Enum | BaseModel | tuple | dict)
+    )
 
 
 def _problem(value: Any) -> str:

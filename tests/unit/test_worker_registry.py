@@ -11,7 +11,7 @@ from array import array
 from collections import Counter, OrderedDict, UserDict, defaultdict, deque
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -20,7 +20,7 @@ from functools import cached_property, lru_cache, partial, singledispatchmethod,
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypedDict
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -301,6 +301,21 @@ def test_a_metaclass_hides_nothing() -> None:
         check_agent_class(meta("Made", (Count,), {"__doc__": "Made.", "name": "made"}))
 
 
+class Nesting(Count):
+    """Has state on a class within its own."""
+
+    name = "nesting"
+
+    class Helper:
+        class Innermost:
+            seen: ClassVar[Any] = []
+
+
+def test_a_class_within_hides_nothing() -> None:
+    with pytest.raises(ConfigurationError, match=r"Nesting\.Helper\.Innermost\.seen is a list.*test_worker_registry"):
+        check_agent_class(Nesting)
+
+
 class Fine(Count):
     """Has what may stand on a class."""
 
@@ -323,6 +338,19 @@ class Fine(Count):
 
     class Input(BaseModel):
         words: list[str] = []
+
+    class Pair(NamedTuple):
+        first: int = 1
+
+    class Options(TypedDict, total=False):
+        second: int
+
+    class Point(Protocol):
+        x: int
+
+    @dataclass
+    class Place:
+        parts: list[str] = field(default_factory=list)
 
     class Helper:
         """Makes something."""
