@@ -480,7 +480,9 @@ class Hostile(Agent):
         given = run.input.model_dump()
         run.emit.token("begun")
         sock: socket.socket = run.emit._bridge._link._frames.sock  # type: ignore[attr-defined]
-        sock.sendall(base64.b64decode(given["bytes"]) * given.get("times", 1))
+        frames = base64.b64decode(given["bytes"]) * given.get("times", 1) + b" " * given.get("spaces", 0)
+        for _ in range(given.get("again", 1)):
+            sock.sendall(frames)
         if given.get("then") == "close":
             sock.shutdown(socket.SHUT_RDWR)
         if given.get("then") == "return":

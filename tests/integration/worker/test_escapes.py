@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 from lanewise.process import wait_until
 from shared.outcomes import Completed, Failed
 from tests.integration.worker.conftest import Begin
-from tests.sandboxes import REPOSITORY, worker_environment
+from tests.sandboxes import REPOSITORY, all_gone, gone, worker_environment
 from worker import walls
 from worker.zygote_client import ZygoteClient
 
@@ -165,6 +167,12 @@ def zygote_for(place: Path, **further: str) -> Iterator[ZygoteClient]:
             zygote.stop()
 
 
+def walls_down(switches: Path) -> dict[str, str]:
+    """Returns the variables with which a zygote looks in a folder which walls are down."""
+    path = os.pathsep.join((str(DOWN), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])))
+    return {"WALLS_DOWN": str(switches), "PYTHONPATH": path}
+
+
 @pytest.fixture(scope="module")
 def real(place: Path) -> Iterator[ZygoteClient]:
     with zygote_for(place) as zygote:
@@ -179,8 +187,7 @@ def switches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def breakable(place: Path, switches: Path) -> Iterator[ZygoteClient]:
     """A zygote whose sandboxes look which walls are down."""
-    path = os.pathsep.join((str(DOWN), str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])))
-    with zygote_for(place, WALLS_DOWN=str(switches), PYTHONPATH=path) as zygote:
+    with zygote_for(place, **walls_down(switches)) as zygote:
         yield zygote
 
 
@@ -248,6 +255,30 @@ def test_without_its_walls_each_attack_succeeds(
             (switches / wall).unlink()
         Path(f"{SHARED_MEMORY}{victim[0]}").unlink(missing_ok=True)
     assert succeeded, got
+
+
+def _left_behind(begin: Begin, zygote: ZygoteClient) -> list[bool]:
+    """Returns which processes that a run left behind are gone: in its group, of another session, an orphan."""
+    outcome = begin("spawn", {}, zygote=zygote).outcome()
+    assert isinstance(outcome, Completed)
+    pids: list[int] = outcome.output
+    try:
+        assert all_gone(pids[0])  # when the run is over and its group was killed, orphans are looked for
+        return [wait_until(partial(gone, pid), 2) for pid in pids]
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_processes_that_leave_the_group_are_gone(begin: Begin, real: ZygoteClient) -> None:
+    assert _left_behind(begin, real) == [True, True, True]
+
+
+def test_processes_that_leave_the_group_stay_if_nobody_adopts_them(begin: Begin, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "subreaper").touch()
+    with zygote_for(place, **walls_down(tmp_path)) as zygote:
+        assert _left_behind(begin, zygote) == [True, False, False]
 
 
 def test_an_agent_that_declares_it_has_the_network(attack: Any, real: ZygoteClient) -> None:

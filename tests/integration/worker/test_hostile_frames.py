@@ -142,6 +142,41 @@ def test_words_without_end_are_an_end(begin: Begin, monkeypatch: pytest.MonkeyPa
     assert "more than 500,000 bytes in one attempt" in outcome.message
 
 
+ENDLESS = 1_000_000
+SPACES = 5 * 1024 * 1024  # behind an event, of which nothing is kept
+BIG = struct.pack("!I", len(event()) - 4 + SPACES) + event()[4:]
+
+
+def test_a_million_events_end_at_the_limit(begin: Begin) -> None:
+    hostile = begin("hostile", {"bytes": base64.b64encode(event()).decode(), "times": ENDLESS})
+    assert hostile.outcome(60) == Failed("quota_exceeded", "it emitted more than 100,000 events, besides tokens")
+    assert len(hostile.kinds) == 1 + 100_000
+
+
+def test_without_the_limit_there_would_be_more_of_them(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "MAX_EVENTS", ENDLESS)
+    hostile = begin("hostile", {"bytes": base64.b64encode(event()).decode(), "times": 120_000, "then": "return"})
+    assert hostile.outcome(60) == Completed({"returned": True})
+    assert len(hostile.kinds) > 120_000
+
+
+def test_10_gib_of_words_end_at_the_limit(begin: Begin) -> None:
+    hostile = begin("hostile", {"bytes": base64.b64encode(BIG).decode(), "spaces": SPACES, "again": 2048})
+    outcome = hostile.outcome(60)
+    assert isinstance(outcome, Failed)
+    assert "more than 536,870,912 bytes in one attempt" in outcome.message
+    assert len(hostile.kinds) < 110
+
+
+def test_without_the_limit_there_would_be_more_words(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "MAX_READ_BYTES", 20 * 2**30)
+    hostile = begin(
+        "hostile", {"bytes": base64.b64encode(BIG).decode(), "spaces": SPACES, "again": 110, "then": "return"}
+    )
+    assert hostile.outcome(60) == Completed({"returned": True})
+    assert len(hostile.kinds) > 110
+
+
 def test_of_two_results_the_first_counts(begin: Begin) -> None:
     frames = raw({"t": "result", "output": 1}) + raw({"t": "result", "output": 2}) + raw({"t": "error", "type": "x"})
     hostile = begin("hostile", {"bytes": base64.b64encode(frames).decode()})

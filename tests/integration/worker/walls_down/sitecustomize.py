@@ -1,7 +1,8 @@
 """Takes walls down, for the controls of the escapes. With this folder in PYTHONPATH the zygote imports it first.
 
 A wall is down in a sandbox that begins while a file of its name is in the folder that the variable WALLS_DOWN names.
-What stands round the zygote otherwise is raised by each sandbox here, so that it can be down for one of them.
+What stands round the zygote otherwise is raised by each sandbox here, so that it can be down for one of them. That the
+zygote adopts orphans is of the zygote itself: its file has to be there when it starts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from tests.sabotage import Saboteur
 down: set[str] = set()
 
 
+def look() -> None:
+    down.update(path.name for path in Path(os.environ["WALLS_DOWN"]).iterdir())
+
+
 def unless_down(wall: str, raise_it: Callable[..., None]) -> Callable[..., None]:
     def raise_unless_down(*args: Any, **options: Any) -> None:
         if wall not in down:
@@ -28,6 +33,7 @@ def unless_down(wall: str, raise_it: Callable[..., None]) -> Callable[..., None]
 def of_linux(module: Any) -> None:
     module.give_up_privileges = unless_down("privileges", module.give_up_privileges)
     module.keep_capabilities = unless_down("capabilities", module.keep_capabilities)
+    module.become_subreaper = unless_down("subreaper", module.become_subreaper)
 
 
 def of_landlock(module: Any) -> None:
@@ -47,9 +53,7 @@ def of_walls(module: Any) -> None:
     enclose, enter = module.Walls.enclose, module.Walls.enter
 
     def enclose_and_enter(walls: Any) -> None:
-        down.update(
-            path.name for path in Path(os.environ["WALLS_DOWN"]).iterdir()
-        )  # now: behind a wall it could not be read any more
+        look()  # now: behind a wall it could not be read any more
         enclose(walls)
         enter(walls)
 
@@ -58,6 +62,7 @@ def of_walls(module: Any) -> None:
 
 
 if "WALLS_DOWN" in os.environ:
+    look()
     sys.meta_path.insert(
         0,
         Saboteur(
