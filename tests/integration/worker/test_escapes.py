@@ -31,8 +31,12 @@ AGENTS = "tests.agents,tests.agents_hostile"
 SECRET = "the-secret-of-the-worker"
 MISSING = list(walls.missing())
 
+LANDLOCK, FILTER, LIMITS, PRIVILEGES = (frozenset({name}) for name in ("landlock", "filter", "limits", "privileges"))
+IDENTITY = frozenset({"account", "capabilities"})
 # What stands between a sandbox and other processes, and files that are not its own.
-OTHERS = frozenset({"landlock", "account", "capabilities"})
+OTHERS = (LANDLOCK, IDENTITY)
+# Where our code is closed to other accounts, that of a sandbox reads whatever Landlock lets it.
+FILES = OTHERS if walls.account.open_to_all([sys.prefix, sys.base_prefix]) else (LANDLOCK,)
 
 
 @dataclass(frozen=True)
@@ -68,15 +72,22 @@ class Attack:
 
     Args:
         name: of the function in `tests.agents_hostile`.
-        down: the walls that have to go for it to succeed.
+        walls: those in its way; each holds alone, and all have to go for it to succeed.
         arguments: for it.
         contained: for an attack that always gets something: whether that is little enough.
+        also: what has to go too: it cannot stand without those walls, or holds with them only.
     """
 
     name: str
-    down: frozenset[str]
+    walls: tuple[frozenset[str], ...]
     arguments: Arguments = lambda _: ()
     contained: Callable[[Any], bool] = lambda _: False
+    also: frozenset[str] = frozenset()
+
+    @property
+    def down(self) -> frozenset[str]:
+        """What has to go for it to succeed."""
+        return self.also.union(*self.walls)
 
 
 def limited(to: int) -> Callable[[Any], bool]:
@@ -84,47 +95,51 @@ def limited(to: int) -> Callable[[Any], bool]:
 
 
 ATTACKS = {
-    "the keys in the worker's environment": Attack("read_file", OTHERS, lambda at: (f"/proc/{at.victim}/environ",)),
+    "the keys in the worker's environment": Attack(
+        "read_file", (IDENTITY,), lambda at: (f"/proc/{at.victim}/environ",), also=LANDLOCK
+    ),
     "the worker's memory, by /proc": Attack("read_memory", OTHERS, lambda at: (at.victim,)),
-    "the worker's memory, by a call": Attack("vm_read", OTHERS | {"filter"}, lambda at: (at.victim, at.address)),
-    "the worker, by ptrace": Attack("trace", OTHERS | {"filter"}, lambda at: (at.victim,)),
+    "the worker's memory, by a call": Attack("vm_read", (*OTHERS, FILTER), lambda at: (at.victim, at.address)),
+    "the worker, by ptrace": Attack("trace", (*OTHERS, FILTER), lambda at: (at.victim,)),
     "the worker's descriptors": Attack("descriptors", OTHERS, lambda at: (at.victim,)),
     "a signal to the worker": Attack("send_signal", OTHERS, lambda at: (at.victim,)),
     "a signal to the zygote": Attack("send_signal", OTHERS, lambda at: (at.zygote,)),
     "a signal to a neighbour": Attack("send_signal", OTHERS, lambda at: (at.neighbour,)),
     "a neighbour's memory": Attack("read_memory", OTHERS, lambda at: (at.neighbour,)),
-    "a neighbour's files": Attack("list_folder", OTHERS, lambda at: (str(at.neighbours_folder),)),
-    "the data folder's secrets": Attack("read_file", OTHERS, lambda at: (str(at.folder / "secrets.json"),)),
-    "what a project hides": Attack("read_file", frozenset({"landlock"}), lambda _: (str(REPOSITORY / ".ci" / "run"),)),
-    "passwords of the system": Attack("read_file", OTHERS, lambda _: ("/etc/shadow",)),
+    "a neighbour's files": Attack("list_folder", FILES, lambda at: (str(at.neighbours_folder),), also=IDENTITY),
+    "the data folder's secrets": Attack(
+        "read_file", FILES, lambda at: (str(at.folder / "secrets.json"),), also=IDENTITY
+    ),
+    "what a project hides": Attack("read_file", (LANDLOCK,), lambda _: (str(REPOSITORY / ".ci" / "run"),)),
+    "passwords of the system": Attack("read_file", FILES, lambda _: ("/etc/shadow",), also=IDENTITY),
     "writing outside of its folder": Attack("write_file", OTHERS, lambda at: (str(at.folder / "left"),)),
     "writing into the shared memory of the machine": Attack(
-        "write_file", frozenset({"landlock"}), lambda at: (f"{SHARED_MEMORY}{at.victim}",)
+        "write_file", (LANDLOCK,), lambda at: (f"{SHARED_MEMORY}{at.victim}",)
     ),
-    "a connection to a store": Attack("connect", frozenset({"landlock"}), lambda at: (at.port,)),
-    "a connection within a send": Attack("fast_open", frozenset({"landlock", "filter"}), lambda at: (at.port,)),
-    "a socket of another family": Attack("other_sockets", frozenset({"filter"})),
-    "a datagram": Attack("datagram", frozenset({"filter"}), lambda at: (at.port,)),
-    "listening": Attack("listen", frozenset({"landlock"})),
-    "a local socket without a file": Attack("abstract", frozenset({"landlock", "filter"}), lambda at: (at.abstract,)),
+    "a connection to a store": Attack("connect", (LANDLOCK,), lambda at: (at.port,)),
+    "a connection within a send": Attack("fast_open", (FILTER,), lambda at: (at.port,)),
+    "a socket of another family": Attack("other_sockets", (FILTER,)),
+    "a datagram": Attack("datagram", (FILTER,), lambda at: (at.port,)),
+    "listening": Attack("listen", (LANDLOCK,)),
+    "a local socket without a file": Attack("abstract", (LANDLOCK, FILTER), lambda at: (at.abstract,)),
     "a local socket with a file": Attack(
-        "local_socket", frozenset({"filter"}), lambda at: (str(at.folder.parent / "socket"),)
+        "local_socket", (FILTER,), lambda at: (str(at.folder.parent / "socket"),)
     ),
     "a limit for the worker": Attack(
-        "limit_other", frozenset({"account", "capabilities", "filter"}), lambda at: (at.victim,)
+        "limit_other", (IDENTITY, FILTER), lambda at: (at.victim,)
     ),
-    "memory that no limit counts": Attack("memory_files", frozenset({"filter"})),
-    "a namespace of its own": Attack("namespaces", frozenset({"filter"})),
-    "memory that outlives it": Attack("shared_memory", frozenset({"filter"})),
+    "memory that no limit counts": Attack("memory_files", (FILTER,)),
+    "a namespace of its own": Attack("namespaces", (FILTER,)),
+    "memory that outlives it": Attack("shared_memory", (FILTER,)),
     "a program that becomes root": Attack(
-        "become_root", frozenset({"privileges", "landlock", "filter"}), lambda at: (str(at.folder.parent / "as-root"),)
+        "become_root", (PRIVILEGES,), lambda at: (str(at.folder.parent / "as-root"),), also=LANDLOCK | FILTER
     ),
-    "more of the processor": Attack("hurry", frozenset({"account", "capabilities"})),
-    "a fork bomb": Attack("forks", frozenset({"limits"})),
-    "threads without end": Attack("threads", frozenset({"limits"})),
-    "10 GiB of memory": Attack("allocate", frozenset({"limits"}), lambda _: (10,)),
-    "a file of 10 GiB": Attack("big_file", frozenset({"limits"})),
-    "descriptors without end": Attack("open_files", frozenset({"limits"}), contained=limited(walls.MAX_FILES)),
+    "more of the processor": Attack("hurry", (IDENTITY,)),
+    "a fork bomb": Attack("forks", (LIMITS,)),
+    "threads without end": Attack("threads", (LIMITS,)),
+    "10 GiB of memory": Attack("allocate", (LIMITS,), lambda _: (10,)),
+    "a file of 10 GiB": Attack("big_file", (LIMITS,)),
+    "descriptors without end": Attack("open_files", (LIMITS,), contained=limited(walls.MAX_FILES)),
 }  # fmt: skip
 
 # Without accounts of their own, sandboxes share a limit of processes that is too high to be met here.
@@ -246,15 +261,40 @@ def test_each_attack_is_refused(attack: Any, real: ZygoteClient, what: str) -> N
 def test_without_its_walls_each_attack_succeeds(
     attack: Any, breakable: ZygoteClient, switches: Path, victim: tuple[int, int], what: str
 ) -> None:
-    for wall in ATTACKS[what].down:
-        (switches / wall).touch()
-    try:
+    with taken_down(switches, ATTACKS[what].down):
         succeeded, got = attack(breakable, ATTACKS[what])
-    finally:
-        for wall in ATTACKS[what].down:
-            (switches / wall).unlink()
-        Path(f"{SHARED_MEMORY}{victim[0]}").unlink(missing_ok=True)
+    Path(f"{SHARED_MEMORY}{victim[0]}").unlink(missing_ok=True)
     assert succeeded, got
+
+
+@needs_accounts
+@pytest.mark.parametrize(
+    ("what", "alone"),
+    [
+        pytest.param(what, alone, id=f"{what}: {'+'.join(sorted(alone))}")
+        for what, tried in ATTACKS.items()
+        for alone in tried.walls
+        if alone != tried.down
+    ],
+)
+def test_each_of_its_walls_holds_alone(
+    attack: Any, breakable: ZygoteClient, switches: Path, what: str, alone: frozenset[str]
+) -> None:
+    with taken_down(switches, ATTACKS[what].down - alone - ATTACKS[what].also):
+        succeeded, got = attack(breakable, ATTACKS[what])
+    assert not succeeded, got
+
+
+@contextmanager
+def taken_down(switches: Path, names: frozenset[str]) -> Iterator[None]:
+    """Has sandboxes that begin meanwhile do without some walls."""
+    for name in names:
+        (switches / name).touch()
+    try:
+        yield
+    finally:
+        for name in names:
+            (switches / name).unlink()
 
 
 def _left_behind(begin: Begin, zygote: ZygoteClient) -> list[bool]:
