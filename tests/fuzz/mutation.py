@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_DEPTH = 1200  # Python's JSON reader gives up a little below 1,000
+HUGE = 10**300  # as a number with a point
 # What code stumbles over: limits and their neighbours, other types and scripts, what databases take amiss.
 ODD_TEXTS = (
     "", " ", "None", "null", "system", "default", "0", "-1", "1e999", "NaN", "true", "\0", "a\0b", "\ud800",
@@ -103,21 +104,8 @@ class Mutator:
             case 5:
                 return self.chance.choice(([], {}, [[]], [None], {"": ""}, {"a": {"b": [1]}}, [{}, "x"], {"\0": 1}))
             case 6:
-                deep = self.chance.choice(
-                    (
-                        2,
-                        15,
-                        16,
-                        17,
-                        19,
-                        20,
-                        21,
-                        22,
-                        100,
-                        self.chance.randrange(900, MAX_DEPTH),
-                        self.chance.randrange(960, 1000),
-                    )
-                )
+                deepest = (self.chance.randrange(900, MAX_DEPTH), self.chance.randrange(960, 1000))
+                deep = self.chance.choice((2, 15, 16, 17, 19, 20, 21, 22, 100, *deepest))
                 return f"@deep {self.chance.choice('[{')} {deep}@"
             case _:
                 return self._grown(self.chance.choice(("x", "😀", [0], {"k": "v"})))
@@ -130,7 +118,7 @@ class Mutator:
             return not value
         if isinstance(value, int | float):
             return self.chance.choice(
-                (-value, value + 1, value - 1, float(min(value, 10**300)), value * 2**32, str(value))
+                (-value, value + 1, value - 1, float(min(max(value, -HUGE), HUGE)), value * 2**32, str(value))
             )
         if isinstance(value, str):
             return self.characters(value) if value else " "
