@@ -24,6 +24,8 @@ from tests.fuzz.tally import ACCEPTED, Tally
 from tests.integration.api.conftest import Fleet
 
 TIMEOUT_S = 10.0
+TOO_LONG = 414
+LONG = 4000  # of an address, with which the first line of a request is at gunicorn's limit
 VICTIMS = 8
 # Right by the schema is not all: the agent must exist, a document's name must be one, a ticket needs nothing.
 LEFT_OUT = ("positive_data_acceptance",)
@@ -112,6 +114,8 @@ class Asker:
         answer = case.call(self.url, self.session, self.headers, timeout=TIMEOUT_S)
         status = answer.status_code
         self.tally.count(self.kind, f"{ACCEPTED} {status}" if status < 400 else str(status))
+        if status == TOO_LONG and len(answer.request.path_url) > LONG:
+            return  # refused before there is a route, so no route's description says it
         # What was changed may have been all that was to be wrong.
         left_out = LEFT_OUT if as_made else (*LEFT_OUT, "negative_data_rejection")
         excluded: list[Any] = [CHECKS.get_one(name) for name in left_out]

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gunicorn.config
 import pytest
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
@@ -84,6 +85,9 @@ LIMITS: dict[str, float] = {
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
     "values in `run.store` of a user, over all runs": worker.calls.MAX_VALUES,
     "documents of a user": api.resources.documents.MAX_DOCUMENTS,
+    "first line of a request, so its address": gunicorn.config.LimitRequestLine.default,
+    "header fields of a request": gunicorn.config.LimitRequestFields.default,
+    "header field of a request": gunicorn.config.LimitRequestFieldSize.default,
     "passages of a document": worker.tools.passages.index.MAX_PASSAGES,
     "characters of a passage": worker.tools.passages.splitting.MAX,
     "result of a recorded step": worker.state.MAX_STEP_BYTES,
