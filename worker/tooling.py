@@ -119,13 +119,13 @@ class ToolRegistry:
     def schemas(self) -> list[dict[str, Any]]:
         """Returns name, description and parameter schema of each tool, as a model needs them.
 
-        Asks all sources, at once, and blocks while they answer, for the longest of their time limits at most; those
-        that cannot are left out.
+        Asks all sources, at once, and blocks while they answer, each for its time limit at most; those that cannot
+        are left out.
         """
-        deadline = time.monotonic() + max((source.time_limit_s for source in self._sources), default=0)
-        for tools in [source.tools() for source in self._sources]:
+        asked_at = time.monotonic()
+        for source, tools in [(source, source.tools()) for source in self._sources]:
             try:
-                self._adopt(tools.result(max(deadline - time.monotonic(), 0)))
+                self._adopt(tools.result(max(asked_at + source.time_limit_s - time.monotonic(), 0)))
             except (ToolError, TimeoutError):  # whoever calls one of its tools is told why
                 continue
         return [self._tools[name].tool_schema() for name in self.names()]
