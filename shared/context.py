@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from shared.errors import InvalidContextError
 from shared.ids import new_id
-from shared.jsonvalue import freeze, thaw
+from shared.jsonvalue import freeze, has_nul, thaw
 
 MAX_ID_LENGTH = 128
 RESERVED_ENDINGS = ("/limits", "/grants", "/revoke", "/deletion")  # paths of calls about a user
@@ -20,7 +20,7 @@ PLACEHOLDERS = frozenset(
     {"", "none", "null", "nil", "undefined", "default", "system", "anonymous", "unknown", "placeholder", "n/a", "*"}
 )
 
-_REQUIRED = ("user_id", "thread_id", "run_id", "request_id", "correlation_id", "operation_name")
+_REQUIRED = ("thread_id", "run_id", "request_id", "correlation_id", "operation_name")
 _OPTIONAL = ("websocket_client_id", "parent_request_id")
 _NESTED = ("agent_context", "audit_metadata")
 
@@ -141,6 +141,7 @@ def validate_user_context(context: Any) -> UserExecutionContext:
     """
     if not isinstance(context, UserExecutionContext):
         raise _invalid("context", f"must be a UserExecutionContext, not {type(context).__name__}")
+    check_user_id(context.user_id)
     for name in _REQUIRED:
         _check_text(name, getattr(context, name))
     for name in _OPTIONAL:
@@ -192,6 +193,8 @@ def _frozen_mapping(name: str, value: Any) -> Any:
         raise _invalid(name, "contains a lone surrogate, which is not text") from None
     except (TypeError, ValueError) as error:
         raise _invalid(name, str(error)) from None
+    if has_nul(frozen):
+        raise _invalid(name, "contains the character U+0000")
     if size > MAX_NESTED_BYTES:
         raise _invalid(name, f"is larger than {MAX_NESTED_BYTES} bytes")
     return frozen

@@ -11,36 +11,48 @@ from typing import Any
 from shared.errors import InvalidError, TooLargeError
 
 MAX_NESTING = 20
+MAX_KEY_SHOWN = 64  # characters, in an error
+
+Place = tuple[str | int, ...]  # keys and indices, from the whole inwards
 
 
-def freeze(value: Any, field: str, depth: int = 0) -> Any:
+def freeze(value: Any, field: str) -> Any:
     """Returns a deep, read-only copy: dicts as mapping proxies, lists as tuples.
 
     Args:
         value: a JSON value.
         field: how to call it in an error.
-        depth: of `value` below the whole.
 
     Raises:
         TypeError: for what JSON cannot carry, naming the field.
         ValueError: for NaN, infinities, and nesting deeper than 20.
     """
-    if depth > MAX_NESTING:
-        raise ValueError(f"{field} is nested deeper than {MAX_NESTING}")
+    return _freeze(value, field, ())
+
+
+def _freeze(value: Any, field: str, place: Place) -> Any:
+    # The place is written out where something is wrong and only there: for each value it would be a copy of long keys.
+    if len(place) > MAX_NESTING:
+        raise ValueError(f"{_name(field, place)} is nested deeper than {MAX_NESTING}")
     if value is None or isinstance(value, bool | str | int):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{field} is not a finite number")
+            raise ValueError(f"{_name(field, place)} is not a finite number")
         return value
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"{field} has a key that is not a string")
-        return MappingProxyType({key: freeze(item, f"{field}.{key}", depth + 1) for key, item in value.items()})
+                raise TypeError(f"{_name(field, place)} has a key that is not a string")
+        return MappingProxyType({key: _freeze(item, field, (*place, key)) for key, item in value.items()})
     if isinstance(value, list | tuple):
-        return tuple(freeze(item, f"{field}[{n}]", depth + 1) for n, item in enumerate(value))
-    raise TypeError(f"{field} holds a {type(value).__name__}, which JSON cannot carry")
+        return tuple(_freeze(item, field, (*place, n)) for n, item in enumerate(value))
+    raise TypeError(f"{_name(field, place)} holds a {type(value).__name__}, which JSON cannot carry")
+
+
+def _name(field: str, place: Place) -> str:
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part[:MAX_KEY_SHOWN]}" for part in place)
+    return field + "".join(parts)
 
 
 def thaw(value: Any) -> Any:
@@ -65,18 +77,26 @@ def check_json(value: Any, field: str, max_bytes: int) -> Any:
         InvalidError: NaN, infinities, U+0000, lone surrogates, or nesting deeper than 20.
     """
     try:
-        freeze(value, field)
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        text = _written(value, field)
         size = len(text.encode())
+        if size > max_bytes:  # before each value of it is looked at
+            raise TooLargeError(f"{field} has {size} bytes; the limit is {max_bytes}")
+        freeze(value, field)
     except UnicodeEncodeError:
         raise _invalid(field, "contains a lone surrogate, which is not text") from None
     except (TypeError, ValueError) as error:
         raise _invalid(field, str(error)) from None
-    if size > max_bytes:
-        raise TooLargeError(f"{field} has {size} bytes; the limit is {max_bytes}")
-    if "\\u0000" in text and _has_nul(value):
+    if "\\u0000" in text and has_nul(value):
         raise _invalid(field, "contains the character U+0000")
     return value
+
+
+def _written(value: Any, field: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, RecursionError):
+        freeze(value, field)  # says where
+        raise
 
 
 def clean_json(value: Any) -> Any:
@@ -90,12 +110,13 @@ def clean_json(value: Any) -> Any:
     return value
 
 
-def _has_nul(value: Any) -> bool:
+def has_nul(value: Any) -> bool:
+    """Tells whether U+0000, which Postgres does not store, is anywhere in a JSON value or its keys."""
     if isinstance(value, str):
         return "\0" in value
     if isinstance(value, Mapping):
-        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
-    return isinstance(value, list | tuple) and any(map(_has_nul, value))
+        return any(has_nul(key) or has_nul(item) for key, item in value.items())
+    return isinstance(value, list | tuple) and any(map(has_nul, value))
 
 
 def _invalid(field: str, problem: str) -> InvalidError:

@@ -21,6 +21,7 @@ from queue import SimpleQueue
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from lanewise.redis_acl import USERS
 from shared.redis import connect
 from tests.mutation.mutants import Mutant, mutants_of, name_of
 from tests.mutation.targets import TARGETS
@@ -97,9 +98,11 @@ class Bench:
         return Trial(mutant, "timeout" if status is None else "killed" if status else "survived")
 
     def _order(self, file: str, text: str, limit_s: float) -> tuple[int | None, float]:
+        redis = self._servers.redis
         order = {
             "file": file, "text": text, "tests": TARGETS[file], "limit_s": limit_s, "output": str(self._output),
-            "postgres": self._servers.postgres.admin_url, "redis": self._servers.redis.url,
+            "postgres": self._servers.postgres.admin_url,
+            "redis": {"admin": redis.admin_url, **{user: redis.url(user) for user in USERS}},
         }  # fmt: skip
         assert self._nursery.stdin is not None
         assert self._nursery.stdout is not None

@@ -66,7 +66,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 class _Stores:
     """Has the fixture `servers` give out the parent's stores."""
 
-    def __init__(self, postgres: str, redis: str) -> None:
+    def __init__(self, postgres: str, redis: dict[str, str]) -> None:
         self._postgres, self._redis = postgres, redis
 
     @pytest.hookimpl(trylast=True)  # after `tests/conftest.py`
@@ -79,7 +79,8 @@ class _Stores:
 
         @contextmanager
         def start(cls: type[Servers]) -> Iterator[Any]:
-            yield cls(SimpleNamespace(admin_url=self._postgres), SimpleNamespace(url=self._redis))  # type: ignore[arg-type]
+            redis = SimpleNamespace(admin_url=self._redis["admin"], url=self._redis.__getitem__)
+            yield cls(SimpleNamespace(admin_url=self._postgres), redis)  # type: ignore[arg-type]
 
         Servers.start = classmethod(start)  # type: ignore[method-assign, assignment]
 

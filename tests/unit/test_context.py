@@ -24,7 +24,7 @@ from shared.errors import InvalidContextError
 ID_FIELDS = ("user_id", "thread_id", "run_id", "request_id", "correlation_id", "operation_name")
 OPTIONAL_FIELDS = ("websocket_client_id", "parent_request_id")
 
-texts = st.text(st.characters(codec="utf-8"), max_size=20)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda children: st.lists(children, max_size=4) | st.dictionaries(texts, children, max_size=4),
@@ -240,6 +240,9 @@ def test_a_time_in_another_zone_survives_the_round_trip() -> None:
         ("created_at", {"created_at": "yesterday"}),
         ("created_at", {"created_at": 5}),
         ("user_id", {"user_id": "system"}),
+        ("user_id", {"user_id": "alice/limits"}),
+        ("agent_context", {"agent_context": {"a": ["\0"]}}),
+        ("audit_metadata", {"audit_metadata": {"a\0": 1}}),
     ],
 )
 def test_from_dict_refuses_by_name(field: str, change: dict[str, Any]) -> None:

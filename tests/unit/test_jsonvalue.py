@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -138,3 +139,21 @@ def test_other_types_are_refused_by_name(value: Any) -> None:
 def test_an_error_names_the_path() -> None:
     with pytest.raises(TypeError, match=r"^input\.a\[1\]\.b holds a object"):
         freeze({"a": [1, {"b": object()}]}, "input")
+
+
+def test_a_long_key_above_many_values_is_not_copied_for_each() -> None:
+    """One of a megabyte above half a million values took seconds, and whoever may submit could send it."""
+
+    def cpu_s(value: Any) -> float:
+        began = time.process_time()
+        check_json(value, "input", 1_000_000)
+        return time.process_time() - began
+
+    key, values = "k" * 100_000, [0] * 50_000
+    ratios = [cpu_s({key: values}) / cpu_s({"short": values, "": key}) for _ in range(3)]
+    assert min(ratios) < 5, ratios  # with copies it was above 50
+
+
+def test_an_error_names_the_place_and_no_more_of_its_keys_than_is_readable() -> None:
+    with pytest.raises(InvalidError, match=r"^input\.a\[1\]\.k{64} is not a finite number$"):
+        check_json({"a": [0, {"k" * 1000: float("nan")}]}, "input", 10_000)
