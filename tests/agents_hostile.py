@@ -113,6 +113,13 @@ def listen() -> bool:
         return True
 
 
+def listen_anywhere() -> bool:
+    """Listens without having asked for an address: the kernel finds one."""
+    with socket.socket() as sock:
+        sock.listen()
+        return sock.getsockname()[1] > 0
+
+
 def abstract(name: str) -> bool:
     """Connects to a local socket that has a name and no file."""
     with socket.socket(socket.AF_UNIX) as sock:
@@ -249,7 +256,7 @@ ATTACKS: dict[str, Callable[..., Any]] = {
     attack.__name__: attack
     for attack in (
         read_file, list_folder, write_file, read_memory, vm_read, trace, descriptors, send_signal, connect, fast_open,
-        datagram, listen, abstract, other_sockets, forks, allocate, big_file, open_files, namespaces,
+        datagram, listen, listen_anywhere, abstract, other_sockets, forks, allocate, big_file, open_files, namespaces,
         shared_memory, become_root, hurry, threads, limit_other, memory_files, local_socket, too_many_files,
         resolve, deep_folder,
     )

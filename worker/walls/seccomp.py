@@ -49,7 +49,7 @@ _OF_ITSELF = {
     "sched_setattr": ((314, 274), {0: 0}), "setpriority": ((141, 140), {0: 0, 1: 0}),
     "ioprio_set": ((251, 30), {0: 1, 1: 0}),
 }  # fmt: skip
-_SECCOMP, _SOCKET, _CLONE, _CLONE3 = (317, 277), (41, 198), (56, 220), (435, 435)
+_SECCOMP, _SOCKET, _LISTEN, _CLONE, _CLONE3 = (317, 277), (41, 198), (50, 201), (56, 220), (435, 435)
 _SENDS = {(44, 206): 3, (46, 211): 2, (307, 269): 3}  # sendto, sendmsg, sendmmsg -> which argument has the flags
 _MACHINES, _ARCHITECTURES = ("x86_64", "aarch64"), (0xC000003E, 0xC00000B7)
 
@@ -121,6 +121,8 @@ def without_network(*, local: bool) -> Iterator[bytes]:
     for numbers, position in _SENDS.items():
         fast = [_argument(position), *_when(_JUMP_SET, _FAST_OPEN, [_refuse()]), _allow()]
         yield from _when(_JUMP_EQUAL, numbers[column], fast)
+    # A socket without an address gets one by this, and Landlock looks at `bind` alone.
+    yield from _when(_JUMP_EQUAL, _LISTEN[column], [_refuse(errno.EACCES)])
     yield _skip_if(_JUMP_EQUAL, _SOCKET[column], 1)
     yield _allow()
     yield _argument(0)

@@ -120,7 +120,8 @@ ATTACKS = {
     "a connection within a send": Attack("fast_open", (FILTER,), lambda at: (at.port,)),
     "a socket of another family": Attack("other_sockets", (FILTER,)),
     "a datagram": Attack("datagram", (FILTER,), lambda at: (at.port,)),
-    "listening": Attack("listen", (LANDLOCK,)),
+    "listening": Attack("listen", (LANDLOCK, FILTER)),
+    "listening without an address": Attack("listen_anywhere", (FILTER,)),
     "a local socket without a file": Attack("abstract", (LANDLOCK, FILTER), lambda at: (at.abstract,)),
     "a local socket with a file": Attack(
         "local_socket", (FILTER,), lambda at: (str(at.folder.parent / "socket"),)
