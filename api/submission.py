@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-import structlog
 from sqlalchemy import select
 
 from api.catalogue import AgentCatalogue
@@ -18,7 +17,6 @@ from shared import models
 from shared.acceptance import Accepted, IdempotencyKey, Refused, accept
 from shared.context import UserExecutionContext
 from shared.errors import ConflictError, InvalidError, KeyReusedError, LanewiseError, NotFoundError, QuotaError
-from shared.events import StoredEvent
 from shared.ids import new_id
 from shared.jsonvalue import check_json
 from shared.models import Agent
@@ -33,8 +31,6 @@ OTHER_BODY = "this Idempotency-Key was used with another body"
 MAX_INPUT_BYTES = 256 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 QUOTA_RETRY_AFTER_S = 5
-
-log = structlog.get_logger(__name__)
 
 
 class Submissions:
@@ -152,7 +148,8 @@ class Submissions:
         if isinstance(answer, Refused):
             return self._refuse(user_id, answer)
         self._metrics.submissions.labels(way).inc()
-        started = self._start(user_id, answer.stored)
+        self._services.publish(answer.stored)
+        started = self._services.dispatcher.start_or_leave(user_id)
         if answer.run.id in started:
             return run_view(answer.run, queue_view(0, "fleet_busy", None))
         position = max(1, answer.parked + 1 - len(started))
@@ -204,17 +201,6 @@ class Submissions:
                 raise QuotaError(problem, retry_after_s=QUOTA_RETRY_AFTER_S)
             case _:
                 raise NotFoundError("no such thread")
-
-    def _start(self, user_id: str, stored: list[StoredEvent]) -> list[str]:
-        """Publishes and admits; the run is accepted whatever happens here, for the leader's sweep admits it too."""
-        self._services.publish(stored)
-        try:
-            return self._services.dispatcher.start(user_id)
-        except LanewiseError as error:
-            log.warning("admission is left to the sweep", error=error.message)
-        except Exception:
-            log.exception("admission failed and is left to the sweep")
-        return []
 
 
 def _context(

@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 
 from shared import broker, lanes
 from shared.database import Database
-from shared.errors import UnavailableError
+from shared.errors import LanewiseError, UnavailableError
 from shared.events import StoredEvent
 from shared.messages import RunMessage
 from shared.redis import RedisError
@@ -71,6 +71,16 @@ class Dispatcher:
         if started and found.tell:
             self._tell_positions(user_id)
         return started
+
+    def start_or_leave(self, user_id: str) -> list[str]:
+        """Does the same for who has stored something and will say so: what fails here is left to the leader's sweep."""
+        try:
+            return self.start(user_id)
+        except LanewiseError as error:
+            log.warning("admission is left to the sweep", error=error.message)
+        except Exception:
+            log.exception("admission failed and is left to the sweep")
+        return []
 
     def _grant(self, user_id: str, found: lanes.NextRuns) -> tuple[int, list[str]]:
         """Returns how many slots were held, and the runs that were granted and sent."""

@@ -31,6 +31,13 @@ class EventType(StrEnum):
     TOOL_DENIED = "tool_denied"
 
 
+class Denial(StrEnum):
+    """Why a tool call was denied: `reason` of `tool_denied`, and the outcome in the audit trail."""
+
+    NOT_GRANTED = "not_granted"
+    UNKNOWN_TOOL = "unknown_tool"
+
+
 # One of these is the last event of each run.
 LAST_TYPES = frozenset({
     EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED, EventType.RUN_TIMED_OUT,

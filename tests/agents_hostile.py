@@ -117,7 +117,7 @@ def listen_anywhere() -> bool:
     """Listens without having asked for an address: the kernel finds one."""
     with socket.socket() as sock:
         sock.listen()
-        return sock.getsockname()[1] > 0
+        return bool(sock.getsockname()[1])
 
 
 def abstract(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import time
@@ -13,7 +14,7 @@ import structlog
 
 from shared.audit import Deed
 from shared.errors import FrameError, LanewiseError
-from shared.event_types import MAX_DATA_BYTES, SANDBOX_TYPES, EventType
+from shared.event_types import MAX_DATA_BYTES, SANDBOX_TYPES, Denial, EventType
 from shared.events import Event
 from shared.frames import FrameReader, FrameWriter
 from shared.jsonvalue import check_json, clean_json
@@ -37,6 +38,7 @@ MAX_TRACE = 8000
 MAX_EVENTS = 100_000  # of an attempt, besides tokens, which are joined
 MAX_READ_BYTES = 512 * 1024 * 1024  # of an attempt, whatever it says with them
 MAX_DENIALS = 100  # of an attempt that the audit trail tells one by one; the log has all
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Calls = Callable[[str, dict[str, Any]], Any]
 
@@ -203,11 +205,14 @@ class Supervisor:
         return Event(run.user_id, run.id, run.attempt, EventType(kind), clean_json(agent), data, self._events, deed)
 
     def _denial(self, data: dict[str, Any]) -> Deed | None:
+        """Returns what the audit trail is told: which of the reasons, and of the tool's name nothing but a name."""
+        run, tool, reason = self._live.run, data.get("tool"), data.get("reason")
+        if not isinstance(tool, str) or not isinstance(reason, str) or reason not in set(Denial):
+            raise FrameError("a denial without a tool or with a reason that is none")
         self._denials += 1
         if self._denials > MAX_DENIALS:
             return None
-        run, (tool, reason) = self._live.run, (str(data.get(key))[:MAX_NAME] for key in ("tool", "reason"))
-        detail = {"tool": tool, "attempt": run.attempt}
+        detail = {"tool": tool if _TOOL_NAME.fullmatch(tool) else "?", "attempt": run.attempt}
         return Deed(run.user_id, f"user:{run.user_id}", "tool.deny", run.id, reason, run.correlation_id, detail)
 
     def _pass_on(self, event: Event) -> Outcome | None:

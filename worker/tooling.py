@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, Self
 
 from shared.context import UserExecutionContext, validate_user_context
 from shared.errors import ConfigurationError, InvalidContextError, InvalidError
-from shared.event_types import EventType
+from shared.event_types import Denial, EventType
 from shared.ids import new_id
 from shared.jsonvalue import check_json, clean_json
 from worker.authoring import Tool, ToolError
@@ -198,12 +198,12 @@ class ToolDispatcher:
         source = None if tool else self.registry.source_of(tool_name)
         for owner in (tool, source):
             if owner is not None and owner.permission != "open" and tool_name not in self._granted:
-                return self._denied(tool_name, "not_granted", f"the user has no grant for the tool {tool_name!r}")
+                return self._denied(tool_name, Denial.NOT_GRANTED, f"the user has no grant for the tool {tool_name!r}")
         if tool is not None:
             return await self._execute(tool, parameters, context)
         if source is not None:
             return await self._dispatch_from(source, tool_name, parameters, context)
-        return self._denied(tool_name, "unknown_tool", self._unknown(tool_name))
+        return self._denied(tool_name, Denial.UNKNOWN_TOOL, self._unknown(tool_name))
 
     def call(self, tool_name: str, **parameters: Any) -> Any:
         """Calls a tool and waits: the blocking twin of `dispatch_tool`, for plain `execute` and for helpers.
@@ -229,7 +229,7 @@ class ToolDispatcher:
             self._emit.emit(EventType.TOOL_EXECUTING, {"tool": name[:MAX_TOOL_NAME]})
             return self._failed(name, error, time.perf_counter() - started)
         if tool is None:
-            return self._denied(name, "unknown_tool", self._unknown(name))
+            return self._denied(name, Denial.UNKNOWN_TOOL, self._unknown(name))
         return await self._execute(tool, parameters, context)
 
     async def _execute(
@@ -265,7 +265,7 @@ class ToolDispatcher:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"no tool is called {name!r}{hint}; there are: {', '.join(self.registry.names()) or 'none'}"
 
-    def _denied(self, name: str, kind: str, message: str) -> ToolExecutionResult:
+    def _denied(self, name: str, kind: Denial, message: str) -> ToolExecutionResult:
         self._emit.emit(EventType.TOOL_DENIED, {"tool": name[:MAX_TOOL_NAME], "reason": kind, "message": message[:500]})
         return ToolExecutionResult(name, False, error={"type": kind, "message": message})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from api.state import api
 from shared import audit, models
 from shared.context import check_user_id
 from shared.deletion import begin, progress
-from shared.errors import DeletingError, InvalidError, NotFoundError
+from shared.errors import DeletingError, InvalidError, NotFoundError, UnavailableError
 from shared.events import iso
 from shared.grants import read_grants, replace_grants
 from shared.limits import concurrent_runs, queued_runs
@@ -51,7 +51,7 @@ def put_limits(identity: Identity, user_id: str, body: LimitsReplacement) -> Res
         else:
             session.execute(delete(_LIMITS).where(_LIMITS.user_id == user_id))
         view = _limits(session, user_id)
-    api().services.dispatcher.admit(user_id)
+    api().services.dispatcher.start_or_leave(user_id)
     return json_response(view)
 
 
@@ -104,15 +104,14 @@ def delete_user(identity: Identity, user_id: str, query: WaitQuery) -> Response:
     with _audited(identity, user_id, "user.delete", {}) as session:
         begin(session, user_id)
         revoked_at = _revoke(session, user_id)
+        view = _deletion(session, user_id)
     api().revocations.learn(user_id, revoked_at)
-    while True:
-        with api().services.database.user_session(user_id) as session:
-            view = _deletion(session, user_id)
-        if view["finished_at"] is not None:
-            return json_response(view)
-        if time.monotonic() > until or api().draining:
-            return json_response(view, 202)
+    while view["finished_at"] is None and time.monotonic() < until and not api().draining:
         time.sleep(POLL_S)
+        # What was ordered is ordered, whether Postgres can say how far it is or not.
+        with suppress(UnavailableError), api().services.database.user_session(user_id) as session:
+            view = _deletion(session, user_id)
+    return json_response(view, 202 if view["finished_at"] is None else 200)
 
 
 @bp.get("/deletion")

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from api.state import EXTENSION
 from shared import runs
+from shared.errors import UnavailableError
 from shared.grants import MAX_GRANTS
 from shared.ids import new_id
 from tests.api_process import FakeWorker
@@ -201,6 +203,17 @@ def test_a_raised_limit_starts_parked_runs_at_once_and_holds_for_the_user_alone(
     assert (held(alice), held(bob)) == (5, 3)
     assert alice.get("/v1/me").json()["limits"]["concurrent_runs"] == 5
     assert worker
+
+
+def test_a_limit_that_is_stored_is_said_to_be_though_nobody_can_be_admitted(
+    admin: UserClient, alice: UserClient, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: str) -> list[str]:
+        raise UnavailableError("postgres is away")
+
+    monkeypatch.setattr(home.app.extensions[EXTENSION].services.dispatcher, "start", away)
+    assert admin.put(_path(alice, "limits"), json={"concurrent_runs": 5}).status_code == 200
+    assert admin.get(_path(alice, "limits")).json()["concurrent_runs"] == 5
 
 
 def test_the_limit_of_queued_runs_holds(admin: UserClient, alice: UserClient, worker: FakeWorker) -> None:

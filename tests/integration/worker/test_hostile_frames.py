@@ -61,6 +61,9 @@ HOSTILE: dict[str, bytes] = {
     "data nested deeply": raw(b'{"t":"event","type":"agent_thinking","agent":"x","data":{"a":' + nested(600) + b"}}"),
     "data with nan": raw(b'{"t":"event","type":"agent_thinking","agent":"x","data":{"a":NaN}}'),
     "data with infinity": raw(b'{"t":"event","type":"agent_thinking","agent":"x","data":{"a":1e999}}'),
+    "a denial for a reason of its own": event("tool_denied", data={"tool": "x", "reason": "words of an agent"}),
+    "a denial whose reason is no text": event("tool_denied", data={"tool": "x", "reason": ["not_granted"]}),
+    "a denial of no tool": event("tool_denied", data={"reason": "not_granted"}),
     "progress without a fraction": event("agent_progress"),
     "progress whose fraction is true": event("agent_progress", data={"fraction": True}),
     "progress whose fraction is a text": event("agent_progress", data={"fraction": "0.5"}),
@@ -114,13 +117,16 @@ def test_frames_before_a_broken_one_still_count(begin: Begin) -> None:
 
 
 def test_denials_without_end_fill_the_log_and_not_the_audit_trail(begin: Begin) -> None:
-    frames = event("tool_denied", data={"tool": "x" * 1000, "reason": ["y" * 1000]}) * (supervise.MAX_DENIALS + 50)
+    denial = event("tool_denied", data={"tool": "the words of an agent", "reason": "not_granted"})
+    named = event("tool_denied", data={"tool": "shop__buy", "reason": "unknown_tool"})
+    frames = denial + named * (supervise.MAX_DENIALS + 49)
     hostile = begin("hostile", {"bytes": base64.b64encode(frames).decode(), "then": "return"})
     assert hostile.outcome(5) == Completed({"returned": True})
     denied = [found for found in hostile.events if found.type == "tool_denied"]
     deeds = [found.deed for found in denied if found.deed is not None]
     assert (len(denied), len(deeds)) == (supervise.MAX_DENIALS + 50, supervise.MAX_DENIALS)
-    assert (deeds[0].detail["tool"], deeds[0].outcome) == ("x" * 64, f"['{'y' * 62}")
+    assert (deeds[0].detail["tool"], deeds[0].outcome) == ("?", "not_granted")
+    assert (deeds[1].detail["tool"], deeds[1].outcome) == ("shop__buy", "unknown_tool")
 
 
 def test_events_without_end_are_an_end(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
