@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from shared import sandbox_login
 from shared.errors import ConfigurationError
 from shared.models import OWNER, RUN, SCHEMA, SERVICE
-from shared.signing import derive_key
+from shared.signing import TOKEN_PURPOSE, derive_key
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK = 0x6C616E65  # one migration at a time; any constant will do
@@ -22,7 +22,6 @@ GRANT_OPTIONS_SINCE = 160_000  # of Postgres; before that, members inherit unles
 LOCK_TIMEOUT = "2s"  # whoever needs the table meanwhile waits behind a migration that waits for it
 PATIENCE_S = 60.0  # for all tries together
 PAUSE_S = 1.0  # between two tries: those who had to wait go on
-TOKEN_PURPOSE = "database-token"  # noqa: S105 - a purpose, not a password
 
 # Of the service's login; kept in the database because a pooler in between drops those of the connection.
 SERVICE_SETTINGS = {

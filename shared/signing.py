@@ -19,6 +19,8 @@ from itsdangerous.encoding import base64_decode, base64_encode
 
 from shared.errors import SignatureError
 
+TOKEN_PURPOSE = "database-token"  # noqa: S105 - a purpose, not a password
+
 
 def derive_key(secret: str, purpose: str) -> bytes:
     """Returns 32 bytes that belong to one purpose, so that a key that leaks opens nothing else."""
@@ -98,7 +100,7 @@ def database_token(key: bytes, user_id: str, run_id: str, attempt: int, ttl_s: f
     The function `run_user()` of the schema verifies it (see migrations) and so decides whose rows the session sees.
 
     Args:
-        key: derived for the purpose "database-token"; Postgres holds the same in a table that only the owner reads.
+        key: derived for `TOKEN_PURPOSE`; Postgres holds the same in a table that only the owner reads.
         ttl_s: seconds until it is refused; the run's own deadline ends it earlier.
     """
     body = f"{user_id.encode().hex()}.{run_id}.{attempt}.{int(time.time() + ttl_s)}"

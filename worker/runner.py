@@ -16,7 +16,7 @@ from shared.messages import RunMessage
 from shared.models import Run
 from shared.outcomes import Cancelled, Failed, Lost, Outcome, TimedOut
 from shared.services import Services
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from shared.states import ExecutionState
 from worker import metrics
 from worker.calls import Calls
@@ -72,7 +72,7 @@ class Runner:
         self._is_closing = is_closing
         self._must_hand_back = must_hand_back
         self._after_forced_end = after_forced_end
-        self._token_key = derive_key(services.settings.secrets[0], "database-token")
+        self._token_key = derive_key(services.settings.secrets[0], TOKEN_PURPOSE)
 
     def execute(self, text: object) -> None:
         """Does what a message asks for, if it still is to be done. Never raises for what a message or a run can do."""

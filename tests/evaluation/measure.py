@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.context import UserExecutionContext
-from shared.migrate import TOKEN_PURPOSE
 from shared.models import Document
 from shared.services import Services
 from shared.settings import Settings
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from tests.evaluation.corpora import Corpus
 from tests.evaluation.questions import Question, flat
 from tests.parts import DictStore, RecordingBridge

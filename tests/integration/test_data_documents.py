@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from shared.context import UserExecutionContext
-from shared.migrate import TOKEN_PURPOSE
 from shared.models import Document
 from shared.services import Services
 from shared.settings import Settings
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from tests.services import SECRETS, start_run, submit_run
 from worker.authoring import ToolError
 from worker.managers import SandboxDatabase

@@ -15,10 +15,10 @@ from lanewise.process import wait_until
 from shared import sandbox_sessions
 from shared.database import Database
 from shared.errors import ConfigurationError
-from shared.migrate import TOKEN_PURPOSE, head_revision, migrate
+from shared.migrate import head_revision, migrate
 from shared.models import RUN, SERVICE, Thread
 from shared.services import Services
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from tests.services import SECRETS, Servers, server_folder, start_run, submit_run, superuser_engine
 
 AWKWARD = "p'w\"%s:x\\y /@ü"  # what a password may well hold

@@ -10,11 +10,10 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from shared import runs
 from shared.database import Database
-from shared.migrate import TOKEN_PURPOSE
 from shared.models import SCHEMA, Base, Deletion, Document, Run
 from shared.outcomes import Completed, Lost
 from shared.services import Services
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from tests.populated import populate
 from tests.services import SECRETS, start_run, submit_run
 

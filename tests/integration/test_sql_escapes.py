@@ -20,11 +20,11 @@ import sqlalchemy as sa
 from lanewise.process import wait_until
 from shared import runs, sandbox_login
 from shared.errors import UnavailableError
-from shared.migrate import TOKEN_PURPOSE, migrate
+from shared.migrate import migrate
 from shared.models import RUN, SERVICE, Run
 from shared.outcomes import Lost
 from shared.services import Services
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from tests.populated import populate
 from tests.services import SECRETS, Servers, a_context, start_run, submit_run
 from worker import managers

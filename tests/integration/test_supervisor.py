@@ -11,10 +11,9 @@ from typing import Any, ClassVar
 import pytest
 
 from shared.context import UserExecutionContext
-from shared.migrate import TOKEN_PURPOSE
 from shared.services import Services
 from shared.settings import Settings
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from shared.states import ExecutionState
 from tests import model_server
 from tests.evaluation.measure import put

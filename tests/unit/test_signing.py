@@ -12,7 +12,7 @@ from itsdangerous import TimestampSigner
 from itsdangerous.encoding import base64_encode
 
 from shared.errors import SignatureError
-from shared.signing import MacKeys, Signer, database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, MacKeys, Signer, database_token, derive_key
 
 OLD, NEW, OTHER = "old-" + "a" * 32, "new-" + "b" * 32, "other-" + "c" * 32
 
@@ -115,7 +115,7 @@ def test_each_purpose_has_a_key_of_its_own() -> None:
 
 def test_a_database_token_names_user_run_attempt_and_expiry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1000.5)
-    key = derive_key(NEW, "database-token")
+    key = derive_key(NEW, TOKEN_PURPOSE)
     user, run, attempt, expiry, mac = database_token(key, "ünï.cøde", "r-1", 2, 60).split(".")
     assert (bytes.fromhex(user).decode(), run, attempt, expiry) == ("ünï.cøde", "r-1", "2", "1060")
     body = f"{user}.{run}.{attempt}.{expiry}".encode()

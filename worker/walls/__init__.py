@@ -228,11 +228,15 @@ def _covers(folder: str, path: str) -> bool:
 
 
 def _hidden(code: Sequence[str]) -> Iterator[str]:
-    """Yields what folders of the module path hide, as `.env` and `.git`: a project keeps its secrets there."""
+    """Yields what is hidden below folders of the module path, as `.env` and `.git`: a project has its secrets there."""
     installed = tuple(os.path.realpath(prefix) + os.sep for prefix in (sys.prefix, sys.base_prefix))
     for path in code:
-        if not (path + os.sep).startswith(installed) and os.path.isdir(path):  # noqa: PTH112
-            for entry in os.scandir(path):
-                within = os.path.realpath(entry.path) + os.sep
-                if entry.name.startswith(".") and not any((one + os.sep).startswith(within) for one in code):
-                    yield entry.path
+        if (path + os.sep).startswith(installed):
+            continue
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                hidden = os.path.join(folder, name)  # noqa: PTH118 - paths here are text
+                within = os.path.realpath(hidden) + os.sep
+                if name.startswith(".") and not any((one + os.sep).startswith(within) for one in code):
+                    yield hidden
+            folders[:] = (name for name in folders if not name.startswith("."))

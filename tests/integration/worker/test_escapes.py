@@ -29,6 +29,7 @@ SHARED_MEMORY = "/dev/shm/lanewise-escape-"  # noqa: S108 - just what is attacke
 DOWN = Path(__file__).parent / "walls_down"
 AGENTS = "tests.agents,tests.agents_hostile"
 SECRET = "the-secret-of-the-worker"
+HIDDEN = Path("project") / "config" / ".env"
 MISSING = list(walls.missing())
 
 LANDLOCK, FILTER, LIMITS, PRIVILEGES = (frozenset({name}) for name in ("landlock", "filter", "limits", "privileges"))
@@ -111,6 +112,9 @@ ATTACKS = {
         "read_file", FILES, lambda at: (str(at.folder / "secrets.json"),), also=IDENTITY
     ),
     "what a project hides": Attack("read_file", (LANDLOCK,), lambda _: (str(REPOSITORY / ".ci" / "run"),)),
+    "what a project hides in its folders": Attack(
+        "read_file", (LANDLOCK,), lambda at: (str(at.folder.parent / HIDDEN),)
+    ),
     "passwords of the system": Attack("read_file", FILES, lambda _: ("/etc/shadow",), also=IDENTITY),
     "writing outside of its folder": Attack("write_file", OTHERS, lambda at: (str(at.folder / "left"),)),
     "writing into the shared memory of the machine": Attack(
@@ -161,6 +165,8 @@ def place() -> Iterator[Path]:
         data.mkdir(mode=0o700)
         (data / "secrets.json").write_text(SECRET)
         (data / "secrets.json").chmod(0o600)
+        (place / HIDDEN).parent.mkdir(parents=True)
+        (place / HIDDEN).write_text(SECRET)
         program = shutil.copy("/usr/bin/id", place / "as-root")
         Path(program).chmod(0o4755)
         with closing(socket.socket(socket.AF_UNIX)) as local:
@@ -175,7 +181,8 @@ def zygote_for(place: Path, **further: str) -> Iterator[ZygoteClient]:
     """Runs a zygote that finds its agents again, should it end."""
     closed = str(place / "data")
     zygote = ZygoteClient(walls.Confinement(256, readable=(str(place),), closed=(closed,)), ("WALLS_DOWN",))
-    with worker_environment(AGENTS, **further):
+    path = [further.pop("PYTHONPATH", os.environ.get("PYTHONPATH", "")), str(place / HIDDEN.parts[0])]
+    with worker_environment(AGENTS, PYTHONPATH=os.pathsep.join(filter(None, path)), **further):
         try:
             zygote.start()
             yield zygote

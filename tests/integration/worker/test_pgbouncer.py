@@ -18,11 +18,10 @@ from api.app import create_app
 from api.state import EXTENSION
 from lanewise.process import wait_until
 from shared.database import Database
-from shared.migrate import TOKEN_PURPOSE
 from shared.models import RUN, Document, Run
 from shared.services import Services
 from shared.settings import Settings
-from shared.signing import database_token, derive_key
+from shared.signing import TOKEN_PURPOSE, database_token, derive_key
 from shared.tokens import make_token
 from tests.integration.worker.test_state import ORDERS
 from tests.nodes import PATIENCE_S, Node
