@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -266,6 +267,24 @@ def supersede(scene: Scene) -> None:
         start_run(scene.services, scene.run)
 
 
+def commit_late(scene: Scene) -> bool:
+    """Stores something while it may, and commits when its attempt is over; tells whether it could be over before."""
+    run = start_run(scene.services, submit_run(scene.services, "alice"))
+    waits = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with closing(Sandbox(scene.servers, scene.database, token(run))) as alice, ThreadPoolExecutor(1) as pool:
+        mine = replace(scene, alice=alice, run=run)
+        alice.ask("BEGIN")
+        _keep_passage(mine, 98, "late")
+        superseding = pool.submit(supersede, mine)
+        assert wait_until(lambda: superseding.done() or scene.superuser.scalar(waits), 5)
+        over = superseding.done()
+        alice.ask("ROLLBACK")
+        superseding.result(10)
+    return over
+
+
 # Walls
 
 
@@ -326,6 +345,7 @@ BOUNDED_FILES = Wall(
 )
 QUIET = Wall("ALTER ROLE lanewise_run RESET log_min_messages", "ALTER ROLE lanewise_run SET log_min_messages = 'fatal'")
 ATTEMPT_OF_THE_TOKEN = without("run_user", " AND attempt = part[3]::integer AND status = 'running'")
+UNHELD = Wall("DROP TRIGGER hold_own_run ON lanewise.document_passages")
 ATTEMPT_OF_THE_STEP = without("record_step", " AND r.attempt = p_attempt AND r.status = 'running'")
 
 Attack = Callable[[Scene], bool]
@@ -353,9 +373,11 @@ ESCAPES: list[tuple[Attack, list[Wall]]] = [
     (fill_the_log, [callable_by_all("pg_logical_emit_message(boolean, text, text, boolean)")]),
     (sort_without_end, [BOUNDED_FILES]),
     (fill_the_servers_log, [QUIET]),
+    (commit_late, [UNHELD]),
     (make_passages_without_end, [unbounded("number")]),
     (make_long_passages, [unbounded("size")]),
-    (write_late, [ATTEMPT_OF_THE_TOKEN]),
+    (write_late, [ATTEMPT_OF_THE_TOKEN, UNHELD]),
+    (write_late, [UNHELD, ATTEMPT_OF_THE_TOKEN]),
     (record_a_step_late, [ATTEMPT_OF_THE_TOKEN, ATTEMPT_OF_THE_STEP]),
     (record_a_step_late, [ATTEMPT_OF_THE_STEP, ATTEMPT_OF_THE_TOKEN]),
 ]

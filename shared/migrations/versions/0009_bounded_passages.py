@@ -1,4 +1,6 @@
-"""Bounds what a sandbox, which makes the passages of its user's documents by itself, can store as such."""
+"""Bounds what a sandbox, which makes the passages of its user's documents by itself, can store as such, and when."""
+
+from importlib.resources import files
 
 from alembic import op
 
@@ -12,9 +14,11 @@ ALTER TABLE document_passages
     ADD CONSTRAINT bounded_size CHECK (
         char_length(text) <= 4000 AND char_length(heading) <= 2000 AND char_length(sha256) <= 64
     );
+CREATE TRIGGER hold_own_run BEFORE INSERT ON document_passages EXECUTE FUNCTION hold_own_run();
 """
 
 
 def upgrade() -> None:
     """Makes everything."""
+    op.execute((files("shared.migrations") / "sql" / "0009" / "hold_own_run.sql").read_text())
     op.execute(BOUNDS)
