@@ -52,7 +52,7 @@ class Amounts:
     rest: int
 
 
-LONG = Amounts(codec=100_000, frames=90_000, messages=30_000, runs=800, sockets=5_000, http=2_000, rest=20_500)
+LONG = Amounts(codec=100_000, frames=90_000, messages=30_000, runs=800, sockets=5_000, http=2_000, rest=21_500)
 
 
 def run(options: Options) -> bool:
