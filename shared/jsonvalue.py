@@ -13,8 +13,6 @@ from shared.errors import InvalidError, TooLargeError
 MAX_NESTING = 20
 MAX_KEY_SHOWN = 64  # characters, in an error
 
-Place = tuple[str | int, ...]  # keys and indices, from the whole inwards
-
 
 def freeze(value: Any, field: str) -> Any:
     """Returns a deep, read-only copy: dicts as mapping proxies, lists as tuples.
@@ -30,8 +28,8 @@ def freeze(value: Any, field: str) -> Any:
     return _freeze(value, field, ())
 
 
-def _freeze(value: Any, field: str, place: Place) -> Any:
-    # The place is written out where something is wrong and only there: for each value it would be a copy of long keys.
+def _freeze(value: Any, field: str, place: tuple[str | int, ...]) -> Any:
+    # Its place (keys and indices) is written out where something is wrong: for each value that would copy long keys.
     if len(place) > MAX_NESTING:
         raise ValueError(f"{_name(field, place)} is nested deeper than {MAX_NESTING}")
     if value is None or isinstance(value, bool | str | int):
@@ -50,7 +48,7 @@ def _freeze(value: Any, field: str, place: Place) -> Any:
     raise TypeError(f"{_name(field, place)} holds a {type(value).__name__}, which JSON cannot carry")
 
 
-def _name(field: str, place: Place) -> str:
+def _name(field: str, place: tuple[str | int, ...]) -> str:
     parts = (f"[{part}]" if isinstance(part, int) else f".{part[:MAX_KEY_SHOWN]}" for part in place)
     return field + "".join(parts)
 

@@ -154,6 +154,11 @@ def test_a_long_key_above_many_values_is_not_copied_for_each() -> None:
     assert min(ratios) < 5, ratios  # with copies it was 17
 
 
+def test_what_json_cannot_carry_is_named_with_its_place() -> None:
+    with pytest.raises(InvalidError, match=r"^input\.a\[1\] holds a set, which JSON cannot carry$"):
+        check_json({"a": [0, {1}]}, "input", 10_000)
+
+
 def test_an_error_names_the_place_and_no_more_of_its_keys_than_is_readable() -> None:
     with pytest.raises(InvalidError, match=r"^input\.a\[1\]\.k{64} is not a finite number$"):
         check_json({"a": [0, {"k" * 1000: float("nan")}]}, "input", 10_000)

@@ -81,6 +81,18 @@ class Fail(Tool):
         raise {"tool": ToolError("no such table"), "other": KeyError("x"), "silent": ValueError()}[parameters.how]
 
 
+class Deep(Tool):
+    """Returns more brackets than JSON's writer can."""
+
+    name = "deep"
+
+    def run(self, context: UserExecutionContext, parameters: Any) -> Any:
+        value: list[Any] = []
+        for _ in range(100_000):
+            value = [value]
+        return value
+
+
 class Endless(Tool):
     """Waits until it is cancelled."""
 
@@ -101,7 +113,7 @@ class Pay(Tool):
         return "paid"
 
 
-TOOLS = (Count, Where, WherePlain, Fail, Endless, Pay, Write)
+TOOLS = (Count, Deep, Where, WherePlain, Fail, Endless, Pay, Write)
 
 
 class Home:
@@ -143,7 +155,7 @@ def test_a_dispatcher_works_over_the_registry_that_it_is_given() -> None:
 
 def test_a_registry_holds_instances_each_name_once(home: Home) -> None:
     registry = home.tools.registry
-    assert registry.names() == ["count", "endless", "fail", "pay", "where", "where_plain", "write"]
+    assert registry.names() == ["count", "deep", "endless", "fail", "pay", "where", "where_plain", "write"]
     with pytest.raises(ConfigurationError, match="not an instance of Tool"):
         registry.register(Count)  # type: ignore[arg-type]
     count = registry.get("count")
@@ -159,6 +171,11 @@ def test_a_registry_describes_its_tools_to_a_model(home: Home) -> None:
     assert list(schemas) == home.tools.registry.names()
     assert schemas["count"]["description"] == "Counts words."
     assert schemas["count"]["parameters"]["required"] == ["text"]
+
+
+def test_a_result_that_is_nested_too_deeply_fails_its_call(home: Home) -> None:
+    result = home.dispatch("deep")
+    assert result.error == {"type": "invalid", "message": "the result is nested too deeply for JSON"}
 
 
 def test_registry_ids_are_unique_per_user_and_run() -> None:
@@ -294,7 +311,7 @@ def test_parameters_that_are_no_mapping_are_a_failure_not_an_error_of_ours(home:
 def test_an_unknown_tool_is_denied_with_the_nearest_match(home: Home) -> None:
     result = home.dispatch("cuont")
     assert result.error["type"] == "unknown_tool"
-    assert "'cuont'; did you mean 'count'?; there are: count, endless, fail, pay" in result.error["message"]
+    assert "'cuont'; did you mean 'count'?; there are: count, deep, endless, fail, pay" in result.error["message"]
     assert home.bridge.kinds == ["tool_denied"]
     assert home.bridge.data("tool_denied")[0]["reason"] == "unknown_tool"
 
@@ -526,6 +543,7 @@ def test_a_failure_says_how_long_it_took(home: Home) -> None:
     (failed,) = home.bridge.data("tool_failed")
     assert failed["tool"] == "fail"
     assert 0 <= failed["duration_s"] <= result.duration_s + 0.001 < 60
+    assert result.duration_s > 0
 
 
 def test_the_limits_are_those_that_are_documented() -> None:
