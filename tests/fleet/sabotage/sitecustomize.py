@@ -231,7 +231,7 @@ def spoil_the_zygote() -> None:
 
     def run_here(zygote: Any, number: int, sock: socket.socket) -> None:
         """One process for the runs of all users, one after the other and side by side."""
-        os.chdir(zygote._limits.folder)
+        os.chdir(zygote._folder)
         sandbox = module.sandbox
         link = sandbox.RunnerLink(sock)
         asyncio.run(sandbox.serve(link, link.receive_start(), zygote._registry, lambda: None))
