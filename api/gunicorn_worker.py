@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socket import socket
 from types import FrameType
 from typing import Any
 
 import gevent  # type: ignore[import-untyped]
 from gunicorn import util
+from gunicorn.http import Request, RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 NOT_IMPLEMENTED = 501
 LAST_REQUEST_S = 1.0  # for a connection that is new, or free again, when we are about to end
+REST_S = 5.0  # for what the application left of a body: of a request that it refused, mostly
+REST_BYTES = 64 * 1024  # of that at once
 
 
 class Worker(GeventWorker):  # type: ignore[misc] # published without types
@@ -43,8 +46,13 @@ class Worker(GeventWorker):  # type: ignore[misc] # published without types
             super().handle_request(listener_name, req, sock, addr)
         except OSError as error:
             raise BrokenPipeError(errno.EPIPE, str(error)) from error  # gunicorn takes a time-out for a failure of ours
+        except StopIteration:  # the connection is to be closed
+            _take_rest(req)
+            raise
         finally:
             sock.settimeout(None)
+        if not _take_rest(req):
+            raise StopIteration
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: gunicorn takes no new connections from here on."""
@@ -70,6 +78,30 @@ def write_problem(sock: socket, status: int, reason: str, message: str) -> None:
 
 
 util.write_error = write_problem
+
+
+class ClosingRequest(Request):  # type: ignore[misc] # published without types
+    """Says in its answer that the connection will be closed, if that is because its body could not be read."""
+
+    def should_close(self) -> bool:
+        """Called when the answer is begun, and when it is done."""
+        return bool(super().should_close() or (self.body is not None and self.body.failed))
+
+
+RequestParser.mesg_class = ClosingRequest
+
+
+def _take_rest(req: Any) -> bool:
+    """Reads what is left of the body; returns whether that was all, so that another request can follow.
+
+    Closed with bytes unread, the connection would be reset, and the client may lose the answer. Gunicorn itself would
+    read on for as long as it waits for the next request.
+    """
+    with suppress(Exception), gevent.Timeout(REST_S, False):
+        while not req.body.failed and req.body.read(REST_BYTES):
+            pass
+        return not req.body.failed
+    return False
 
 
 def _end(idle: dict[gevent.Greenlet, gevent.Timeout], greenlet: gevent.Greenlet, timeout: gevent.Timeout) -> None:

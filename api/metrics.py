@@ -27,6 +27,7 @@ class Metrics:
         self.submissions = Counter("lanewise_submissions", "Runs accepted", ("over",), registry=registry)
         self.sockets = Gauge("lanewise_sockets", "Open WebSockets and SSE streams", registry=registry)
         self.waiting = Gauge("lanewise_waiting_requests", "Requests that wait for the end of a run", registry=registry)
+        self.body_bytes = Gauge("lanewise_body_bytes", "Bytes of large bodies that are held", registry=registry)
         self.channels = Gauge("lanewise_channels", "Users whose events this process follows", registry=registry)
         self.events_replayed = Counter("lanewise_events_replayed", "Event frames read from the log", registry=registry)
         self.replays = Counter(

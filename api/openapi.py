@@ -22,6 +22,7 @@ from shared.errors import (
     InvalidError,
     LanewiseError,
     QuotaError,
+    RequestTimeoutError,
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
@@ -34,7 +35,7 @@ _PROBLEM = {CONTENT_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}
 _LOCATION = {"description": "where it is from now on", "required": True, "schema": {"type": "string"}}
 _RETRY = {"Retry-After": {"description": "seconds", "required": True, "schema": {"type": "integer", "minimum": 1}}}
 _CHALLENGE = {"WWW-Authenticate": {"required": True, "schema": {"const": "Bearer"}}}
-_ERROR_HEADERS = {UnauthorizedError: _CHALLENGE, QuotaError: _RETRY, UnavailableError: _RETRY}
+_ERROR_HEADERS = {UnauthorizedError.status: _CHALLENGE, QuotaError.status: _RETRY, UnavailableError.status: _RETRY}
 _TEXT = {"schema": {"type": "string"}}
 _DESCRIPTION = "Runs agents for many users at once. Every call but the open ones takes a bearer token."
 
@@ -103,15 +104,16 @@ def _errors(operation: Operation) -> dict[str, Any]:
         kinds |= {UnauthorizedError, ForbiddenError, UnavailableError}
     if operation.query is not None:
         kinds |= {BadRequestError, InvalidError}
+    if operation.body is not None:
+        kinds |= {BadRequestError, TooLargeError, QuotaError, RequestTimeoutError}
     if isinstance(operation.body, type):
-        kinds |= {BadRequestError, InvalidError, TooLargeError, UnsupportedMediaTypeError}
-    by_status = sorted({kind.status: kind for kind in kinds}.items())  # one class stands for all of its status
+        kinds |= {InvalidError, UnsupportedMediaTypeError}
     found: dict[str, Any] = {}
-    for status, kind in by_status:
+    for status in sorted({kind.status for kind in kinds}):
         if status not in operation.answers:
             found[str(status)] = {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
-            if kind in _ERROR_HEADERS:
-                found[str(status)]["headers"] = _ERROR_HEADERS[kind]
+            if status in _ERROR_HEADERS:
+                found[str(status)]["headers"] = _ERROR_HEADERS[status]
     return found
 
 

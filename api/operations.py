@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 
+from api import bodies
 from api.auth import ADMIN, authenticate, refused
 from shared.errors import BadRequestError, InvalidError, LanewiseError, UnsupportedMediaTypeError
 from shared.jsonvalue import clean_json
@@ -68,13 +69,13 @@ class Operation:
     def _answer(self, arguments: dict[str, Any]) -> Response:
         if self.query is not None:
             arguments["query"] = read_query(self.query)
-        if isinstance(self.body, type):
-            arguments["body"] = self._read_body(self.body)
-        return self.view(**arguments)
+        if not isinstance(self.body, type):
+            return self.view(**arguments)
+        with bodies.room(arguments["identity"].user_id, bodies.announced(MAX_JSON_BYTES)):
+            return self.view(body=self._read_body(self.body), **arguments)
 
     def _read_body(self, model: type[BaseModel]) -> BaseModel:
-        request.max_content_length = MAX_JSON_BYTES
-        raw = request.get_data(cache=False)
+        raw = bodies.read(MAX_JSON_BYTES)
         if not raw and not self.body_required:
             return model()
         if request.mimetype != "application/json":
@@ -101,7 +102,7 @@ def operation(  # noqa: PLR0913 - one declaration, all of it named
         answers: what it answers when all is well, by status.
         scope: the token must have it; the view gets `identity`. None: open to everybody.
         query: the view gets it as `query`; unknown and repeated names are refused.
-        body: a model: the view gets it as `body`; a media type: the view reads it itself.
+        body: a model: the view gets it as `body`, if it has a scope; a media type: the view reads it itself.
         body_required: whether an empty body is refused; else it means the model's defaults.
         request_headers: further headers, by name.
         located: whether its answers have a `Location`.

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
 from shared.errors import (
@@ -18,6 +18,7 @@ from shared.errors import (
     MethodNotAllowedError,
     NotFoundError,
     QuotaError,
+    RequestTimeoutError,
     TooLargeError,
     UnauthorizedError,
     UnavailableError,
@@ -32,8 +33,8 @@ CONTENT_TYPE = "application/problem+json"
 _BY_STATUS: dict[int, type[LanewiseError]] = {
     kind.status: kind
     for kind in (
-        BadRequestError, UnauthorizedError, ForbiddenError, NotFoundError, MethodNotAllowedError, ConflictError,
-        TooLargeError, UnsupportedMediaTypeError, QuotaError, UnavailableError,
+        BadRequestError, UnauthorizedError, ForbiddenError, NotFoundError, MethodNotAllowedError, RequestTimeoutError,
+        ConflictError, TooLargeError, UnsupportedMediaTypeError, QuotaError, UnavailableError,
     )
 }  # fmt: skip
 
@@ -80,8 +81,6 @@ def problem_response(error: LanewiseError) -> Response:
 def _from_http(error: HTTPException) -> Response:
     kind = _BY_STATUS.get(error.code or 500, BadRequestError if (error.code or 500) < 500 else LanewiseError)  # noqa: PLR2004
     message = error.description or kind.title
-    if kind is TooLargeError and request.max_content_length is not None:
-        message = f"the body is larger than the limit of {request.max_content_length} bytes"
     response = problem_response(kind(message))
     for name, value in error.get_headers():
         if name in {"Allow", "Retry-After"}:

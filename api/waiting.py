@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from api.gateway.channel import Delivery
+from api.places import Places
 from api.state import Api
-from shared.errors import QuotaError
 from shared.event_types import LAST_TYPES
 from shared.states import ExecutionState
 
 LOOK_AGAIN_S = 5.0
 MAX_WAITERS = 2000
 MAX_WAITERS_PER_USER = 100
-_waiters: Counter[str] = Counter()  # by user
-_lock = threading.Lock()
+_places = Places(MAX_WAITERS_PER_USER, MAX_WAITERS, "waiting requests")
 
 
 class Waiter:
@@ -51,30 +48,12 @@ def wait_for_end(state: Api, user_id: str, run_id: str, timeout_s: float) -> dic
     if _has_ended(view) or timeout_s <= 0:
         return view
     waiter = Waiter(run_id)
-    with _place(user_id), state.metrics.waiting.track_inprogress(), state.hub.channel(user_id) as channel:
+    with _places.take(user_id), state.metrics.waiting.track_inprogress(), state.hub.channel(user_id) as channel:
         channel.add(waiter)
         try:
             return _wait(state, user_id, run_id, waiter, deadline)
         finally:
             channel.remove(waiter)
-
-
-@contextmanager
-def _place(user_id: str) -> Iterator[None]:
-    """Counts a request that waits: so many of one user, and so many in all."""
-    with _lock:
-        if _waiters[user_id] >= MAX_WAITERS_PER_USER:
-            raise QuotaError(f"{MAX_WAITERS_PER_USER} requests of yours are waiting; ask again", retry_after_s=1)
-        if _waiters.total() >= MAX_WAITERS:
-            raise QuotaError(f"{MAX_WAITERS} requests are waiting; ask again", retry_after_s=1)
-        _waiters[user_id] += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _waiters[user_id] -= 1
-            if not _waiters[user_id]:
-                del _waiters[user_id]
 
 
 def _wait(state: Api, user_id: str, run_id: str, waiter: Waiter, deadline: float) -> dict[str, Any]:

@@ -82,6 +82,12 @@ class MethodNotAllowedError(LanewiseError):
     code, status, title = "method_not_allowed", 405, "Method not allowed"
 
 
+class RequestTimeoutError(LanewiseError):
+    """The body of the request came too slowly; the connection is closed."""
+
+    code, status, title = "request_timeout", 408, "Too slow"
+
+
 class ConflictError(LanewiseError):
     """The request collides with one that is being handled now."""
 

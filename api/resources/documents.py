@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -12,12 +13,13 @@ from sqlalchemy import ColumnElement, delete, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, defer
 
+from api import bodies
 from api.models import Document, Documents, PageQuery
 from api.operations import json_response, operation
 from api.pages import make_cursor, page, read_cursor
 from api.state import api
 from shared import models
-from shared.errors import DeletingError, InvalidError, NotFoundError, QuotaError, TooLargeError
+from shared.errors import DeletingError, InvalidError, NotFoundError, QuotaError
 from shared.events import iso
 from shared.tokens import Identity
 
@@ -52,13 +54,16 @@ def list_documents(identity: Identity, query: PageQuery) -> Response:
     body="*/*",
     body_required=False,
     located=True,
-    errors=(TooLargeError, InvalidError, QuotaError, DeletingError),
+    errors=(InvalidError, DeletingError),
 )
 def put(identity: Identity, name: str) -> Response:
     """201 if it is new, 200 if it replaced one."""
     _check_name(name)
-    request.max_content_length = MAX_BYTES
-    content = request.get_data(cache=False)
+    with bodies.room(identity.user_id, bodies.announced(MAX_BYTES)):
+        return _store(identity, name, bodies.read(MAX_BYTES))
+
+
+def _store(identity: Identity, name: str, content: bytes) -> Response:
     kind = request.headers.get("Content-Type", DEFAULT_TYPE)
     if _TYPE.fullmatch(kind) is None:
         message = "must be 1 to 255 printable ASCII characters"
@@ -73,22 +78,32 @@ def put(identity: Identity, name: str) -> Response:
     # A row version that no transaction has updated was inserted.
     is_new: ColumnElement[bool] = literal_column("(xmax = 0)")
     columns = (_WHOLE.name, _WHOLE.content_type, _WHOLE.size, _WHOLE.sha256, _WHOLE.created_at, _WHOLE.updated_at)
-    with api().services.database.user_session(identity.user_id) as session:
+    with bodies.turn(len(content)), api().services.database.user_session(identity.user_id) as session:
         _check_place(session, identity.user_id, name, len(content))
         row = session.execute(statement.returning(*columns, is_new.label("is_new"))).one()
     return json_response(_view(row), 201 if row.is_new else 200, {"Location": quote(request.path)})
 
 
 @bp.get("/<name>")
-@operation("Get a document's content", {200: "*/*"}, errors=(NotFoundError,))
+@operation("Get a document's content", {200: "*/*"}, errors=(NotFoundError, QuotaError))
 def get(identity: Identity, name: str) -> Response:
     """With the content type that it was stored with, as a download."""
-    with api().services.database.user_session(identity.user_id) as session:
-        row = session.execute(_own(identity, name, _WHOLE.content, _WHOLE.content_type)).one_or_none()
-    if row is None:
+    database = api().services.database
+    with database.user_session(identity.user_id) as session:
+        size = session.execute(_own(identity, name, _WHOLE.size)).scalar_one_or_none()
+    if size is None:
         raise NotFoundError("no such document")
-    disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
-    return Response(bytes(row.content), headers={"Content-Type": row.content_type, "Content-Disposition": disposition})
+    with ExitStack() as held:
+        held.enter_context(bodies.room(identity.user_id, size))
+        with bodies.turn(size), database.user_session(identity.user_id) as session:
+            row = session.execute(_own(identity, name, _WHOLE.content, _WHOLE.content_type)).one_or_none()
+        if row is None:
+            raise NotFoundError("no such document")
+        disposition = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+        headers = {"Content-Type": row.content_type, "Content-Disposition": disposition}
+        response = bodies.download(bytes(row.content), headers)
+        response.call_on_close(held.pop_all().close)
+    return response
 
 
 @bp.delete("/<name>")

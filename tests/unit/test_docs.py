@@ -12,10 +12,12 @@ import pytest
 from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
+import api.bodies
 import api.gateway.outbox
 import api.gateway.protocol
 import api.gateway.socket
 import api.gateway.tickets
+import api.gunicorn_worker
 import api.idempotency
 import api.operations
 import api.refusals
@@ -57,6 +59,14 @@ LIMITS: dict[str, float] = {
     "user, thread and other ids of a context": shared.context.MAX_ID_LENGTH,
     "requests of one user that wait for the end of a run, per api process": api.waiting.MAX_WAITERS_PER_USER,
     "requests that wait for the end of a run, per api process": api.waiting.MAX_WAITERS,
+    "bodies of one user in memory, sent or downloaded, together, per api process": api.bodies.MAX_BYTES_PER_USER,
+    "bodies in memory, sent or downloaded, together, per api process": api.bodies.MAX_BYTES,
+    "body that does not count for these two": api.bodies.SMALL_BYTES,
+    "documents above 1 MiB that go to Postgres or come from it at once, per api process": api.bodies.MAX_HEAVY,
+    "time that such a document waits for its turn": api.bodies.MAX_WAIT_S,
+    "time for the next 256 KiB of a body, sent or downloaded": api.bodies.PATIENCE_S,
+    "least rate of a body as a whole, sent or downloaded, after these first seconds": api.bodies.LEAST_BYTES_PER_S,
+    "time for the rest of a body that is not read, mostly of a refused request": api.gunicorn_worker.REST_S,
     "WebSocket connections of a user, per api process; SSE streams count": api.gateway.protocol.MAX_SOCKETS_PER_USER,
     "time until the first frame of a WebSocket": api.gateway.protocol.HELLO_TIMEOUT_S,
     "age of a WebSocket ticket": api.gateway.tickets.TTL_S,
@@ -151,6 +161,10 @@ def test_every_limit_has_the_value_of_the_code(name: str) -> None:
 def test_limits_without_a_constant_are_settings_or_the_runs_own() -> None:
     others = [value for limit, value, _answer in rows("## Limits") if limit not in LIMITS]
     assert all(re.fullmatch(r"`LANEWISE_\w+`|its `\w+`", value) for value in others)
+
+
+def test_sizes_in_the_names_of_limits() -> None:
+    assert (api.bodies.PIECE_BYTES, api.bodies.HEAVY_BYTES) == (256 * 1024, 1024 * 1024)
 
 
 def test_both_sides_of_the_sandbox_agree_on_the_output() -> None:
