@@ -96,7 +96,11 @@ class Stores:
             lambda: "the embedded servers do not answer",
         )
         return migrate(
-            self._admin_url, self.values["database_url"], self.values["run_database_url"], self.settings.secrets
+            self._admin_url,
+            self.values["database_url"],
+            self.values["run_database_url"],
+            self.settings.secrets,
+            self.settings.audit_retention_days,
         )
 
     def close(self) -> None:

@@ -1,8 +1,10 @@
 """The chain of seals over the audit trail, which makes it evident what was changed, removed, added or cut off.
 
 A seal covers the ids and MACs of its records and the seal before it. An anchor says where the chain ends, and another
-where it begins since retention has removed its oldest seals. All are signed: whoever has the database but not the key
-can make none of them. Workers come here now and then; records are written without a look at the chain.
+where it begins since retention has removed its oldest seals; of these the last stays, without its records. All are
+signed: whoever has the database but not the key can make none of them. Whoever has the key but only the service's login
+can remove none before its time, which Postgres knows by itself. Workers come here now and then; records are written
+without a look at the chain.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -31,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 _SEAL = text("SELECT seal_audit(:seen, CAST(:seal AS jsonb), CAST(:anchor AS jsonb))")
 _TRIM = text("SELECT trim_audit(:seen, CAST(:anchor AS jsonb))")
+# What is older may be removed: as this worker has it, but not against what the owner has set.
+_CUT = text("SELECT least(now() - CAST(:age AS interval), now() - age) FROM audit_retention WHERE age IS NOT NULL")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Anchor:
 
     Args:
         name: `first` or `last`.
-        seal: number of the last seal that is gone, or of the last one that there is; 0 if there was none yet.
+        seal: number of the last seal whose records retention has removed, or of the last one that there is; 0 if there
+            was none yet.
         seal_mac: its MAC; empty for 0.
     """
 
@@ -67,6 +72,7 @@ class Seal:
     """A link of the chain.
 
     Args:
+        sealed_at: by Postgres' clock; RFC 3339 in UTC, as all times that are signed.
         ids: of its records, in their order.
         previous: MAC of the seal before it; empty for the first one.
         digest: of the MACs of its records, see `digest_of`.
@@ -105,7 +111,7 @@ class AuditChain:
 
     Args:
         keys: of the trail.
-        retention_days: how long sealed records are kept.
+        retention_days: how long sealed records are kept; longer if `lanewise migrate` was told so.
     """
 
     def __init__(self, database: Database, keys: MacKeys, retention_days: float) -> None:
@@ -124,7 +130,7 @@ class AuditChain:
         with self._database.system_session() as session:
             last, seen = self._last(session)
             found = session.execute(
-                select(AuditEntry.id, AuditEntry.mac)
+                select(AuditEntry.id, AuditEntry.mac, func.now().label("now"))
                 .where(AuditEntry.seal.is_(None))
                 .order_by(AuditEntry.id)
                 .limit(MAX_RECORDS)
@@ -132,7 +138,7 @@ class AuditChain:
             if not found:
                 return last.seal
             seal = Seal(
-                last.seal + 1, audit.time_of(datetime.now(UTC)), [row.id for row in found], last.seal_mac,
+                last.seal + 1, audit.time_of(found[0].now), [row.id for row in found], last.seal_mac,
                 digest_of(row.mac for row in found),
             ).signed(self._keys)  # fmt: skip
             anchor = Anchor("last", seal["number"], seal["mac"]).signed(self._keys)
@@ -144,7 +150,7 @@ class AuditChain:
         return last.seal + 1
 
     def remove_old(self) -> int:
-        """Removes some of the oldest seals that are past retention, with their records; returns how many seals.
+        """Removes the records of some of the oldest seals, which are past retention; returns of how many.
 
         Whoever changes the age of a seal gains nothing: what does not verify is not removed, nor what follows it.
         """
@@ -153,8 +159,10 @@ class AuditChain:
             if first is None or not first.holds(self._keys):
                 return 0  # `lanewise audit verify` says so
             query = select(*SEAL).where(AuditSeal.number > first.seal).order_by(AuditSeal.number).limit(MAX_SEALS)
-            cut = audit.time_of(session.scalars(select(func.now() - self._age)).one())
-            old = self._old_enough(first, map(seal_of, session.execute(query)), cut)
+            cut = session.scalar(_CUT, {"age": self._age})
+            if cut is None:
+                return 0  # nobody has said how long they are to be kept
+            old = self._old_enough(first, map(seal_of, session.execute(query)), audit.time_of(cut))
             if not old:
                 return 0
             anchor = Anchor("first", old[-1].number, old[-1].mac).signed(self._keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import attrgetter
@@ -25,6 +25,7 @@ _HAS_KEY = text("""
         WHERE i.indrelid = 'audit_log'::regclass AND i.indisunique AND i.indisvalid AND i.indnatts = 1
             AND i.indpred IS NULL AND a.attname = 'id')
 """)
+_CUT = text("SELECT greatest(now() - age, gone_before) FROM audit_retention WHERE age IS NOT NULL")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Flaw:
     """Something that is not as it was written.
 
     Args:
-        kind: `record_edited`, `record_removed`, `record_added`, `seal_edited`, `seal_removed`, `tail_cut`,
-            `anchor_edited`, `unknown_key`, or `tampering_recorded`: the leader found it, and wrote a record.
+        kind: `record_edited`, `record_removed`, `record_added`, `seal_edited`, `seal_removed`, `head_cut`, `tail_cut`,
+            `anchor_edited`, `unknown_key`, or `tampering_recorded`: a worker found it, and wrote a record.
         where: the record, seal or anchor.
         detail: for people.
     """
@@ -51,11 +52,13 @@ class Trail:
         anchors: by name.
         seals: by number.
         records: by seal and id; those that are not sealed yet at the end.
+        cut: what was sealed since must be there; empty: all.
     """
 
     anchors: Mapping[str, Anchor]
     seals: Iterable[Seal]
     records: Iterable[Record]
+    cut: str = ""
 
 
 @dataclass
@@ -65,6 +68,9 @@ class Examination:
     Args:
         keys: that records and seals may be signed with.
         known: MACs of seals by number, from where nobody can have changed them: the log, or an earlier examination.
+        after: number of the last seal whose records retention has removed; 0: none.
+        since: when that seal was made, or the oldest one that is there; None: there is none.
+        removed: the known seals that retention has removed: whether their MACs were right can no longer be told.
     """
 
     keys: MacKeys
@@ -73,34 +79,43 @@ class Examination:
     unsealed: int = 0
     seals: int = 0
     last: str = "0:"
+    after: int = 0
+    since: str | None = None
+    removed: list[int] = field(default_factory=list)
 
     def look(self, trail: Trail) -> Iterator[Flaw]:
         """Yields what is wrong, in the order in which it is found; nothing if all is as it was written."""
         yield from self._anchors(trail.anchors)
         first = trail.anchors.get("first") or Anchor("first", 0, "")
-        number, mac, unseen = first.seal, first.seal_mac, dict(self.known)
+        number, mac, oldest, unseen = first.seal, first.seal_mac, None, dict(self.known)
+        self.after = number
         batches = groupby(trail.records, attrgetter("seal"))
         batch = next(batches, None)
         for seal in trail.seals:
+            self.since = self.since or seal.sealed_at
             while batch is not None and batch[0] is not None and batch[0] < seal.number:
                 yield from self._stray(list(batch[1]))
                 batch = next(batches, None)
             records: list[Record] = []
             if batch is not None and batch[0] == seal.number:
                 records, batch = list(batch[1]), next(batches, None)
-            yield from self._link(seal, number, mac)
-            yield from self._sealed(seal, records)
+            if seal.number == first.seal:
+                oldest = seal
+                yield from self._stray(records)
+            else:
+                yield from self._link(seal, number, mac)
+                yield from self._sealed(seal, records)
+                number, mac = seal.number, seal.mac
             known_mac = unseen.pop(seal.number, seal.mac)
             if known_mac != seal.mac:
                 yield Flaw("seal_edited", f"seal {seal.number}", f"its MAC was {known_mac}")
-            number, mac = seal.number, seal.mac
         while batch is not None:
             yield from self._stray(list(batch[1]))
             batch = next(batches, None)
+        aged = yield from self._beginning(first, oldest, trail.cut)
         yield from self._end(trail.anchors.get("last"), number, mac)
         for known in sorted(unseen):
-            if known > number:
-                yield Flaw("tail_cut", f"seal {known}", f"it has been there; the chain ends with seal {number}")
+            yield from self._gone(known, number, aged=aged)
         self.last = f"{number}:{mac}"
 
     def _anchors(self, anchors: Mapping[str, Anchor]) -> Iterator[Flaw]:
@@ -112,6 +127,39 @@ class Examination:
                 yield self._unknown_key(f"anchor {name}", anchor.key_id)
             elif not anchor.holds(self.keys):
                 yield Flaw("anchor_edited", f"anchor {name}", "it is not as it was signed")
+
+    def _beginning(self, first: Anchor, oldest: Seal | None, cut: str) -> Generator[Flaw, None, bool]:
+        """Looks at the seal that stays without its records; returns whether it is old enough to be without."""
+        where = f"seal {first.seal}"
+        if first.seal == 0:
+            return False
+        if oldest is None:
+            yield Flaw("seal_removed", where, "missing; it would tell how old the records were that are gone")
+        elif not self.keys.knows(oldest.key_id):
+            yield self._unknown_key(where, oldest.key_id)
+        elif not oldest.holds(self.keys):
+            yield Flaw("seal_edited", where, "it is not as it was signed")
+        elif oldest.mac != first.seal_mac:
+            yield Flaw("seal_edited", where, "it is not the one that the trail begins after")
+        elif oldest.sealed_at >= cut:
+            kept = f"what was sealed since {cut or 'ever'} is kept"
+            yield Flaw("head_cut", where, f"of {oldest.sealed_at}: gone up to there, with the records; {kept}")
+        else:
+            return first.holds(self.keys)
+        return False
+
+    def _gone(self, known: int, last: int, *, aged: bool) -> Iterator[Flaw]:
+        """Says why a known seal is not there: because of its age, or because somebody has removed it."""
+        where = f"seal {known}"
+        if known > last:
+            yield Flaw("tail_cut", where, f"it has been there; the chain ends with seal {last}")
+        elif known > self.after:
+            yield Flaw("seal_removed", where, "it has been there")
+        elif aged and known > 0:
+            self.removed.append(known)
+        else:
+            begins = f"the trail begins after seal {self.after}"
+            yield Flaw("head_cut", where, f"it is gone, and not for its age; {begins}")
 
     def _link(self, seal: Seal, before: int, mac: str) -> Iterator[Flaw]:
         """Looks at a seal by itself and at what it says of the one before."""
@@ -154,7 +202,7 @@ class Examination:
             if record.seal is None:
                 self.unsealed += 1
             else:
-                yield Flaw("record_added", f"record {record.id}", f"there is no seal {record.seal}")
+                yield Flaw("record_added", f"record {record.id}", f"no seal {record.seal} covers it")
             yield from self._record(record)
 
     def _record(self, record: Record) -> Iterator[Flaw]:
@@ -201,4 +249,6 @@ def _read(session: Session) -> Trail:
     sealed = rows(select(*RECORD).where(AuditEntry.seal.is_not(None)).order_by(AuditEntry.seal, AuditEntry.id))
     unsealed = rows(select(*RECORD).where(AuditEntry.seal.is_(None)).order_by(AuditEntry.id))
     records = (Record(*row) for row in chain(sealed, unsealed))
-    return Trail({row.name: anchor_of(row) for row in session.scalars(select(AuditAnchor))}, seals, records)
+    cut = session.scalar(_CUT)
+    anchors = {row.name: anchor_of(row) for row in session.scalars(select(AuditAnchor))}
+    return Trail(anchors, seals, records, audit.time_of(cut) if cut else "")

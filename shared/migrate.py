@@ -32,8 +32,10 @@ SERVICE_SETTINGS = {
 }
 
 
-def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[str]) -> list[str]:
-    """Creates missing roles, makes or upgrades the schema, stores the token keys. Safe to repeat.
+def migrate(
+    admin_url: str, service_url: str, run_url: str, secrets: Sequence[str], audit_retention_days: float = 365
+) -> list[str]:
+    """Creates missing roles, makes or upgrades the schema, stores the token keys and a limit. Safe to repeat.
 
     One transaction. A table that somebody else keeps locked is waited for briefly, for others wait behind; then all is
     tried again, for about a minute.
@@ -43,6 +45,7 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
         service_url: its user and password become the login of api and worker.
         run_url: its user and password become the login of the sandboxes.
         secrets: the signing secrets, newest first; tokens of each are accepted.
+        audit_retention_days: what is younger in the audit trail cannot be removed by api and worker.
 
     Returns:
         what sandboxes may still do though they must not, because `admin_url` has not the right to forbid it; each to be
@@ -55,7 +58,7 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
     engine = sa.create_engine(_driver(admin_url), poolclass=sa.NullPool, connect_args={"connect_timeout": 10})
     give_up_at = time.monotonic() + PATIENCE_S
     try:
-        while not _try(engine, make_url(service_url), make_url(run_url), secrets):
+        while not _try(engine, make_url(service_url), make_url(run_url), secrets, audit_retention_days):
             if time.monotonic() > give_up_at:
                 raise ConfigurationError(
                     f"the database cannot be migrated: for {PATIENCE_S:g} s others have kept tables locked; "
@@ -72,7 +75,7 @@ def migrate(admin_url: str, service_url: str, run_url: str, secrets: Sequence[st
         engine.dispose()
 
 
-def _try(engine: Engine, service: URL, run: URL, secrets: Sequence[str]) -> bool:
+def _try(engine: Engine, service: URL, run: URL, secrets: Sequence[str], audit_retention_days: float) -> bool:
     """Migrates; False: somebody else has a table locked, and nothing is changed."""
     try:
         with engine.begin() as connection:
@@ -84,6 +87,7 @@ def _try(engine: Engine, service: URL, run: URL, secrets: Sequence[str]) -> bool
             connection.execute(sa.text(f"SET LOCAL search_path = {SCHEMA}"))
             _upgrade(connection, secrets)
             _store_keys(connection, secrets)
+            _keep_audit(connection, audit_retention_days)
     except OperationalError as error:
         if isinstance(error.orig, (LockNotAvailable, DeadlockDetected)):
             return False
@@ -161,6 +165,18 @@ def _let_owner_end_sessions(connection: Connection, run_login: str) -> None:
 
 def _version(connection: Connection) -> int:
     return int(connection.scalar(sa.text("SHOW server_version_num")))
+
+
+def _keep_audit(connection: Connection, days: float) -> None:
+    """Stores how long the audit trail is kept; and, where that was shorter, what may have been removed by then."""
+    connection.execute(
+        sa.text("""
+            UPDATE audit_retention SET gone_before = greatest(gone_before, now() - age), age = wanted
+            FROM make_interval(secs => :days * 86400.0) AS wanted
+            WHERE age IS DISTINCT FROM wanted
+        """),
+        {"days": days},
+    )
 
 
 def _store_keys(connection: Connection, secrets: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         3600, gt=0, le=7 * 86_400, description="the most that an agent or a call may ask for"
     )
     retention_days: float = Field(30, gt=0)
-    audit_retention_days: float = Field(365, gt=0)
+    audit_retention_days: float = Field(365, gt=0, le=36_500)
     audit_keys: SecretCsv = Field((), description="retired SECRET_KEYs: they verify the audit trail and nothing else")
     sandbox_env: Csv = Field((), description="names of environment variables that are passed into sandboxes")
     sandbox_readable: Csv = Field((), description="paths that sandboxes may read, besides programs and code")

@@ -26,18 +26,30 @@ RECORD_TEXTS = ("at", "user_id", "actor", "action", "object", "outcome", "key_id
 
 @dataclass
 class Stored:
-    """The rows of the three tables; `seal` of a record is what decides where it stands."""
+    """The rows of the three tables; `seal` of a record is what decides where it stands.
+
+    Args:
+        keys: the fleet's, for what somebody does who has taken them.
+    """
 
     records: list[Record]
     seals: list[Seal]
     anchors: dict[str, Anchor]
+    keys: MacKeys = OTHER_KEYS
 
-    def flaws(self, keys: MacKeys, known: dict[int, str] | None = None) -> list[Flaw]:
-        """Verifies, with the rows in the order in which the database gives them."""
+    def flaws(self, keys: MacKeys, known: dict[int, str] | None = None, cut: str = "") -> list[Flaw]:
+        """Verifies it; see `trail`."""
+        return list(Examination(keys, known or {}).look(self.trail(cut)))
+
+    def trail(self, cut: str = "") -> Trail:
+        """Returns it with the rows in the order in which the database gives them.
+
+        Args:
+            cut: what was sealed since must be there; empty: all.
+        """
         sealed = sorted((r for r in self.records if r.seal is not None), key=lambda r: (r.seal or 0, r.id))
         unsealed = sorted((r for r in self.records if r.seal is None), key=lambda r: r.id)
-        trail = Trail(self.anchors, sorted(self.seals, key=lambda s: s.number), [*sealed, *unsealed])
-        return list(Examination(keys, known or {}).look(trail))
+        return Trail(self.anchors, sorted(self.seals, key=lambda s: s.number), [*sealed, *unsealed], cut)
 
 
 def a_record(keys: MacKeys, number: int, seal: int | None) -> Record:
@@ -69,7 +81,15 @@ def sealed(keys: MacKeys, sizes: list[int], unsealed: int = 0) -> Stored:
         previous = seals[-1].mac
     records += [a_record(keys, len(records) + n, None) for n in range(unsealed)]
     ends = (Anchor("first", 0, ""), Anchor("last", len(sizes), previous))
-    return Stored(records, seals, {end.name: Anchor(**end.signed(keys)) for end in ends})
+    return Stored(records, seals, {end.name: Anchor(**end.signed(keys)) for end in ends}, keys)
+
+
+def trim(stored: Stored, gone: int) -> None:
+    """Does what the fleet's retention does, up to a seal."""
+    (last,) = [s for s in stored.seals if s.number == gone]
+    stored.seals[:] = [s for s in stored.seals if s.number >= gone]
+    stored.records[:] = [r for r in stored.records if r.seal is None or r.seal > gone]
+    stored.anchors["first"] = Anchor(**Anchor("first", gone, last.mac).signed(stored.keys))
 
 
 # What somebody can do who has all rights in the database, and no key. Each changes the rows that it is given.
@@ -190,9 +210,17 @@ def edit_anchor(stored: Stored, chance: random.Random) -> None:
             stored.anchors = {"first": replace(other, name="first"), "last": replace(one, name="last")}
 
 
+def trim_too_early(stored: Stored, chance: random.Random) -> None:
+    """With the fleet's key, as somebody who has taken over a worker would, if Postgres let them."""
+    gone = chance.randint(1, len(stored.seals))
+    trim(stored, gone)
+    if chance.random() < 0.3:
+        stored.seals[:] = [s for s in stored.seals if s.number > gone]
+
+
 TAMPERINGS: list[Callable[[Stored, random.Random], None]] = [
     edit_record, edit_and_sign_with_another_key, remove_records, swap_contents, swap_places, move_record, add_record,
-    edit_seal, remove_seals, cut_tail, cut_head, edit_anchor,
+    edit_seal, remove_seals, cut_tail, cut_head, edit_anchor, trim_too_early,
 ]  # fmt: skip
 
 
@@ -200,7 +228,7 @@ def tampered(original: Stored, chance: random.Random) -> tuple[str, Stored]:
     """Returns a copy that somebody tampered with, and how."""
     while True:
         way = chance.choice(TAMPERINGS)
-        changed = Stored(list(original.records), list(original.seals), dict(original.anchors))
+        changed = Stored(list(original.records), list(original.seals), dict(original.anchors), original.keys)
         way(changed, chance)
         if as_it_was(changed) != as_it_was(original):  # else nothing has happened: two equal things were swapped
             return way.__name__, changed
@@ -245,6 +273,7 @@ def tamper_in_postgres(
     """
     original, chance, tried = sealed(keys, [1, 3, 2, 1, 2], unsealed=1), random.Random(seed), Counter[str]()
     store(superuser, original)
+    superuser.exec_driver_sql("UPDATE lanewise.audit_retention SET age = '1000 years'")  # none of it may be gone
     assert list(examine(database, Examination(keys))) == []
     stays = _read_back(database)
     while tried.total() - tried["refused"] < times:

@@ -21,7 +21,7 @@ class Seal(click.ParamType[tuple[int, str]]):
         """Returns both."""
         number, _, mac = value.partition(":")
         if not number.isdecimal() or not mac:
-            self.fail(f"{value!r} is not NUMBER:MAC, as this command and the leader's log print it", param, ctx)
+            self.fail(f"{value!r} is not NUMBER:MAC, as this command and the workers' logs print it", param, ctx)
         return int(number), mac
 
 
@@ -38,7 +38,7 @@ def audit() -> None:
     type=Seal(),
     multiple=True,
     metavar="NUMBER:MAC",
-    help="A seal that was there, from an earlier look or the leader's log.",
+    help="A seal that was there, from an earlier look or a worker's log.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON lines: one flaw each, then the sum.")
 def verify(data_dir: Path | None, seals: tuple[tuple[int, str], ...], as_json: bool) -> None:  # noqa: FBT001
@@ -54,9 +54,13 @@ def verify(data_dir: Path | None, seals: tuple[tuple[int, str], ...], as_json: b
     from shared.errors import UnavailableError  # noqa: PLC0415
     from shared.settings import load_settings  # noqa: PLC0415
 
+    known = dict(seals)
+    for number, mac in seals:
+        if known[number] != mac:
+            raise click.UsageError(f"seal {number} is given with two MACs")
     use_fleet(data_dir)
     settings = load_settings()
-    examination = Examination(keys_of(settings), dict(seals))
+    examination = Examination(keys_of(settings), known)
     with closing(Database(settings.database_url.get_secret_value(), pool_size=1)) as database:
         try:
             flaws = Output(as_json=as_json).flaws(examine(database, examination), examination)

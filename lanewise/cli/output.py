@@ -150,14 +150,22 @@ class Output:
                 kind = (f"{flaw.kind:<19}", "bold red")
                 words = render.clean(f"{flaw.where}: {flaw.detail}")
                 self._out.print(Text.assemble(kind, words), soft_wrap=True)
-        looked = {name: getattr(examination, name) for name in ("records", "unsealed", "seals", "last")}
+        looked = {
+            name: getattr(examination, name)
+            for name in ("records", "unsealed", "seals", "after", "since", "removed", "last")
+        }
         if self._as_json:
             self._lines([{"flaws": number, **looked}])
         else:
+            for seal in examination.removed:
+                words = f"seal {seal}: removed by retention; its MAC can no longer be compared"
+                self._out.print(words, soft_wrap=True)
             verdict = f"{number} flaw{'s' * (number > 1)}" if number else "all is as it was written"
+            begins = f"after seal {examination.after}" if examination.after else "with the first seal"
+            begins += f" of {examination.since}" if examination.since else " to come"
             self._out.print(
                 f"{verdict}: {examination.records} records in {examination.seals} seals, "
-                f"{examination.unsealed} not sealed yet; last seal {examination.last}",
+                f"{examination.unsealed} not sealed yet; the trail begins {begins}; last seal {examination.last}",
                 soft_wrap=True,
             )
         return number

@@ -73,8 +73,8 @@ def migrate() -> None:
     """Bring the database to the newest schema.
 
     From the environment: LANEWISE_OWNER_DATABASE_URL (a role that may create roles), LANEWISE_DATABASE_URL and
-    LANEWISE_RUN_DATABASE_URL (the logins of the service and of the sandboxes, made if they are missing), and
-    LANEWISE_SECRET_KEY.
+    LANEWISE_RUN_DATABASE_URL (the logins of the service and of the sandboxes, made if they are missing),
+    LANEWISE_SECRET_KEY, and LANEWISE_AUDIT_RETENTION_DAYS (what is younger in the audit trail, no worker can remove).
     """
     from shared.migrate import head_revision  # noqa: PLC0415
     from shared.migrate import migrate as bring  # noqa: PLC0415
@@ -87,7 +87,7 @@ def migrate() -> None:
     if settings.run_database_url is None:
         raise ConfigurationError("LANEWISE_RUN_DATABASE_URL is not set: the login of the sandboxes")
     service_url, run_url = settings.database_url.get_secret_value(), settings.run_database_url.get_secret_value()
-    for gap in bring(owner_url, service_url, run_url, settings.secrets):
+    for gap in bring(owner_url, service_url, run_url, settings.secrets, settings.audit_retention_days):
         click.echo(f"warning: sandboxes may {gap}; see docs/security.md#database", err=True)
     click.echo(f"the database is at revision {head_revision()}")
 

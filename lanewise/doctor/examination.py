@@ -59,6 +59,7 @@ def _of_services(settings: Settings, services: Services) -> Iterator[Finding]:
         return
     yield from run("roles", partial(stores.service_role, services))
     yield from run("sandbox role", partial(stores.run_role, settings))
+    yield from run("audit trail", partial(stores.audit_retention, services))
     yield from run("clocks", partial(stores.clocks, services))
     for look in OF_FLEET:
         yield from run(look.__name__, partial(look, services))

@@ -136,6 +136,20 @@ def redis(check: str, url: str) -> Iterator[Finding]:
         yield ok(check, f"version {version}, {policy}")
 
 
+def audit_retention(services: Services) -> Iterator[Finding]:
+    """Checks that Postgres was told what the setting says: by the longer of both, what is old is removed."""
+    with services.database.system_session() as session:
+        told = float(session.scalar(text("SELECT extract(epoch FROM age) / 86400 FROM audit_retention")) or 0)
+    days = services.settings.audit_retention_days
+    if abs(told - days) > 1 / 86_400:
+        words = (
+            f"Postgres lets nobody remove what is younger than {told:g} days; LANEWISE_AUDIT_RETENTION_DAYS is {days:g}"
+        )
+        yield warning("audit trail", words, f"{MIGRATE} with the setting that workers have")
+    else:
+        yield ok("audit trail", f"kept for {days:g} days, by Postgres too")
+
+
 def clocks(services: Services) -> Iterator[Finding]:
     """Compares the clocks of this machine, Postgres and Redis: leases go by theirs, tokens by all."""
 

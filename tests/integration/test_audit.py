@@ -1,26 +1,28 @@
-"""The audit trail in Postgres: signed as it is written, sealed by leaders; what is done to it by SQL is found."""
+"""The audit trail in Postgres: signed as it is written, sealed by workers; what is done to it by SQL is found."""
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from shared import audit, audit_chain
 from shared.audit_chain import AuditChain
 from shared.audit_check import Examination, Flaw, examine
 from shared.database import Database
-from shared.models import AuditAnchor, AuditEntry, AuditSeal, Base
+from shared.migrate import migrate
+from shared.models import RUN, SERVICE, AuditAnchor, AuditEntry, AuditSeal, Base
 from shared.outcomes import Completed
 from shared.services import Services
 from shared.settings import Settings
 from tests.audit_trails import tamper_in_postgres
-from tests.services import SECRETS, OpenServices, Submit, in_parallel, start_run
+from tests.services import SECRETS, OpenServices, Servers, Submit, in_parallel, start_run
 from tests.steps import LOST, finish
 
 NEWER = "newer-secret-" + "1" * 32
@@ -102,7 +104,7 @@ def test_a_record_that_is_committed_late_is_in_the_next_seal(
 def test_nobody_waits_for_a_seal_that_is_not_committed(
     services: Services, settings: Settings, chain: AuditChain, submit: Submit, superuser: sa.Connection
 ) -> None:
-    """A leader that stands still in its transaction holds no lock that a run needs."""
+    """A worker that stands still in its transaction holds no lock that a run needs."""
     submit()
     superuser.exec_driver_sql("BEGIN")
     superuser.exec_driver_sql("UPDATE lanewise.audit_anchors SET seal = seal")
@@ -114,7 +116,7 @@ def test_nobody_waits_for_a_seal_that_is_not_committed(
     assert flaws(services.database, settings) == []
 
 
-def test_leaders_at_once_seal_each_record_once(
+def test_workers_at_once_seal_each_record_once(
     open_services: OpenServices, database: Database, settings: Settings
 ) -> None:
     chains = [chain_of(open_services()) for _ in range(3)]
@@ -143,6 +145,7 @@ def test_the_service_can_neither_change_nor_remove_nor_seal_by_hand(database: Da
     for statement in (
         "UPDATE audit_log SET outcome = 'no'", "DELETE FROM audit_log", "TRUNCATE audit_log",
         "INSERT INTO audit_log SELECT * FROM audit_log", "DELETE FROM audit_seals", "UPDATE audit_anchors SET seal = 0",
+        "UPDATE audit_retention SET age = '0'", "DELETE FROM audit_retention",
     ):  # fmt: skip
         with pytest.raises(ProgrammingError, match="permission denied"), database.system_session() as session:
             session.execute(sa.text(statement))
@@ -217,7 +220,7 @@ TAMPERINGS = {
 
 
 @pytest.mark.parametrize("how", TAMPERINGS)
-def test_tampering_by_sql_is_found_and_stays_so_when_leaders_go_on(
+def test_tampering_by_sql_is_found_and_stays_so_when_workers_go_on(
     sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection, how: str
 ) -> None:
     assert flaws(sealed, settings) == []
@@ -361,7 +364,7 @@ def test_retention_takes_whole_seals_and_leaves_a_chain_that_verifies(
     assert flaws(sealed, settings) == []
     assert chain.remove_old() == 2
     assert chain.remove_old() == 0
-    assert counts(superuser) == (3, 1)
+    assert counts(superuser) == (3, 2)  # the last seal stays without its records
     assert flaws(sealed, settings) == []
     assert chain.seal() == 4
     superuser.execute(sa.text("DELETE FROM lanewise.audit_log WHERE object = '4'"))
@@ -389,3 +392,81 @@ def test_retention_makes_a_beginning_that_somebody_has_moved_not_good(
     assert chain.remove_old() == 0
     assert counts(superuser) == (7, 3)
     assert flaws(sealed, settings) != []
+
+
+def refused(database: Database, call: str, **values: object) -> str:
+    """Returns why Postgres does not do what somebody with the service's login asks for."""
+    with pytest.raises(DBAPIError) as caught, database.system_session() as session:
+        session.execute(sa.text(f"SELECT {call}"), {name: json.dumps(value) for name, value in values.items()})
+    return str(caught.value.orig)
+
+
+def trim(database: Database, settings: Settings, number: int, mac: str | None = None) -> str:
+    """Tries to remove all up to a seal, with the login and the key of a worker; returns why that is refused."""
+    with database.system_session() as session:
+        first = session.get_one(AuditAnchor, "first").seal
+        found = session.scalar(sa.select(AuditSeal.mac).where(AuditSeal.number == number))
+    anchor = audit_chain.Anchor("first", number, mac or found or "").signed(audit.keys_of(settings))
+    return refused(database, f"trim_audit({first}, CAST(:anchor AS jsonb))", anchor=anchor)
+
+
+def test_whoever_has_the_key_and_login_of_a_worker_removes_nothing_before_its_time(
+    sealed: Database, settings: Settings, superuser: sa.Connection
+) -> None:
+    for number in (1, 2, 3):
+        assert "that are to be kept" in trim(sealed, settings, number)
+    age(superuser, settings, 1, by=timedelta(days=DAYS - 1))
+    assert "that are to be kept" in trim(sealed, settings, 1)
+    age(superuser, settings, 1, 3)
+    for number in (2, 3):  # an old seal behind a young one does not take that along
+        assert "that are to be kept" in trim(sealed, settings, number)
+    for number in (0, 4, 2**62):
+        assert "there is no such seal" in trim(sealed, settings, number)
+    assert "there is no such seal" in trim(sealed, settings, 1, "another")
+    assert counts(superuser) == (7, 3)
+    assert flaws(sealed, settings) == []
+
+
+def test_nor_can_they_call_new_seals_and_records_old(sealed: Database, settings: Settings) -> None:
+    keys, now = audit.keys_of(settings), datetime.now(UTC)
+    with sealed.system_session() as session:
+        last = session.get_one(AuditAnchor, "last")
+        entry = audit.Record(*session.execute(sa.select(*audit.RECORD).where(AuditEntry.seal.is_(None))).one())
+    for hours in (-DAYS * 48, -2, 2):
+        at, digest = audit.time_of(now + timedelta(hours=hours)), audit_chain.digest_of([entry.mac])
+        seal = audit_chain.Seal(4, at, [entry.id], last.seal_mac, digest).signed(keys)
+        anchor = audit_chain.Anchor("last", 4, seal["mac"]).signed(keys)
+        call = "seal_audit(3, CAST(:seal AS jsonb), CAST(:anchor AS jsonb))"
+        assert "an hour off" in refused(sealed, call, seal=seal, anchor=anchor)
+    for days in (-2 * DAYS, -2, 2):
+        record = replace(entry, id="a" * 32, at=audit.time_of(now + timedelta(days=days)))
+        assert "a day off" in refused(sealed, "record_audit(CAST(:record AS jsonb))", record=vars(record))
+    assert flaws(sealed, settings) == []
+
+
+def test_a_worker_with_a_shorter_retention_than_the_owner_s_removes_nothing_sooner(
+    sealed: Database, settings: Settings, superuser: sa.Connection
+) -> None:
+    shorter = AuditChain(sealed, audit.keys_of(settings), 1)
+    age(superuser, settings, 1)
+    age(superuser, settings, 2, by=timedelta(days=2))
+    assert [shorter.remove_old(), shorter.remove_old()] == [1, 0]
+    age(superuser, settings, 2)
+    superuser.exec_driver_sql("UPDATE lanewise.audit_retention SET age = NULL")  # as long as nobody has said it
+    assert shorter.remove_old() == 0
+    assert "that are to be kept" in trim(sealed, settings, 2)
+    assert counts(superuser) == (5, 3)
+
+
+def test_a_longer_retention_accuses_nobody_of_what_a_shorter_one_has_removed(
+    sealed: Database, settings: Settings, servers: Servers, database_name: str, superuser: sa.Connection
+) -> None:
+    urls = servers.url(database_name), servers.url(database_name, SERVICE), servers.url(database_name, RUN)
+    migrate(*urls, SECRETS, 1)
+    age(superuser, settings, 1, by=timedelta(days=1, minutes=1))
+    assert AuditChain(sealed, audit.keys_of(settings), 1).remove_old() == 1
+    for _ in range(2):
+        migrate(*urls, SECRETS, DAYS)
+        assert flaws(sealed, settings) == []
+    age(superuser, settings, 2, by=timedelta(days=1, minutes=1))
+    assert "that are to be kept" in trim(sealed, settings, 2)

@@ -88,8 +88,8 @@ def test_a_fleet_that_is_well(doctor: Examine, well: Services, submit: Submit) -
     told = [one for findings in found.values() for one in findings if "connect to the database" not in one.detail]
     assert {finding.status for finding in told} == {"ok"}, found
     assert list(found) == [
-        "python", "libraries", "settings", "postgres", "schema", "redis", "broker", "roles", "sandbox role", "clocks",
-        "workers", "agents", "leader", "slots", "waiting",
+        "python", "libraries", "settings", "postgres", "schema", "redis", "broker", "roles", "sandbox role",
+        "audit trail", "clocks", "workers", "agents", "leader", "slots", "waiting",
     ]  # fmt: skip
     assert the(found, "slots", "ok").detail == "1 held: 0 runs running, 1 granted"
     assert the(found, "leader", "ok").detail == "worker-1"
@@ -208,6 +208,13 @@ def test_a_database_without_a_schema(doctor: Examine, servers: Servers) -> None:
 
 def test_a_service_that_nothing_binds(doctor: Examine, well: Services, servers: Servers, database_name: str) -> None:
     assert "does not bind postgres" in the(doctor(DATABASE_URL=servers.url(database_name)), "roles").detail
+    assert well
+
+
+def test_a_retention_of_the_audit_trail_that_migrate_was_not_told(doctor: Examine, well: Services) -> None:
+    found = the(doctor(AUDIT_RETENTION_DAYS="30"), "audit trail", "warning")
+    assert "younger than 365 days; LANEWISE_AUDIT_RETENTION_DAYS is 30" in found.detail
+    assert found.cure.startswith("run `lanewise migrate`")
     assert well
 
 

@@ -8,8 +8,8 @@ from alembic.migration import MigrationContext
 
 from shared.models import SCHEMA, Base
 
-# Tables that no model stands for: Alembic's own, and keys that only functions in the database read.
-WITHOUT_MODEL = {"alembic_version", "token_keys"}
+# Tables that no model stands for: Alembic's own, keys that only functions in the database read, and one number.
+WITHOUT_MODEL = {"alembic_version", "token_keys", "audit_retention"}
 TABLES_WITH_USER = """
     SELECT c.oid, c.relname, c.relrowsecurity AND c.relforcerowsecurity AS forced FROM pg_class c
     WHERE c.relnamespace = 'lanewise'::regnamespace AND c.relkind IN ('r', 'p', 'f', 'm', 'v') AND EXISTS (
@@ -133,7 +133,7 @@ def test_the_service_role_only_reads_the_audit_trail_and_reads_no_keys(superuser
         query = sa.text("SELECT has_table_privilege('lanewise_service', :table, :privilege)")
         return {p for p in privileges if superuser.scalar(query, {"table": f"lanewise.{table}", "privilege": p})}
 
-    for table in ("audit_log", "audit_seals", "audit_anchors"):
+    for table in ("audit_log", "audit_seals", "audit_anchors", "audit_retention"):
         assert may(table) == {"SELECT"}
     assert may("token_keys") == set()
     assert may("alembic_version") <= {"SELECT"}

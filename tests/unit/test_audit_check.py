@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
 from shared import audit
-from shared.audit_chain import BROKEN, Anchor
+from shared.audit_chain import BROKEN, Anchor, Seal
 from shared.audit_check import Examination, Trail
 from shared.signing import MacKeys
-from tests.audit_trails import TAMPERINGS, Stored, a_record, sealed, signed, tampered
+from tests.audit_trails import TAMPERINGS, Stored, a_record, sealed, signed, tampered, trim
 
 SECRET, NEWER = "the-fleets-key-" + "0" * 32, "the-newer-key-" + "1" * 32
 KEYS = MacKeys([SECRET], audit.PURPOSE)
 SEED = 20_261_128
 TIMES = 10_000
 SIZES = [1, 3, 2, 1, 2]
+AFTER_3 = "2026-11-28T12:00:03.500000+00:00"  # between seals 3 and 4
 
 
 @pytest.fixture
@@ -108,7 +110,71 @@ def test_the_holder_of_a_retired_key_cannot_change_what_newer_seals_stand_on(sto
     assert kinds(stored, both) == {"record_edited"}
 
 
-def test_what_the_leader_found_is_told_for_ever() -> None:
+def test_what_a_worker_found_is_told_for_ever() -> None:
     record = signed(replace(a_record(KEYS, 0, None), action=BROKEN), KEYS)
     anchors = {name: Anchor(**Anchor(name, 0, "").signed(KEYS)) for name in ("first", "last")}
     assert kinds(Stored([record], [], anchors)) == {"tampering_recorded"}
+
+
+# Retention: what it removes, and what somebody removes in its name
+
+
+def told(stored: Stored, known: dict[int, str] | None = None) -> list[tuple[str, str]]:
+    """Returns kinds and places of the flaws where seals 1 to 3 are past retention."""
+    return [(flaw.kind, flaw.where) for flaw in stored.flaws(KEYS, known, AFTER_3)]
+
+
+def test_what_retention_has_removed_is_no_flaw_and_is_told(stored: Stored) -> None:
+    macs = {seal.number: seal.mac for seal in stored.seals}
+    trim(stored, 3)
+    assert told(stored) == []
+    examination = Examination(KEYS, {**macs, 1: "what can no longer be told"})
+    assert list(examination.look(stored.trail(AFTER_3))) == []
+    assert (examination.after, examination.since) == (3, "2026-11-28T12:00:03.000000+00:00")
+    assert (examination.records, examination.seals, examination.removed) == (4, 2, [1, 2])
+    assert told(stored, {3: "another"}) == [("seal_edited", "seal 3")]  # of this one it can be told
+    assert told(stored, {0: "there was none"}) == [("head_cut", "seal 0")]
+
+
+def test_a_trail_that_retention_has_not_come_to_begins_with_its_first_seal(stored: Stored) -> None:
+    examination = Examination(KEYS, {0: "there was none"})
+    assert [flaw.where for flaw in examination.look(stored.trail(AFTER_3))] == ["seal 0"]
+    assert (examination.after, examination.since) == (0, stored.seals[0].sealed_at)
+
+
+def test_what_was_removed_too_early_is_told_whatever_is_known(stored: Stored) -> None:
+    right = stored.seals[2].mac
+    trim(stored, 4)
+    assert told(stored) == [("head_cut", "seal 4")]
+    for mac in (right, "nonsense"):
+        assert told(stored, {3: mac}) == [("head_cut", "seal 4"), ("head_cut", "seal 3")]
+
+
+def test_without_the_seal_that_stays_nobody_can_say_that_it_was_retention(stored: Stored) -> None:
+    trim(stored, 3)
+    del stored.seals[0]
+    assert told(stored, {2: "its MAC"}) == [("seal_removed", "seal 3"), ("head_cut", "seal 2")]
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(Seal)])
+def test_the_seal_that_stays_cannot_be_edited(stored: Stored, name: str) -> None:
+    trim(stored, 3)
+    change: dict[str, Any] = {name: {"number": 2, "ids": []}.get(name, "0")}
+    stored.seals[0] = replace(stored.seals[0], **change)
+    found = {kind for kind, _ in told(stored, {1: "its MAC"})}
+    assert {"unknown_key" if name == "key_id" else "seal_edited", "head_cut"} <= found
+
+
+def test_the_seal_that_stays_is_not_made_older_by_whoever_has_the_key(stored: Stored) -> None:
+    trim(stored, 4)
+    older = replace(stored.seals[0], sealed_at="2025-11-28T12:00:00.000000+00:00")
+    stored.seals[0] = Seal(**older.signed(KEYS))
+    assert told(stored) == [("seal_edited", "seal 4")]
+    stored.anchors["first"] = Anchor(**Anchor("first", 4, stored.seals[0].mac).signed(KEYS))
+    assert told(stored) == [("seal_edited", "seal 5")]
+
+
+def test_a_record_of_what_retention_has_removed_was_added(stored: Stored) -> None:
+    trim(stored, 3)
+    stored.records.append(a_record(KEYS, 99, 3))
+    assert told(stored) == [("record_added", f"record {stored.records[-1].id}")]

@@ -4,7 +4,7 @@
 -- p_seal     {number, sealed_at, ids, previous, digest, key_id, mac}; ids: the sealed records, each one not sealed yet
 -- p_anchor   {seal, seal_mac, key_id, mac}
 -- Answers    whether it is done: else the chain has gone on meanwhile, and nothing is written. The anchor's row is locked
---            until the commit, by leaders only: no run waits for it.
+--            until the commit, by workers that seal only: no run waits for it.
 CREATE FUNCTION seal_audit(p_seen bigint, p_seal jsonb, p_anchor jsonb) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = lanewise, pg_temp AS $$
 DECLARE
