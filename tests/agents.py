@@ -464,6 +464,21 @@ class Spawn(Agent):
         return pids
 
 
+class Multiply(Agent):
+    """Forks for a while as fast as it can, and so does each that it has forked, in a session of its own."""
+
+    name = "multiply"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):  # there are as many as there may be
+                if os.fork() == 0:
+                    os.setsid()
+        os._exit(0)
+
+
 def _daemon() -> int:
     """Forks twice, so that the grandchild has neither our session nor us as its parent; returns its pid."""
     read, write = os.pipe()

@@ -19,6 +19,7 @@ import sys
 
 from shared import linux
 from worker.folders import remove
+from worker.walls import account
 
 # Not SIGTERM, which whoever stops a service may send to all of its processes: the worker tells when to end.
 END = signal.SIGUSR1
@@ -67,10 +68,14 @@ def _end_all(zygote: int) -> int:
 
     It takes as long as it takes: what is left would be nobody's.
     """
-    code = 0
+    code, ended = 0, set()
     while True:
         for pid in linux.children():
             kill_group(pid, signal.SIGKILL)
+            if (uid := account.of(pid)) is not None and uid not in ended:
+                with contextlib.suppress(OSError):
+                    account.kill_all(uid)
+                    ended.add(uid)
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:

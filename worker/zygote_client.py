@@ -189,8 +189,7 @@ class ZygoteClient:
                 gone_by = now + END_TIMEOUT_S
                 zygote.end()
             elif gone_by is not None and now > gone_by:
-                log.error("the zygote's keeper stands still too: it is killed")
-                zygote.kill()
+                log.error("what is below the zygote does not end: its keeper goes on killing it")
                 return
 
     def _hear(self, zygote: ZygoteProcess, message: dict[str, Any]) -> None:

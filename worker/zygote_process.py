@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -23,8 +23,6 @@ from worker.walls import Confinement
 from worker.zygote import MAX_PACKET
 
 log = structlog.get_logger(__name__)
-
-KILLED_TIMEOUT_S = 5.0
 
 
 class ZygoteProcess:
@@ -92,24 +90,21 @@ class ZygoteProcess:
     def end(self) -> None:
         """Has its keeper end it and all that is below it; the end of `messages` tells when that is done."""
         self._keeper.send_signal(END)
-
-    def kill(self) -> None:
-        """Kills its keeper, which does not do that. The kernel ends zygote and sandboxes then, not what they left."""
-        self._keeper.kill()
+        self._keeper.send_signal(signal.SIGCONT)  # it may have been stopped, too
 
     def bury(self) -> int | None:
         """Waits until its keeper has exited and the folder is gone; returns the zygote's status, negative: its signal.
 
-        None is returned if not even a kill ends the keeper.
+        A keeper that takes longer than ten seconds is left to do the rest by itself, and None is returned.
         """
         self._control.close()
         try:
-            self._keeper.wait(REMOVE_TIMEOUT_S)
+            code = self._keeper.wait(REMOVE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._keeper.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._keeper.wait(KILLED_TIMEOUT_S)
+            log.warning(
+                "a keeper has not ended all that was below it yet, or not removed the folder", pid=self._keeper.pid
+            )
+            return None
         if not remove(self._folder, REMOVE_TIMEOUT_S):  # a keeper that was killed has not done it
             log.warning("the folder of dead sandboxes is not removed", folder=self._folder)
-        code = self._keeper.returncode
-        return KILLED - code if code is not None and code > KILLED else code
+        return KILLED - code if code > KILLED else code
