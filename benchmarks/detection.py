@@ -69,7 +69,8 @@ def _kill_workers(fleet: Fleet, times: int) -> list[float]:
 
 def _worker_of(sandbox: psutil.Process) -> psutil.Process:
     zygote = psutil.Process(sandbox.ppid())
-    worker = psutil.Process(zygote.ppid())
+    keeper = psutil.Process(zygote.ppid())
+    worker = psutil.Process(keeper.ppid())
     if "celery" not in " ".join(worker.cmdline()):
         raise RuntimeError(f"not a worker: {worker}")
     return worker

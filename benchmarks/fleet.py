@@ -201,7 +201,11 @@ def _kind(process: psutil.Process) -> str:
     if "worker.zygote" in command:  # a sandbox has the command line of the zygote that it was forked from
         parent = process.parent()
         return "sandboxes" if parent and "worker.zygote" in " ".join(parent.cmdline()) else "zygote"
-    for mark, kind in (("gunicorn", "api"), ("celery", "worker"), ("postgres", "postgres"), ("redis-server", "redis")):
+    marks = {
+        "worker.keeper": "zygote", "gunicorn": "api", "celery": "worker", "postgres": "postgres",
+        "redis-server": "redis",
+    }  # fmt: skip
+    for mark, kind in marks.items():
         if mark in command:
             return kind
     return "other"

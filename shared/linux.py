@@ -73,22 +73,17 @@ def hide_memory(*, hidden: bool = True) -> None:
         prctl(_PR_SET_DUMPABLE, int(not hidden))
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int, signum: int = signal.SIGKILL) -> None:
     """Has the kernel kill this process when the thread that forked it ends; exits if that happened already.
 
     Args:
         parent: pid of the parent, as it was when we were forked.
+        signum: what the kernel sends.
     """
     if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
-
-
-def outlive_parent() -> None:
-    """Undoes `die_with_parent`, for a process that notices the end of its parent by itself and then has to tidy up."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def become_subreaper() -> None:

@@ -26,6 +26,7 @@ from worker.authoring import Agent, AgentRun, Retry, Tool
 from worker.workflow import Parallel, Results, Sequence, Step, Workflow
 
 FOREVER_S = 600
+PR_SET_PDEATHSIG = 1
 
 
 class Echo(Agent):
@@ -440,7 +441,10 @@ def _open_files() -> dict[str, str]:
 
 
 class Spawn(Agent):
-    """Leaves processes behind: one that ignores SIGTERM, one that left the session, one that left its parent too."""
+    """Leaves processes behind: one that ignores SIGTERM, one that left the session, one that left its parent too.
+
+    With `alone` the kernel does not end its own process with its parent either.
+    """
 
     name = "spawn"
 
@@ -450,12 +454,29 @@ class Spawn(Agent):
         pids = [subprocess.Popen([sys.executable, "-c", code]).pid]
         pids.append(subprocess.Popen([sys.executable, "-c", code], start_new_session=True).pid)
         pids.append(_daemon())
+        if given.get("alone"):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
         run.emit.token(",".join(map(str, pids)))
         if given.get("then") == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if given.get("then") == "wait":
             time.sleep(FOREVER_S)
         return pids
+
+
+class Multiply(Agent):
+    """Forks for a while as fast as it can, and so does each that it has forked, in a session of its own."""
+
+    name = "multiply"
+
+    def execute(self, context: UserExecutionContext, run: AgentRun) -> Any:
+        run.emit.token("begun")
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):  # there are as many as there may be
+                if os.fork() == 0:
+                    os.setsid()
+        os._exit(0)
 
 
 def _daemon() -> int:

@@ -4,7 +4,7 @@ It has one thread and no key, URL or connection in its memory, so that what it f
 in packets of JSON over the socket that is its standard input:
 
     in    {"op": "fork", "id": 7} with one file descriptor · {"op": "kill", "id": 7, "signal": 9}
-    out   {"op": "agent", …} for each agent, {"op": "ready", "notes", "named"} or {"op": "failed", "message"} ·
+    out   {"op": "agent", …} for each agent, {"op": "ready", "pid", "notes", "named"} or {"op": "failed", "message"} ·
           {"op": "forked", "id", "pid"} or {"op": "refused", "id", "message"} · {"op": "signalled", "id"} ·
           {"op": "exited", "id", "status", "signal", "cpu_s", "max_rss_kb"}
 """
@@ -20,7 +20,6 @@ import select
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections import deque
 from typing import Any
@@ -29,7 +28,8 @@ from shared import linux
 from shared.errors import LanewiseError
 from worker import sandbox
 from worker.discovery import load_agents
-from worker.folders import remove, start_removing
+from worker.folders import start_removing
+from worker.keeper import kill_group
 from worker.mcp import config as mcp
 from worker.mcp import sessions as mcp_sessions
 from worker.registry import AgentClassRegistry
@@ -37,7 +37,6 @@ from worker.rehearsal import rehearse
 from worker.walls import Confinement, Walls, missing
 
 MAX_PACKET = 65_536
-END_TIMEOUT_S = 3.0
 MAX_REMOVERS = 2  # at once
 
 
@@ -60,29 +59,33 @@ class Zygote:
         self._removers: set[int] = set()
         self._leavings: deque[str] = deque()
         self._numbers = itertools.count(1)
+        self._unsent: deque[bytes] = deque()
         self._wake, self._notify = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def serve(self) -> None:
-        """Works until the worker closes the control socket; then ends every sandbox."""
+        """Works until the worker closes the control socket. Our keeper ends what is left then, and always."""
         signal.set_wakeup_fd(self._notify, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         poll = select.poll()
-        poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        try:
-            while True:
-                ready = {fd for fd, _ in poll.poll()}
-                if self._wake in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake, 4096)
-                    self._reap()
-                if self._control.fileno() in ready and not self._receive():
-                    return
-        finally:
-            self._end_all()
+        while True:
+            poll.register(self._control, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+            ready = dict(poll.poll())
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+                self._reap()
+            asked = ready.get(self._control.fileno(), 0)
+            if asked & select.POLLOUT:
+                self._flush()
+            if asked & ~select.POLLOUT and not self._receive():
+                return
 
     def _receive(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 1)
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 1)
+        except ConnectionResetError:  # the worker is gone and has left unread what we said
+            return False
         if not packet:
             return False
         request = json.loads(packet)
@@ -130,13 +133,13 @@ class Zygote:
     def _kill(self, number: int, signum: int) -> None:
         for pid, known in self._pids.items():
             if known == number:
-                _kill_group(pid, signum)
+                kill_group(pid, signum)
         self._send({"op": "signalled", "id": number})
 
     def _reap(self) -> None:
         while (found := _exited()) is not None:
             # While the dead leader is not reaped its pid, and so its group's id, belongs to nobody else.
-            _kill_group(found, signal.SIGKILL)
+            kill_group(found, signal.SIGKILL)
             _, status, usage = os.wait4(found, 0)
             self._removers.discard(found)
             number = self._pids.pop(found, None)
@@ -171,18 +174,16 @@ class Zygote:
             self._leavings.append(aside)
 
     def _send(self, message: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker is gone: the next read says so
-            self._control.send(json.dumps(message).encode())
+        self._unsent.append(json.dumps(message).encode())
+        self._flush()
 
-    def _end_all(self) -> None:
-        """Kills what is below us until nothing is: whoever loses its parent by that becomes our child in turn."""
-        deadline = time.monotonic() + END_TIMEOUT_S
-        while (pids := {*self._pids, *linux.children()}) and time.monotonic() < deadline:
-            for pid in pids:
-                _kill_group(pid, signal.SIGKILL)
-            self._reap()
-            time.sleep(0.002)
-        remove(self._folder, END_TIMEOUT_S)
+    def _flush(self) -> None:
+        """Sends what the worker has room for. A worker that does not read must not keep us from reaping."""
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is gone: the next read says so
+                    self._control.send(self._unsent[0], socket.MSG_DONTWAIT)
+                self._unsent.popleft()
 
 
 def _exited() -> int | None:
@@ -194,15 +195,8 @@ def _exited() -> int | None:
     return found.si_pid if found else None
 
 
-def _kill_group(pid: int, signum: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signum)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signum)  # it may not have made its group yet
-
-
 def main() -> None:
-    """Starts from an exec: the arguments are the worker's pid, the sandboxes' folder, their `Confinement` as JSON."""
+    """Starts from an exec: the arguments are our keeper's pid, the sandboxes' folder, their `Confinement` as JSON."""
     linux.die_with_parent(int(sys.argv[1]))
     linux.hide_memory()
     gc.disable()  # holes in the memory that is shared would be filled, and so copied, by every sandbox
@@ -229,12 +223,11 @@ def main() -> None:
     except OSError as error:
         control.send(json.dumps({"op": "failed", "message": f"sandboxes cannot be walled in: {error}"}).encode())
         sys.exit(1)
-    control.send(json.dumps({"op": "ready", "notes": notes, "named": loaded.named}).encode())
+    control.send(json.dumps({"op": "ready", "pid": os.getpid(), "notes": notes, "named": loaded.named}).encode())
     rehearse()
     gc.freeze()  # what is there now is garbage of nobody: collections in sandboxes must not touch and so copy it
     gc.enable()
     zygote = Zygote(control, loaded.registry, walls, folder)
-    linux.outlive_parent()  # from here on the end of the control socket tells: there may be sandboxes to end
     zygote.serve()
     os._exit(0)  # libraries that complain at the interpreter's end have nothing to tell anybody here
 

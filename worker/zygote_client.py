@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from shared.errors import ConfigurationError, UnavailableError
-from worker.folders import remove
 from worker.walls import Confinement
-from worker.zygote import MAX_PACKET
+from worker.zygote_process import ZygoteProcess
 
 log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
 RESTART_WAIT_S = 0.5
+FORK_TIMEOUT_S = 10.0
 KILL_TIMEOUT_S = 2.0
-REMOVE_TIMEOUT_S = 10.0
+KILL_AGAIN_S = 0.5
+END_TIMEOUT_S = 5.0  # for a keeper to end all that is below it
+TICK_S = 0.25
 # Besides these only what LANEWISE_SANDBOX_ENV names reaches zygote and sandboxes.
 PASSED_ENVIRONMENT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -45,23 +43,28 @@ class SandboxProcess:
     Args:
         sock: the runner's end of the socket.
         notify: called, from another thread, when it has exited.
+        due: by when the zygote has to say which, `forked` or `signalled`. Of the client alone, under its lock.
+        again_at: when a signal is sent again if it is asked for. Of the client alone, under its lock.
     """
 
     number: int
     sock: socket.socket
     notify: Callable[[], None]
     pid: int | None = None
-    kill_by: float | None = None  # when a zygote that works has sent the signals that it was told to
     exited: threading.Event = field(default_factory=threading.Event)
     reason: str = ""  # how it ended, for people
     zygote_died: bool = False
     refused: bool = False  # there never was one
     cpu_s: float = 0.0
     max_rss_kb: int = 0
+    due: dict[str, float] = field(default_factory=dict)
+    again_at: dict[int, float] = field(default_factory=dict)
 
 
 class ZygoteClient:
-    """Keeps one zygote running. Its thread, which forks it, lives as long as the worker.
+    """Keeps one zygote running. Its thread, which starts it, lives as long as the worker.
+
+    The lock guards which zygote and which sandboxes there are. Nobody waits for anything while holding it.
 
     Args:
         confinement: of each sandbox.
@@ -72,10 +75,9 @@ class ZygoteClient:
         self._confinement = confinement
         self._passed = (*PASSED_ENVIRONMENT, *passed)
         self._numbers = itertools.count(1)
-        self._sandboxes: dict[int, SandboxProcess] = {}
         self._lock = threading.Lock()
-        self._control: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._zygote: ZygoteProcess | None = None
+        self._sandboxes: dict[int, SandboxProcess] = {}
         self._ready = threading.Event()
         self._stopping = threading.Event()
         self._failure: str | None = None
@@ -102,61 +104,55 @@ class ZygoteClient:
         self._stopping.set()
         self._ready.set()
         with self._lock:
-            if self._control is not None:
-                with contextlib.suppress(OSError):
-                    self._control.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+            if self._zygote is not None:
+                self._zygote.end()
+        self._thread.join(STOP_TIMEOUT_S)
 
     @property
     def pid(self) -> int | None:
         """The zygote's pid."""
-        return self._process.pid if self._process else None
+        zygote = self._zygote
+        return zygote.pid if zygote else None
 
     def fork(self, notify: Callable[[], None]) -> SandboxProcess:
         """Returns a new sandbox, which waits for its start frame.
 
+        A zygote that has not forked it after ten seconds stands still: it is ended, and started again.
+
         Raises:
-            UnavailableError: there is no zygote now.
+            UnavailableError: there is no zygote now, or more waits for it than it can be sent.
         """
         if not self._ready.wait(START_TIMEOUT_S) or self._stopping.is_set():
             raise UnavailableError("there is no zygote to fork a sandbox from")
         ours, theirs = socket.socketpair()
         sandbox = SandboxProcess(next(self._numbers), ours, notify)
-        with self._lock, theirs:
-            self._sandboxes[sandbox.number] = sandbox
-            try:
-                request = json.dumps({"op": "fork", "id": sandbox.number}).encode()
-                socket.send_fds(self._connected(), [request], [theirs.fileno()])
-            except OSError as error:
-                del self._sandboxes[sandbox.number]
-                ours.close()
-                raise UnavailableError(f"no sandbox: {error}") from error
+        sandbox.due["forked"] = time.monotonic() + FORK_TIMEOUT_S
+        try:
+            with self._lock, theirs:
+                if self._zygote is None:
+                    raise ConnectionError("the zygote is being restarted")
+                self._zygote.send({"op": "fork", "id": sandbox.number}, [theirs.fileno()])
+                self._sandboxes[sandbox.number] = sandbox
+        except OSError as error:
+            ours.close()
+            raise UnavailableError(f"no sandbox: {error}") from error
         return sandbox
 
     def kill(self, sandbox: SandboxProcess, signum: int = signal.SIGKILL) -> None:
         """Signals the sandbox's whole process group, by way of the zygote, which knows whether it still lives.
 
-        A zygote that has not sent the signal after two seconds stands still: it is ended itself, and started again.
-        What it has killed may take longer to be gone, on a full machine.
+        It may be called as often as one likes: the zygote is told twice a second. One that has not sent the signal
+        after two seconds stands still: it is ended, and started again. What it has killed may take longer to be gone,
+        on a full machine.
         """
-        request = json.dumps({"op": "kill", "id": sandbox.number, "signal": signum}).encode()
+        now = time.monotonic()
         with self._lock:
-            if self._control is None or self._process is None or sandbox.exited.is_set():
+            if self._zygote is None or sandbox.number not in self._sandboxes or now < sandbox.again_at.get(signum, 0):
                 return
-            now = time.monotonic()
-            if sandbox.kill_by is None:
-                sandbox.kill_by = now + KILL_TIMEOUT_S
-            elif now > sandbox.kill_by:
-                log.error("the zygote stands still: it is ended", pid=self._process.pid)
-                self._process.kill()
-                return
-            with contextlib.suppress(OSError):
-                self._control.send(request, socket.MSG_DONTWAIT)
-
-    def _connected(self) -> socket.socket:
-        if self._control is None:
-            raise ConnectionError("the zygote is being restarted")
-        return self._control
+            sandbox.due.setdefault("signalled", now + KILL_TIMEOUT_S)
+            with contextlib.suppress(OSError):  # there is no room: the next call tries again
+                self._zygote.send({"op": "kill", "id": sandbox.number, "signal": signum})
+                sandbox.again_at[signum] = now + KILL_AGAIN_S
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
@@ -171,62 +167,64 @@ class ZygoteClient:
                 log.warning("the zygote ended and is started again", failure=self._failure)
 
     def _keep_one(self) -> None:
-        folder = tempfile.mkdtemp(prefix="lanewise-")
-        try:
-            control = self._exec(folder)
-            try:
-                self._listen(control)
-            except (OSError, ValueError):
-                log.exception("the zygote's messages cannot be read")
-            finally:
-                self._bury(control)
-        finally:
-            if not remove(folder, REMOVE_TIMEOUT_S):
-                log.warning("the folder of dead sandboxes is not removed", folder=folder)
-
-    def _exec(self, folder: str) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: os.environ[name] for name in self._passed if name in os.environ}
-        environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "HOME": folder}
-        # By default glibc reserves 64 MiB of the sandbox's address space for each thread, e.g. each tool call.
-        environment |= {"MALLOC_ARENA_MAX": "2"}
-        confinement = json.dumps(asdict(self._confinement))
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "worker.zygote", str(os.getpid()), folder, confinement],
-                stdin=theirs.fileno(),
-                env=environment,
-                start_new_session=True,
-            )
+        zygote = ZygoteProcess(self._confinement, self._passed)
         with self._lock:
-            self._control = ours
-        return ours
+            self._zygote = zygote
+        try:
+            self._listen(zygote)
+        except (OSError, ValueError):
+            log.exception("the zygote's messages cannot be read")
+            zygote.end()
+        finally:
+            self._bury(zygote)
 
-    def _listen(self, control: socket.socket) -> None:
-        agents: list[dict[str, Any]] = []
-        while packet := control.recv(MAX_PACKET * 4):
-            message = json.loads(packet)
-            match message.pop("op"):
-                case "agent":
-                    agents.append(message)
-                case "ready":
-                    self.agents, self.named = agents, message["named"]
-                    self._failure, self._imported = None, True
-                    for note in message["notes"]:
-                        log.warning(note)
-                    self._ready.set()
-                case "failed":
-                    self._failure = message["message"]
-                    self._ready.set()
-                case "exited":
-                    self._exited(message)
-                case "refused":
-                    self._refused(message)
-                case "forked" | "signalled" as kind if (sandbox := self._sandboxes.get(message["id"])) is not None:
-                    if kind == "forked":
-                        sandbox.pid = message["pid"]
-                    else:
-                        sandbox.kill_by = None
+    def _listen(self, zygote: ZygoteProcess) -> None:
+        """Hears the zygote until it is gone, and ends it when it has to end."""
+        gone_by: float | None = None
+        for message in zygote.messages(TICK_S):
+            if message is not None:
+                self._hear(zygote, message)
+            now = time.monotonic()
+            if gone_by is None and (self._stopping.is_set() or self._stands_still(now)):
+                gone_by = now + END_TIMEOUT_S
+                zygote.end()
+            elif gone_by is not None and now > gone_by:
+                log.error("what is below the zygote does not end: its keeper goes on killing it")
+                return
+
+    def _hear(self, zygote: ZygoteProcess, message: dict[str, Any]) -> None:
+        match message.pop("op"):
+            case "agent":
+                zygote.agents.append(message)
+            case "ready":
+                zygote.pid = message["pid"]
+                self.agents, self.named = zygote.agents, message["named"]
+                self._failure, self._imported = None, True
+                for note in message["notes"]:
+                    log.warning(note)
+                self._ready.set()
+            case "failed":
+                self._failure = message["message"]
+                self._ready.set()
+            case "exited":
+                self._exited(message)
+            case "refused":
+                self._refused(message)
+            case "forked" | "signalled" as kind:
+                self._answered(kind, message)
+
+    def _stands_still(self, now: float) -> bool:
+        with self._lock:
+            late = any(due < now for sandbox in self._sandboxes.values() for due in sandbox.due.values())
+        if late:
+            log.error("the zygote stands still: it is ended", pid=self.pid)
+        return late
+
+    def _answered(self, kind: str, message: dict[str, Any]) -> None:
+        with self._lock:
+            if (sandbox := self._sandboxes.get(message["id"])) is not None:
+                sandbox.due.pop(kind, None)
+                sandbox.pid = message.get("pid", sandbox.pid)
 
     def _exited(self, message: dict[str, Any]) -> None:
         with self._lock:
@@ -247,28 +245,19 @@ class ZygoteClient:
             sandbox.exited.set()
             sandbox.notify()
 
-    def _bury(self, control: socket.socket) -> None:
-        """The zygote is gone, and by the kernel so are its sandboxes: ends their groups too and tells their runners."""
+    def _bury(self, zygote: ZygoteProcess) -> None:
+        """The zygote is gone, and what was below it: tells the runners of its sandboxes."""
         self._ready.clear()
         with self._lock:
-            self._control = None
+            self._zygote = None
             orphans, self._sandboxes = list(self._sandboxes.values()), {}
-        control.close()
         for sandbox in orphans:
-            if sandbox.pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(sandbox.pid, signal.SIGKILL)
             sandbox.reason, sandbox.zygote_died = "ended with its zygote", True
             sandbox.exited.set()
             sandbox.notify()
-        if self._process is not None:
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(5)
+        code = zygote.bury()
         if not self._imported and self._failure is None and not self._stopping.is_set():
-            ending = _ending(self._process.returncode) if self._process else "was not there"
+            ending = "does not end" if code is None else _ending(code)
             self._failure = f"the zygote ended while it imported the agents: it {ending}"
         if self._stopping.is_set() or self._failure is not None:
             self._ready.set()

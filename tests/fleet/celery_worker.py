@@ -175,9 +175,10 @@ class Worker(CeleryTestWorker):  # type: ignore[misc]
     @cached_property
     def zygote(self) -> psutil.Process:
         """Its zygote."""
-        (zygote,) = [
-            child for child in psutil.Process(self.process.pid).children() if "worker.zygote" in child.cmdline()
+        (keeper,) = [
+            child for child in psutil.Process(self.process.pid).children() if "worker.keeper" in child.cmdline()
         ]
+        (zygote,) = keeper.children()
         return zygote
 
     def sandboxes(self) -> list[psutil.Process]:

@@ -277,7 +277,8 @@ class Fleet:
         """Returns the running processes by what they are; `sandbox` and `api.worker` are forked from others."""
         kinds = {
             "postgres": r"/postgres -D", "redis": r"redis-server", "flower": r"celery .* flower", "api": r"gunicorn",
-            "worker": r"celery .* worker -P", "zygote": r"worker\.zygote",
+            "worker": r"celery .* worker -P", "keeper": r"worker\.keeper",
+            "zygote": r"worker\.zygote",
         }  # fmt: skip
         forked = {"api": "api.worker", "zygote": "sandbox"}
         found: dict[str, list[psutil.Process]] = {}

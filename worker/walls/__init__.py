@@ -98,7 +98,6 @@ class Walls:
             shared = [(path, landlock.ALL) for path in (*given.writable, *_DEVICES)]
             # A sandbox writes to /proc before it confines itself; its own rules let it read there.
             mine = [(path, landlock.ALL) for path in (self._folder, "/proc")]
-            mine.append((os.path.dirname(self._folder), landlock.REMOVE_DIR))  # noqa: PTH120 - it removes its folder
             landlock.Ruleset(self._landlock, [*parts, *shared, *mine]).enforce()
             # What is readable is settled above; here fewer and wider rules do, for each sandbox makes them anew.
             wide = dict.fromkeys(map(os.path.realpath, (*readable, "/etc", "/run")), landlock.READ)

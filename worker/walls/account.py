@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 from collections.abc import Iterable
@@ -70,6 +71,31 @@ def take(folder: str, first_uid: int, kept: int | None = None) -> None:
     if kept is not None:
         linux.keep_capabilities(1 << kept)
         linux.prctl(_AMBIENT, _RAISE, kept)
+
+
+def of(pid: int) -> int | None:
+    """Returns the account of its own that a process has; None if it has none, or is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    uid = next(int(line.split()[1]) for line in lines if line.startswith("Uid:"))
+    return uid if _FIRST_UID <= uid < _FIRST_UID + _PARTS * _PIDS else None
+
+
+def kill_all(uid: int) -> None:
+    """Kills all processes of a sandbox's account at once: one by one, they could fork faster than they are found.
+
+    Raises:
+        OSError: there is no process to be had for it.
+    """
+    if (child := os.fork()) == 0:
+        try:
+            os.setresuid(uid, uid, uid)
+            os.kill(-1, signal.SIGKILL)  # all that this account may signal, but for itself
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
 
 
 def _capabilities() -> int:

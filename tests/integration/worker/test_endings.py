@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +21,10 @@ from lanewise.process import wait_until
 from shared.errors import UnavailableError
 from shared.outcomes import Cancelled, Completed, Lost, TimedOut
 from tests.integration.worker.conftest import Begin
-from tests.sandboxes import REPOSITORY, Attempt, all_gone, descendants, gone, worker_environment
+from tests.sandboxes import PATIENCE_S, REPOSITORY, Attempt, all_gone, descendants, gone, worker_environment
 from worker import zygote_client
-from worker.zygote_client import ZygoteClient
+from worker.walls import account
+from worker.zygote_client import SandboxProcess, ZygoteClient
 
 GRACE_S = 0.3
 SPAWNED: list[int] = []  # by the present test's agents
@@ -320,8 +322,11 @@ def below(worker: subprocess.Popen[str]) -> tuple[list[int], Path]:
     return pids, Path(psutil.Process(pids[0]).environ()["HOME"])
 
 
-def test_nothing_outlives_a_worker_that_is_killed(worker: subprocess.Popen[str]) -> None:
+@pytest.mark.parametrize("zygote", ["works", "stands still"])
+def test_nothing_outlives_a_worker_that_is_killed(worker: subprocess.Popen[str], zygote: str) -> None:
     pids, folder = below(worker)
+    if zygote == "stands still":
+        os.kill(pids[0], signal.SIGSTOP)
     worker.kill()
     assert all_gone(*pids)
     assert wait_until(lambda: not folder.exists(), 2)
@@ -352,6 +357,150 @@ def test_a_zygote_that_stands_still_is_replaced_when_a_deadline_comes(
     outcome = neighbour.outcome()
     assert isinstance(outcome, Lost)
     assert not outcome.counted
+    assert isinstance(again(begin, own_zygote).outcome(), Completed)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_nothing_outlives_a_zygote_that_is_killed(begin: Begin, own_zygote: ZygoteClient, *, alone: bool) -> None:
+    """When the supervisor hears of it, so that the run may go on elsewhere, all that the run started is gone."""
+    attempt = begin("spawn", {"then": "wait", "alone": alone}, zygote=own_zygote)
+    pids = [attempt.pid, *spawned(attempt)]
+    assert not any(map(gone, pids))
+    assert own_zygote.pid is not None
+    os.kill(own_zygote.pid, signal.SIGKILL)
+    assert isinstance(attempt.outcome(2), Lost)
+    assert gone(*pids)
+
+
+@pytest.mark.skipif(not account.available(), reason="one account for all: who forks faster than it is killed lives on")
+def test_not_even_those_that_multiply_outlive_it(begin: Begin, own_zygote: ZygoteClient) -> None:
+    attempt = begin("multiply", zygote=own_zygote)
+    attempt.wait_for()
+    uid = account.of(attempt.pid)
+    assert uid is not None
+
+    def alive() -> int:
+        return sum(account.of(pid) == uid and not gone(pid) for pid in psutil.pids())
+
+    assert wait_until(lambda: alive() > 100, 10)
+    assert own_zygote.pid is not None
+    os.kill(own_zygote.pid, signal.SIGKILL)
+    assert isinstance(attempt.outcome(4), Lost)
+    assert alive() == 0
+
+
+def test_a_zygote_that_stands_still_is_ended_however_many_wait_for_it(begin: Begin, own_zygote: ZygoteClient) -> None:
+    """Runs past their grace ask for a signal again and again, others for a sandbox; none of them is held up by it."""
+    attempts = [begin("block", zygote=own_zygote, time_limit_s=0.3, grace_s=0) for _ in range(3)]
+    for attempt in attempts:
+        attempt.wait_for()
+    first = own_zygote.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    forked: list[SandboxProcess] = []
+
+    def ask() -> bool:
+        with contextlib.suppress(UnavailableError):
+            forked.append(own_zygote.fork(lambda: None))
+        return own_zygote.restarts > 0
+
+    asking = threading.Thread(target=wait_until, args=(ask, 10), daemon=True)
+    asking.start()
+    try:
+        for attempt in attempts:
+            assert attempt.outcome(6) == TimedOut(0.3)
+        asking.join(6)
+        assert not asking.is_alive()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(first, signal.SIGCONT)
+        for sandbox in forked:
+            sandbox.sock.close()
+    assert all_gone(first, *(attempt.pid for attempt in attempts))
+    assert [sandbox.zygote_died for sandbox in forked[:3]] == [True] * 3
+    assert isinstance(again(begin, own_zygote).outcome(), Completed)
+
+
+def test_a_zygote_that_forks_nothing_any_more_is_ended_too(
+    begin: Begin, own_zygote: ZygoteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygote_client, "FORK_TIMEOUT_S", 0.5)
+    assert own_zygote.pid is not None
+    os.kill(own_zygote.pid, signal.SIGSTOP)
+    forked: list[SandboxProcess] = []
+
+    def ask() -> None:
+        with contextlib.suppress(UnavailableError):
+            while len(forked) < 1000:
+                forked.append(own_zygote.fork(lambda: None))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(5)
+    assert not asking.is_alive()
+    assert 0 < len(forked) < 1000  # there is no room for more
+    for sandbox in forked:
+        assert sandbox.exited.wait(5)
+        assert sandbox.zygote_died
+        sandbox.sock.close()
+    assert isinstance(again(begin, own_zygote).outcome(), Completed)
+
+
+def test_a_worker_that_does_not_listen_does_not_keep_its_zygote_from_tidying_up(
+    begin: Begin, own_zygote: ZygoteClient
+) -> None:
+    attempt = begin("spawn", {"then": "wait"}, zygote=own_zygote)
+    pids = spawned(attempt)
+    listens_again = threading.Event()
+
+    def hold_up() -> None:
+        listens_again.wait(PATIENCE_S)
+
+    other = own_zygote.fork(hold_up)
+    try:
+        assert wait_until(lambda: other.pid is not None, 5)
+        own_zygote.kill(other)
+        assert other.exited.wait(5)  # and whoever would listen is held up now
+
+        def send() -> bool:
+            assert own_zygote._zygote is not None
+            with contextlib.suppress(BlockingIOError):
+                own_zygote._zygote.send({"op": "kill", "id": 0, "signal": 0})
+                return True
+            return False
+
+        for _ in range(1000):  # many more answers than there is room for
+            assert wait_until(send, 2)
+        attempt.kill()
+        assert all_gone(*pids)
+    finally:
+        listens_again.set()
+        other.sock.close()
+    assert isinstance(attempt.outcome(), Lost)
+    assert isinstance(begin("echo", zygote=own_zygote).outcome(), Completed)
+
+
+def test_a_killed_keeper_takes_its_zygote_with_it(begin: Begin, own_zygote: ZygoteClient) -> None:
+    attempt = begin("wait", zygote=own_zygote)
+    attempt.wait_for()
+    zygote = psutil.Process(own_zygote.pid)
+    os.kill(zygote.ppid(), signal.SIGKILL)
+    assert isinstance(attempt.outcome(2), Lost)
+    assert all_gone(zygote.pid, attempt.pid)
+    assert isinstance(again(begin, own_zygote).outcome(), Completed)
+
+
+def test_a_keeper_that_stands_still_too_does_it_all_the_same(
+    begin: Begin, own_zygote: ZygoteClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zygote_client, "KILL_TIMEOUT_S", 0.5)
+    attempt = begin("block", zygote=own_zygote, time_limit_s=0.3, grace_s=0)
+    attempt.wait_for()
+    zygote = psutil.Process(own_zygote.pid)
+    for pid in (zygote.ppid(), zygote.pid):
+        os.kill(pid, signal.SIGSTOP)
+    assert attempt.outcome(6) == TimedOut(0.3)
+    assert all_gone(zygote.pid, attempt.pid)
     assert isinstance(again(begin, own_zygote).outcome(), Completed)
 
 
