@@ -34,7 +34,7 @@ from worker.mcp import config as mcp
 from worker.mcp import sessions as mcp_sessions
 from worker.registry import AgentClassRegistry
 from worker.rehearsal import rehearse
-from worker.walls import Confinement, Walls, missing
+from worker.walls import Confinement, Walls, account, missing
 
 MAX_PACKET = 65_536
 MAX_REMOVERS = 2  # at once
@@ -156,11 +156,18 @@ class Zygote:
         # Whoever is our child and no sandbox has lost its parent: it left its group, or its sandbox is dead.
         for pid in linux.children():
             if pid not in self._pids and pid not in self._removers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
+                self._end_orphan(pid)
         while self._leavings and len(self._removers) < MAX_REMOVERS:
             self._removers.add(start_removing(self._leavings.popleft()))
+
+    def _end_orphan(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        uid = account.of(pid)
+        # With all of its account, unless a living sandbox has that of its sandbox again, whose pid was free.
+        if uid is not None and account.pid_of(uid) not in self._pids:
+            with contextlib.suppress(OSError):  # the next look tries again
+                account.kill_all(uid)
 
     def _put_aside(self, folder: str) -> None:
         """Removes an empty folder; what is in another one is removed meanwhile, for nobody is to wait for that."""

@@ -83,19 +83,26 @@ def of(pid: int) -> int | None:
     return uid if _FIRST_UID <= uid < _FIRST_UID + _PARTS * _PIDS else None
 
 
+def pid_of(uid: int) -> int:
+    """Returns the pid of the sandbox that an account was given to."""
+    return (uid - _FIRST_UID) % _PIDS
+
+
 def kill_all(uid: int) -> None:
     """Kills all processes of a sandbox's account at once: one by one, they could fork faster than they are found.
 
     Raises:
-        OSError: there is no process to be had for it.
+        OSError: there is no process to be had for it, or they have killed it first.
     """
     if (child := os.fork()) == 0:
         try:
             os.setresuid(uid, uid, uid)
             os.kill(-1, signal.SIGKILL)  # all that this account may signal, but for itself
-        finally:
             os._exit(0)
-    os.waitpid(child, 0)
+        finally:
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise ChildProcessError(f"the processes of the account {uid} are not killed")
 
 
 def _capabilities() -> int:

@@ -373,20 +373,24 @@ def test_nothing_outlives_a_zygote_that_is_killed(begin: Begin, own_zygote: Zygo
 
 
 @pytest.mark.skipif(not account.available(), reason="one account for all: who forks faster than it is killed lives on")
-def test_not_even_those_that_multiply_outlive_it(begin: Begin, own_zygote: ZygoteClient) -> None:
+@pytest.mark.parametrize("killed", ["zygote", "sandbox"])
+def test_not_even_those_that_multiply_outlive_it(begin: Begin, own_zygote: ZygoteClient, killed: str) -> None:
     attempt = begin("multiply", zygote=own_zygote)
     attempt.wait_for()
-    uid = account.of(attempt.pid)
+    uid, neighbour = account.of(attempt.pid), begin("wait", zygote=own_zygote)
+    neighbour.wait_for()
     assert uid is not None
 
     def alive() -> int:
         return sum(account.of(pid) == uid and not gone(pid) for pid in psutil.pids())
 
     assert wait_until(lambda: alive() > 100, 10)
-    assert own_zygote.pid is not None
-    os.kill(own_zygote.pid, signal.SIGKILL)
+    pid = {"zygote": own_zygote.pid, "sandbox": attempt.pid}[killed]
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
     assert isinstance(attempt.outcome(4), Lost)
-    assert alive() == 0
+    assert wait_until(lambda: alive() == 0, 0 if killed == "zygote" else 3)
+    assert gone(neighbour.pid) == (killed == "zygote")
 
 
 def test_a_zygote_that_stands_still_is_ended_however_many_wait_for_it(begin: Begin, own_zygote: ZygoteClient) -> None:
