@@ -473,9 +473,11 @@ class Multiply(Agent):
         run.emit.token("begun")
         until = time.monotonic() + 15
         while time.monotonic() < until:
-            with contextlib.suppress(OSError):  # there are as many as there may be
+            try:
                 if os.fork() == 0:
                     os.setsid()
+            except OSError:  # there are as many as there may be
+                time.sleep(0.02)
         os._exit(0)
 
 
