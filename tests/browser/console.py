@@ -44,7 +44,7 @@ class Console:
 
     def start(self, agent: str, **fields: Any) -> str:
         """Submits a run by the form; returns its id."""
-        self.page.get_by_role("link", name="New run").click()
+        self.page.get_by_role("link", name="New run", exact=True).click()
         self.page.get_by_role("radio", name=agent, exact=True).check()
         for label, value in fields.items():
             self.page.get_by_label(label, exact=False).fill(str(value))

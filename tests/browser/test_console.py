@@ -146,7 +146,7 @@ def test_a_run_is_cancelled(open_console: OpenConsole, tmp_path: Path) -> None:
 def test_a_number_that_would_be_rounded_is_not_sent(open_console: OpenConsole) -> None:
     console, _ = open_console("counter")
     page = console.page
-    page.get_by_role("link", name="New run").click()
+    page.get_by_role("link", name="New run", exact=True).click()
     page.get_by_role("radio", name="story", exact=True).check()
     page.get_by_label("seed").fill("9007199254740993")
     page.get_by_label("notes").fill('{"at": [1.5, -9007199254740993], "as text": "9007199254740993"}')
@@ -166,7 +166,7 @@ def test_a_number_that_would_be_rounded_is_not_sent(open_console: OpenConsole) -
 def test_a_text_that_is_too_long_is_neither_cut_nor_sent(open_console: OpenConsole) -> None:
     console, _ = open_console("writer")
     page = console.page
-    page.get_by_role("link", name="New run").click()
+    page.get_by_role("link", name="New run", exact=True).click()
     page.get_by_role("radio", name="story", exact=True).check()
     title = page.get_by_label("title")
     title.fill("")
@@ -298,7 +298,7 @@ def test_a_lane_is_right_after_a_snapshot_that_leaves_runs_out(
 
 def write_story(console: Console) -> None:
     """Begins to write what is to be submitted: also what could not be sent yet."""
-    console.page.get_by_role("link", name="New run").click()
+    console.page.get_by_role("link", name="New run", exact=True).click()
     console.page.get_by_role("radio", name="story", exact=True).check()
     console.page.get_by_label("title").fill("Half a ti")
     console.page.get_by_label("notes").fill('{"half": ')
@@ -331,7 +331,7 @@ def test_what_was_written_is_there_after_signing_in_again(open_console: OpenCons
     page.get_by_label("notes").fill("")
     page.get_by_role("button", name="Start the run").click()
     page.wait_for_url("**/#/runs/*")
-    page.get_by_role("link", name="New run").click()
+    page.get_by_role("link", name="New run", exact=True).click()
     expect(page.get_by_role("radio", name="supervisor")).to_be_checked()  # what was sent is no draft
     watch.expect("401")  # so the browser says, too
 

@@ -388,7 +388,7 @@ def test_not_even_those_that_multiply_outlive_it(begin: Begin, own_zygote: Zygot
     pid = {"zygote": own_zygote.pid, "sandbox": attempt.pid}[killed]
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    assert isinstance(attempt.outcome(4), Lost)
+    assert isinstance(attempt.outcome(), Lost)
     assert wait_until(lambda: alive() == 0, 0 if killed == "zygote" else 3)
     assert gone(neighbour.pid) == (killed == "zygote")
 
