@@ -268,7 +268,17 @@ def supersede(scene: Scene) -> None:
 
 
 def commit_late(scene: Scene) -> bool:
-    """Stores something while it may, and commits when its attempt is over; tells whether it could be over before."""
+    return _is_over_before_the_commit(scene, lambda mine: _keep_passage(mine, 98, "late"))
+
+
+def clear_late(scene: Scene) -> bool:
+    return _is_over_before_the_commit(
+        scene, lambda mine: mine.alice.ask("SELECT clear_own_passages(min(name)) FROM documents")
+    )
+
+
+def _is_over_before_the_commit(scene: Scene, write: Callable[[Scene], Any]) -> bool:
+    """Writes something while it may, and tells whether its attempt can be over before it commits."""
     run = start_run(scene.services, submit_run(scene.services, "alice"))
     waits = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -276,7 +286,7 @@ def commit_late(scene: Scene) -> bool:
     with closing(Sandbox(scene.servers, scene.database, token(run))) as alice, ThreadPoolExecutor(1) as pool:
         mine = replace(scene, alice=alice, run=run)
         alice.ask("BEGIN")
-        _keep_passage(mine, 98, "late")
+        write(mine)
         superseding = pool.submit(supersede, mine)
         assert wait_until(lambda: superseding.done() or scene.superuser.scalar(waits), 5)
         over = superseding.done()
@@ -346,6 +356,7 @@ BOUNDED_FILES = Wall(
 QUIET = Wall("ALTER ROLE lanewise_run RESET log_min_messages", "ALTER ROLE lanewise_run SET log_min_messages = 'fatal'")
 ATTEMPT_OF_THE_TOKEN = without("run_user", " AND attempt = part[3]::integer AND status = 'running'")
 UNHELD = Wall("DROP TRIGGER hold_own_run ON lanewise.document_passages")
+UNHELD_CLEARING = without("clear_own_passages", "FOR KEY SHARE")
 ATTEMPT_OF_THE_STEP = without("record_step", " AND r.attempt = p_attempt AND r.status = 'running'")
 
 Attack = Callable[[Scene], bool]
@@ -374,6 +385,7 @@ ESCAPES: list[tuple[Attack, list[Wall]]] = [
     (sort_without_end, [BOUNDED_FILES]),
     (fill_the_servers_log, [QUIET]),
     (commit_late, [UNHELD]),
+    (clear_late, [UNHELD_CLEARING]),
     (make_passages_without_end, [unbounded("number")]),
     (make_long_passages, [unbounded("size")]),
     (write_late, [ATTEMPT_OF_THE_TOKEN, UNHELD]),

@@ -27,9 +27,12 @@ SHARED_TASKS = 1024  # that an account which others share may have more than whe
 _LOOK_EVERY_S = 5.0
 _CPU_MARGIN_S, _MAX_CPU_S = 60, 2**31
 _SYSTEM = (
-    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/proc", "/sys/devices/system",
-    "/sys/fs/cgroup",
+    "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt", "/nix/store", "/sys/devices/system", "/sys/fs/cgroup",
 )  # fmt: skip
+# Of /proc what is the machine's, and of no other process: command lines are for all to see, and some hold a password.
+_PROC = [
+    f"/proc/{name}" for name in ("cpuinfo", "filesystems", "loadavg", "meminfo", "stat", "sys", "uptime", "version")
+]
 # Of /etc what programs look up; not its passwords and private keys.
 _ETC = [
     f"/etc/{name}"
@@ -82,6 +85,7 @@ class Walls:
         self._tasks, self._looked_at = 0, float("-inf")
         self._no_network: dict[bool, seccomp.Filter] = {}  # with and without sockets of this machine
         self._own: landlock.Ruleset | None = None
+        self._itself = -1
 
     def enclose(self) -> None:
         """Confines the zygote, which has imported all that it needs, and with it every sandbox."""
@@ -100,7 +104,7 @@ class Walls:
             mine = [(path, landlock.ALL) for path in (self._folder, "/proc")]
             landlock.Ruleset(self._landlock, [*parts, *shared, *mine]).enforce()
             # What is readable is settled above; here fewer and wider rules do, for each sandbox makes them anew.
-            wide = dict.fromkeys(map(os.path.realpath, (*readable, "/etc", "/run")), landlock.READ)
+            wide = dict.fromkeys(map(os.path.realpath, (*readable, *_PROC, "/etc", "/run")), landlock.READ)
             self._own = landlock.Ruleset(self._landlock, [*wide.items(), *shared])
 
     def count_tasks(self) -> None:
@@ -149,6 +153,9 @@ class Walls:
             self._no_network[local].enforce()
         if self._own is not None:
             self._own.permit(self._own_folder(), landlock.ALL)
+            # Of itself it may see all. Held open: the rule ends with what the kernel remembers of the folder.
+            self._itself = os.open(f"/proc/{os.getpid()}", os.O_PATH | os.O_CLOEXEC)
+            self._own.permit(f"/proc/{os.getpid()}", landlock.READ)
             self._own.enforce(tcp_ports, scoped=True)
 
     def _own_folder(self) -> str:

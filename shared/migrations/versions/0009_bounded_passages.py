@@ -20,5 +20,6 @@ CREATE TRIGGER hold_own_run BEFORE INSERT ON document_passages EXECUTE FUNCTION 
 
 def upgrade() -> None:
     """Makes everything."""
-    op.execute((files("shared.migrations") / "sql" / "0009" / "hold_own_run.sql").read_text())
+    for name in ("hold_own_run", "clear_own_passages"):
+        op.execute((files("shared.migrations") / "sql" / "0009" / f"{name}.sql").read_text())
     op.execute(BOUNDS)

@@ -99,6 +99,7 @@ ATTACKS = {
     "the keys in the worker's environment": Attack(
         "read_file", (IDENTITY,), lambda at: (f"/proc/{at.victim}/environ",), also=LANDLOCK
     ),
+    "the worker's command line": Attack("read_file", (LANDLOCK,), lambda at: (f"/proc/{at.victim}/cmdline",)),
     "the worker's memory, by /proc": Attack("read_memory", OTHERS, lambda at: (at.victim,)),
     "the worker's memory, by a call": Attack("vm_read", (*OTHERS, FILTER), lambda at: (at.victim, at.address)),
     "the worker, by ptrace": Attack("trace", (*OTHERS, FILTER), lambda at: (at.victim,)),
