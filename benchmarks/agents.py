@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from sqlalchemy import text
 
 from shared.context import UserExecutionContext as Context
 from shared.event_types import EventType
@@ -36,6 +37,18 @@ class Noop(Agent):
         """Returns a small result."""
         del context, run
         return {"ok": True}
+
+
+class Query(Agent):
+    """Opens a session and asks for what row level security lets it see."""
+
+    name = "bench_query"
+
+    def execute(self, context: Context, run: AgentRun) -> int:
+        """Returns how many documents the user has."""
+        del context
+        with run.db() as session:
+            return session.execute(text("SELECT count(*) FROM documents")).scalar_one()
 
 
 class TenSteps(Agent):

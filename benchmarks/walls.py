@@ -27,11 +27,11 @@ def _row_security(fleet: Fleet, *, on: bool) -> None:
 
 @dataclass(frozen=True)
 class Without:
-    """A fleet that lacks a wall: the common one, in which it is switched, or one of its own that never had it.
+    """A fleet that lacks walls: the common one, in which they are switched, or one of its own that never had them.
 
     Args:
-        wall: its name.
-        switch: puts it up in the common fleet (`on`), or takes it away.
+        wall: their name.
+        switch: puts them up (`on`), or takes them away.
         env: settings of a fleet of its own.
     """
 
@@ -40,9 +40,11 @@ class Without:
     env: Mapping[str, str] | None = None
 
 
+_UNWALLED = {"PYTHONPATH": str(ROOT / "benchmarks" / "unwalled")}
 WALLS = (
+    Without("all walls", _row_security, env=_UNWALLED),
     Without("row level security", _row_security),
-    Without("the sandboxes' walls", env={"PYTHONPATH": str(ROOT / "benchmarks" / "unwalled")}),
+    Without("the sandboxes' walls", env=_UNWALLED),
 )
 
 
@@ -55,12 +57,12 @@ class Seen:
 
 
 def measure(lab: Lab) -> list[Figure]:
-    """Measures each wall for itself, with all others in place.
+    """Measures all walls against none, and each kind for itself, with the others in place.
 
     A round is one measurement with the wall and one without, the one and the other first by turns, so that a machine
     that becomes slower or faster meanwhile favours neither. What counts is the median of the rounds' ratios.
     """
-    rounds = 2 if lab.quick else 12
+    rounds = 2 if lab.quick else 10
     figures = []
     for wall in WALLS:
         seen = Seen()
@@ -92,7 +94,9 @@ def _removed(wall: Without, fleet: Fleet) -> Iterator[None]:
 
 
 def _one_run(fleet: Fleet, *, quick: bool) -> dict[str, float]:
-    """Returns runs a second, the processor time of a run and the median time of a run on an idle fleet, both in ms."""
+    """Returns runs a second, the processor time of a run, and the median times on an idle fleet, in ms: of a run that
+    does nothing, and of one whose agent asks the database.
+    """
     runs, alone = (100, 20) if quick else (200, 40)
     tokens = [fleet.token(f"walls-{number}") for number in range(USERS)]
     load: dict[str, Any] = {"url": fleet.url, "tokens": tokens, "outstanding": OUTSTANDING, "connections": CONNECTIONS}
@@ -100,12 +104,16 @@ def _one_run(fleet: Fleet, *, quick: bool) -> dict[str, float]:
     before = fleet.cpu_s()
     seconds = put_load("runs", None, **load, count=runs)["result"]["seconds"]
     used_ms = {kind: (used_s - before[kind]) / runs * 1e3 for kind, used_s in fleet.cpu_s().items()}
-    times = put_load("latency", url=fleet.url, token=tokens[0], count=alone)["result"]
+    times, asking = (
+        put_load("latency", url=fleet.url, token=tokens[0], count=alone, agent=agent)["result"]
+        for agent in ("bench_noop", "bench_query")
+    )
     return {
         "runs/s": runs / seconds,
         "processor": sum(used_ms.values()),
         "postgres": used_ms["postgres"],
         "latency": median(run["run_completed"] for run in times) * 1e3,
+        "asking": median(run["run_completed"] for run in asking) * 1e3,
     }
 
 
@@ -114,6 +122,7 @@ def _figures(wall: str, seen: Seen) -> list[Figure]:
     for what, unit, target, name in (
         ("runs/s", "runs/s", f">= {1 / MOST:.2f}", "runs through the whole way"),
         ("latency", "ms", f"<= {MOST}", "submit -> run_completed, p50"),
+        ("asking", "ms", f"<= {MOST}", "the same, of an agent with a query"),
         ("processor", "ms", "", "processor time per run, the fleet's"),
         ("postgres", "ms", "", "  Postgres'"),
     ):
