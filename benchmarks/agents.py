@@ -48,7 +48,7 @@ class Query(Agent):
         """Returns how many documents the user has."""
         del context
         with run.db() as session:
-            return session.execute(text("SELECT count(*) FROM documents")).scalar_one()
+            return int(session.scalars(text("SELECT count(*) FROM documents")).one())
 
 
 class TenSteps(Agent):
