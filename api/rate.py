@@ -44,9 +44,20 @@ class SubmissionRate:
         Raises:
             RateLimitedError: it came too soon, and says how much; such a one is not counted.
         """
-        result = self._limit(self._keys.submissions(user_id))
+        self._count(self._keys.submissions(user_id), "submit", "runs or threads")
+
+    def count_ticket(self, user_id: str) -> None:
+        """Counts a ticket, apart from submissions: who has submitted too much can still sign in and watch.
+
+        Raises:
+            RateLimitedError: as above.
+        """
+        self._count(self._keys.tickets(user_id), "ask for", "tickets")
+
+    def _count(self, key: str, verb: str, what: str) -> None:
+        result = self._limit(key)
         if result.limited:
-            problem = f"a user may submit {self._burst} runs or threads at once, and then {self._rate} a second"
+            problem = f"a user may {verb} {self._burst} {what} at once, and then {self._rate} a second"
             raise RateLimitedError(problem, retry_after_s=round(result.state.retry_after, 3))
 
     def _limit(self, key: str) -> RateLimitResult:

@@ -94,9 +94,7 @@ def _removed(wall: Without, fleet: Fleet) -> Iterator[None]:
 
 
 def _one_run(fleet: Fleet, *, quick: bool) -> dict[str, float]:
-    """Returns runs a second, the processor time of a run, and the median times on an idle fleet, in ms: of a run that
-    does nothing, and of one whose agent asks the database.
-    """
+    """Returns runs a second, a run's processor time, and its median time on an idle fleet, also with a query; in ms."""
     runs, alone = (100, 20) if quick else (200, 40)
     tokens = [fleet.token(f"walls-{number}") for number in range(USERS)]
     load: dict[str, Any] = {"url": fleet.url, "tokens": tokens, "outstanding": OUTSTANDING, "connections": CONNECTIONS}

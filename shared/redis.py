@@ -152,6 +152,10 @@ class Keys:
         """How fast the user submits: the end of a key that begins with `rates`."""
         return self._user_part(user_id) + "submissions"
 
+    def tickets(self, user_id: str) -> str:
+        """How fast the user asks for tickets: the end of a key like that of submissions."""
+        return self._user_part(user_id) + "tickets"
+
     def ticket(self, ticket_id: str) -> str:
         """The mark that a WebSocket ticket was used."""
         return f"{self._prefix}ticket:{ticket_id}"

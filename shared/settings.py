@@ -21,7 +21,9 @@ from shared.errors import ConfigurationError
 from shared.signing import derive_key
 
 PREFIX = "LANEWISE_"
-COMMAND_NAMES = frozenset({"URL", "TOKEN", "OWNER_DATABASE_URL"})  # read by commands, not by the fleet
+COMMAND_NAMES = frozenset(
+    {"URL", "TOKEN", "OWNER_DATABASE_URL", "UP_REDIS_URL", "UP_DATABASE_URL"}
+)  # read by commands, not by the fleet
 _POSTGRES_URL = re.compile(r"postgres(ql)?(\+psycopg2)?://\S+")
 _HTTP_URL = re.compile(r"https?://[^\s/@]+(/\S*)?")
 _REDIS_URL = re.compile(r"rediss?://[^\s/]*(/\d*)?(\?\S*)?")

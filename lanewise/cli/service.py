@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from shared.errors import ConfigurationError
 
 DATA_DIR = Path(".lanewise")
 OWNER_DATABASE_URL = "LANEWISE_OWNER_DATABASE_URL"
+REDIS_URL, DATABASE_URL = "--redis-url", "--database-url"
+URL_VARIABLES = {REDIS_URL: "LANEWISE_UP_REDIS_URL", DATABASE_URL: "LANEWISE_UP_DATABASE_URL"}
 
 data_dir_option = click.option(
     "--data-dir",
@@ -32,9 +35,12 @@ data_dir_option = click.option(
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
 @click.option("--slots", type=click.IntRange(1, 1024), default=8, show_default=True, help="Runs at once, per worker.")
 @data_dir_option
-@click.option("--redis-url", metavar="URL", help="Instead of the embedded Redis.")
+@click.option(REDIS_URL, envvar=URL_VARIABLES[REDIS_URL], metavar="URL", help="Instead of the embedded Redis.")
 @click.option(
-    "--database-url", metavar="URL", help="Of a role that may create roles, instead of the embedded Postgres."
+    DATABASE_URL,
+    envvar=URL_VARIABLES[DATABASE_URL],
+    metavar="URL",
+    help="Of a role that may create roles, instead of the embedded Postgres.",
 )
 @click.option("--flower-port", type=click.IntRange(1, 65_535), help="[default: 5555, or the next free one]")
 @click.option("--no-flower", "flower", is_flag=True, flag_value=False, default=True, help="Start no Flower.")
@@ -43,6 +49,7 @@ def up(**options: Any) -> None:
 
     Redis and Postgres are started too, unless their URLs are given. Prints `ready URL` once it takes runs.
     """
+    _hide_urls()
     gc.disable()  # importing makes little garbage: to look for it takes a sixth of the time
     from lanewise.up import UpOptions  # noqa: PLC0415 - see the package
     from lanewise.up import up as start  # noqa: PLC0415
@@ -50,6 +57,27 @@ def up(**options: Any) -> None:
     gc.freeze()
     gc.enable()
     start(UpOptions(**options))
+
+
+def _hide_urls() -> None:
+    """Starts this program anew without the stores' URLs in its command line, which everybody on the machine can read.
+
+    They are in its environment then, and in that of no process that it starts.
+    """
+    arguments = list(sys.argv[1:])
+    moved: dict[str, str] = {}
+    for option, variable in URL_VARIABLES.items():
+        for at, argument in reversed(list(enumerate(arguments))):
+            if argument == option and at + 1 < len(arguments):
+                moved.setdefault(variable, arguments[at + 1])
+                del arguments[at : at + 2]
+            elif argument.startswith(f"{option}="):
+                moved.setdefault(variable, argument.partition("=")[2])
+                del arguments[at]
+    if moved:
+        os.execve(sys.executable, [sys.executable, "-m", "lanewise.cli", *arguments], {**os.environ, **moved})
+    for variable in URL_VARIABLES.values():
+        os.environ.pop(variable, None)
 
 
 @cli.command()

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -187,6 +188,12 @@ def test_over_given_urls_nothing_is_embedded(start: Start, tmp_path: Path) -> No
         up = start(tmp_path / "data", *options, LANEWISE_SECRET_KEY="k" * 32)
         assert up.get("/v1/me").status_code == 200
         assert not re.search(r"postgres -D|redis-server", names(up.family()))
+        for url in (postgres.admin_url, redis.admin_url):  # command lines are for everybody on the machine to read
+            password = urlsplit(url).password
+            assert password is not None
+            assert password not in names([psutil.Process(up.popen.pid), *up.family()])
+        if os.geteuid() == 0:  # else they are closed
+            assert not any(postgres.admin_url in process.environ().values() for process in up.family())
         assert up.stop() == 0
     assert not (tmp_path / "data" / "postgres").exists()
 

@@ -80,6 +80,14 @@ def test_threads_count_like_submissions(slow: Home, body: dict[str, Any]) -> Non
         assert alice.post("/v1/runs", json=body).status_code == 429
 
 
+def test_tickets_have_a_count_of_their_own(servers: Servers, body: dict[str, Any]) -> None:
+    with make_home(servers, **SLOW) as home, home.client("alice") as alice:
+        answers = [alice.post("/v1/tickets") for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [201, 201, 201, 429]
+        assert answers[3].json()["detail"] == "a user may ask for 3 tickets at once, and then 1 a second"
+        assert alice.post("/v1/threads", json={}).status_code == 201
+
+
 def test_two_processes_count_together(open_services: OpenServices) -> None:
     first, second = (SubmissionRate(open_services(user_submission_burst=10, user_submissions_per_s=1)) for _ in "ab")
     for _ in range(5):
