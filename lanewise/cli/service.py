@@ -75,7 +75,8 @@ def _hide_urls() -> None:
                 moved.setdefault(variable, argument.partition("=")[2])
                 del arguments[at]
     if moved:
-        os.execve(sys.executable, [sys.executable, "-m", "lanewise.cli", *arguments], {**os.environ, **moved})
+        anew = [sys.executable, "-m", "lanewise.cli", *arguments]
+        os.execve(sys.executable, anew, {**os.environ, **moved})  # noqa: S606 - our own program, and no shell
     for variable in URL_VARIABLES.values():
         os.environ.pop(variable, None)
 
