@@ -80,7 +80,7 @@ def test_threads_count_like_submissions(slow: Home, body: dict[str, Any]) -> Non
         assert alice.post("/v1/runs", json=body).status_code == 429
 
 
-def test_tickets_have_a_count_of_their_own(servers: Servers, body: dict[str, Any]) -> None:
+def test_tickets_have_a_count_of_their_own(servers: Servers) -> None:
     with make_home(servers, **SLOW) as home, home.client("alice") as alice:
         answers = [alice.post("/v1/tickets") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [201, 201, 201, 429]
