@@ -3,7 +3,8 @@
 A seal covers the ids and MACs of its records and the seal before it. An anchor says where the chain ends, and another
 where it begins since retention has removed its oldest seals; of these the last stays, without its records. All are
 signed: whoever has the database but not the key can make none of them. Whoever has the key but only the service's login
-can remove none before its time, which Postgres knows by itself. Workers come here now and then; records are written
+can remove none before its time, which Postgres knows by itself. An earlier end, with the anchor of that time, is well
+signed: so each worker remembers the last seal that it has seen. Workers come here now and then; records are written
 without a look at the chain.
 """
 
@@ -107,6 +108,8 @@ def digest_of(macs: Iterable[str]) -> str:
 class AuditChain:
     """What a worker does for the audit trail; several at once change nothing wrong.
 
+    It remembers the last seal that it has made or read, as long as it lives; so each thread that seals has its own.
+
     Each method may raise `UnavailableError`: Postgres is away.
 
     Args:
@@ -118,6 +121,7 @@ class AuditChain:
         self._database = database
         self._keys = keys
         self._age = timedelta(days=retention_days)
+        self._known = Anchor("last", 0, "")  # where the chain ended when this worker looked last
 
     def seal(self) -> int | None:
         """Seals the records that are not yet, up to 10,000 of them, in a new seal.
@@ -136,6 +140,7 @@ class AuditChain:
                 .limit(MAX_RECORDS)
             ).all()
             if not found:
+                self._known = last
                 return last.seal
             seal = Seal(
                 last.seal + 1, audit.time_of(found[0].now), [row.id for row in found], last.seal_mac,
@@ -143,6 +148,8 @@ class AuditChain:
             ).signed(self._keys)  # fmt: skip
             anchor = Anchor("last", seal["number"], seal["mac"]).signed(self._keys)
             done = session.scalar(_SEAL, {"seen": seen, "seal": json.dumps(seal), "anchor": json.dumps(anchor)})
+        # Now that it is committed; also where the chain has gone back, or that would be recorded again and again.
+        self._known = Anchor("last", seal["number"], seal["mac"]) if done else last
         if not done:
             return None
         # The log is an anchor, too, which the database's owner cannot reach: see `lanewise audit verify --seal`.
@@ -187,21 +194,29 @@ class AuditChain:
         """Returns where the chain ends, and what the anchor says of that if it is there.
 
         If the anchor is not as it was left, the chain goes on behind everything that is there, and a record tells of it
-        for ever: sealing must not stop, nor make good what somebody did.
+        for ever: sealing must not stop, nor make good what somebody did. So it does if the chain has gone back.
         """
         newest = session.execute(
             select(AuditSeal.number, AuditSeal.mac).order_by(AuditSeal.number.desc()).limit(1)
         ).first()
         number, mac = newest or (0, "")
         anchor = _anchor(session, "last")  # read after the seals: another worker may be at it
-        if anchor is not None and anchor.holds(self._keys) and number <= anchor.seal:
-            return anchor, anchor.seal
-        log.error("the audit chain was tampered with, or its key is gone: see `lanewise audit verify`", seal=number)
-        audit.record(
-            session, user_id=audit.NOBODY, actor="worker", action=BROKEN, target=f"seal {number}",
-            outcome="no anchor" if anchor is None else "the anchor is not as it was left",
-        )  # fmt: skip
-        return Anchor("last", number, mac), None if anchor is None else anchor.seal
+        seen = None if anchor is None else anchor.seal
+        if anchor is None or not anchor.holds(self._keys) or anchor.seal < number:
+            _broken(session, number, "no anchor" if anchor is None else "the anchor is not as it was left")
+            anchor = Anchor("last", number, mac)
+        if self._gone_back(session, anchor):
+            known = f"{self._known.seal}:{self._known.seal_mac}"
+            _broken(session, anchor.seal, f"the chain has gone back: it had the seal {known}")
+        return anchor, seen
+
+    def _gone_back(self, session: Session, last: Anchor) -> bool:
+        """Tells whether the chain ends before the seal that this worker remembers, or has another in its place."""
+        known = self._known
+        if last.seal <= known.seal:
+            return (last.seal, last.seal_mac) != (known.seal, known.seal_mac)
+        mac = session.scalar(select(AuditSeal.mac).where(AuditSeal.number == known.seal))
+        return mac is not None and mac != known.seal_mac  # None: by retention, or `lanewise audit verify` says so
 
 
 SEAL = (
@@ -213,6 +228,15 @@ SEAL = (
 def seal_of(row: Row[*tuple[Any, ...]]) -> Seal:
     """Returns a seal from the columns `SEAL`."""
     return Seal(*row)
+
+
+def _broken(session: Session, end: int, outcome: str) -> None:
+    """Records that the chain, which ends with this seal now, is not as it was left."""
+    log.error(
+        "the audit chain was tampered with, or its key is gone, or an earlier state of the database is back:"
+        " see `lanewise audit verify`", seal=end, found=outcome,
+    )  # fmt: skip
+    audit.record(session, user_id=audit.NOBODY, actor="worker", action=BROKEN, target=f"seal {end}", outcome=outcome)
 
 
 def _anchor(session: Session, name: str) -> Anchor | None:

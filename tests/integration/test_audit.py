@@ -304,6 +304,125 @@ def test_an_anchor_of_an_earlier_time_does_not_stop_sealing(
     assert [flaw.kind for flaw in flaws(sealed, settings)] == ["tampering_recorded"]
 
 
+# Going back: what came after a seal is deleted, and the anchor of that time, which has a good MAC, is put back
+
+BACK = """
+    DELETE FROM lanewise.audit_log WHERE seal IS NULL OR seal > 1; DELETE FROM lanewise.audit_seals WHERE number > 1;
+    DELETE FROM lanewise.audit_anchors WHERE name = 'last'; INSERT INTO lanewise.audit_anchors TABLE kept
+"""
+
+
+@pytest.fixture
+def back(database: Database, chain: AuditChain, superuser: sa.Connection) -> str:
+    """Five seals of a record each; returns what takes the trail back to the first of them."""
+    for number in range(5):
+        deed(database, str(number))
+        chain.seal()
+        if number == 0:
+            superuser.exec_driver_sql("CREATE TABLE kept AS SELECT * FROM lanewise.audit_anchors WHERE name = 'last'")
+    return BACK
+
+
+def last_seal(database: Database, settings: Settings) -> tuple[int, str]:
+    examination = Examination(audit.keys_of(settings))
+    list(examine(database, examination))
+    number, mac = examination.last.split(":")
+    return int(number), mac
+
+
+def found_by_workers(database: Database) -> list[tuple[str, str, int | None]]:
+    """Returns what workers have recorded: target, outcome, and the seal that covers it."""
+    query = sa.select(AuditEntry.object, AuditEntry.outcome, AuditEntry.seal).where(
+        AuditEntry.action == audit_chain.BROKEN
+    )
+    with database.system_session() as session:
+        return [(row.object, row.outcome, row.seal) for row in session.execute(query.order_by(AuditEntry.id))]
+
+
+def test_a_chain_that_has_gone_back_is_found_by_the_worker_that_had_sealed(
+    database: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection, back: str
+) -> None:
+    number, mac = last_seal(database, settings)
+    assert number == 5
+    superuser.exec_driver_sql(back)
+    assert flaws(database, settings) == []  # nothing that is there tells
+    known = Examination(audit.keys_of(settings), {number: mac})
+    assert [flaw.kind for flaw in examine(database, known)] == ["tail_cut"]
+    for _ in range(2):  # with nothing else to seal
+        assert chain.seal() == 2
+    for end in range(3, 8):  # up to the remembered number, and beyond
+        deed(database, "more")
+        assert chain.seal() == end
+    assert found_by_workers(database) == [("seal 1", f"the chain has gone back: it had the seal 5:{mac}", 2)]
+    assert [flaw.kind for flaw in flaws(database, settings)] == ["tampering_recorded"]
+    superuser.exec_driver_sql(back)  # again, and the record of the first time with it
+    assert chain.seal() == 2
+    assert [target for target, _, _ in found_by_workers(database)] == ["seal 1"]
+
+
+def test_a_chain_that_has_gone_back_is_found_by_a_worker_that_had_only_read(
+    services: Services, settings: Settings, superuser: sa.Connection, back: str
+) -> None:
+    """However far others have sealed since: in the place of the seal that it remembers is another."""
+    database, readers, other = services.database, [chain_of(services), chain_of(services)], chain_of(services)
+    _, mac = last_seal(database, settings)
+    assert [reader.seal() for reader in readers] == [5, 5]
+    superuser.exec_driver_sql(back)
+    for end in range(2, 6):
+        deed(database, "more")
+        assert other.seal() == end
+    assert found_by_workers(database) == []  # it had not lived then
+    assert [readers[0].seal(), readers[0].seal()] == [6, 6]
+    deed(database, "more")
+    assert other.seal() == 7
+    assert [readers[1].seal(), readers[1].seal()] == [8, 8]
+    outcome = f"the chain has gone back: it had the seal 5:{mac}"
+    assert found_by_workers(database) == [("seal 5", outcome, 6), ("seal 7", outcome, 8)]  # each worker once
+
+
+def test_what_a_worker_found_is_recorded_once_postgres_is_there_again(
+    services: Services, chain: AuditChain, superuser: sa.Connection, back: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    superuser.exec_driver_sql(back)
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_chain, "_SEAL", sa.text("SELECT 1 / 0 WHERE :seen || :seal || :anchor IS NOT NULL"))
+        with pytest.raises(DBAPIError):
+            chain.seal()
+    assert found_by_workers(services.database) == []
+    assert chain.seal() == 2
+    assert len(found_by_workers(services.database)) == 1
+
+
+def test_what_a_worker_found_is_recorded_once_also_if_another_seals_it(
+    database: Database, chain: AuditChain, superuser: sa.Connection, back: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    superuser.exec_driver_sql(back)
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_chain, "_SEAL", sa.text("SELECT :seen || :seal || :anchor IS NULL"))
+        assert chain.seal() is None  # another worker was faster
+    assert chain.seal() == 2
+    assert [seal for _, _, seal in found_by_workers(database)] == [2]
+
+
+def test_workers_that_seal_in_turn_and_retention_are_no_going_back(
+    services: Services, settings: Settings, superuser: sa.Connection
+) -> None:
+    database, workers = services.database, [chain_of(services) for _ in range(3)]
+    for number in range(1, 10):
+        deed(database, str(number))
+        assert workers[number % 2].seal() == number
+        if number == 2:
+            assert workers[2].seal() == 2  # and looks again when that seal is past retention
+    age(superuser, settings, 1, 2, 3)
+    late = [chain_of(services) for _ in range(2)]
+    assert [worker.seal() for worker in late] == [9, 9]
+    assert late[0].remove_old() == 3
+    deed(database, "10")
+    assert [worker.seal() for worker in (*late, workers[2])] == [10, 10, 10]
+    assert found_by_workers(database) == []
+    assert flaws(database, settings) == []
+
+
 # Keys
 
 
@@ -357,7 +476,7 @@ def age(
 
 
 def test_retention_takes_whole_seals_and_leaves_a_chain_that_verifies(
-    sealed: Database, settings: Settings, chain: AuditChain, superuser: sa.Connection
+    sealed: Database, services: Services, settings: Settings, chain: AuditChain, superuser: sa.Connection
 ) -> None:
     assert chain.remove_old() == 0
     age(superuser, settings, 1, 2)
@@ -366,7 +485,7 @@ def test_retention_takes_whole_seals_and_leaves_a_chain_that_verifies(
     assert chain.remove_old() == 0
     assert counts(superuser) == (3, 2)  # the last seal stays without its records
     assert flaws(sealed, settings) == []
-    assert chain.seal() == 4
+    assert chain_of(services).seal() == 4  # the other one knows that the seals were younger
     superuser.execute(sa.text("DELETE FROM lanewise.audit_log WHERE object = '4'"))
     assert [flaw.kind for flaw in flaws(sealed, settings)] == ["record_removed"]
 
