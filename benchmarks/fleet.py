@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -179,7 +179,10 @@ class Fleet:
         """Returns the processor time so far by kind of process, ended children included."""
         used: dict[str, float] = defaultdict(float)
         for process, kind in self._processes():
-            times = process.cpu_times()
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
             used[kind] += times.user + times.system
             used["sandboxes" if kind == "zygote" else kind] += times.children_user + times.children_system
         return used
@@ -192,8 +195,11 @@ class Fleet:
         return used
 
     def _processes(self) -> list[tuple[psutil.Process, str]]:
-        children = psutil.Process(self._process.pid).children(recursive=True)
-        return [(process, _kind(process)) for process in children]
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # ended meanwhile; what it used is its parent's then
+                found.append((process, _kind(process)))
+        return found
 
 
 def _kind(process: psutil.Process) -> str:
