@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import warnings
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from shared.errors import ConfigurationError, LanewiseError
 from shared.messages import TASK_NAME
 from shared.services import Services
 from shared.settings import get_settings
+from worker import intake
 from worker.node import WorkerNode
 
 log = structlog.get_logger(__name__)
@@ -36,8 +38,8 @@ node: WorkerNode | None = None
 
 
 @app.task(name=TASK_NAME)
-def run(message: object = None, *_: object, **__: object) -> None:
-    """Makes one attempt of one run. Whatever a forged message carries besides is not looked at."""
+def run(message: object) -> None:
+    """Makes one attempt of one run. A message that carries anything besides has been refused: see `worker.intake`."""
     if node is None:
         raise RuntimeError("runs are made by a worker only")
     node.runner.execute(message)
@@ -58,7 +60,9 @@ def _begin(instance: Any = None, **_: Any) -> None:
 def _start(sender: Any, **_: Any) -> None:
     global node  # noqa: PLW0603 - Celery makes the process; there is one node in it
     linux.hide_memory()
+    intake.harden()
     services = Services.open(settings, celery=app, pool_size=max(5, sender.concurrency))
+    sender.consumer_cls = partial(intake.SignedConsumer, signer=services.signer)
     node = WorkerNode(services, list(app.amqp.queues.consume_from), sender.concurrency)
     try:
         node.start()

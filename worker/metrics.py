@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 CLAIMED = Counter("lanewise_runs_claimed", "Attempts that this worker claimed", ["queue"])
 ENDED = Counter("lanewise_attempts_ended", "Attempts that ended here, by outcome", ["queue", "outcome"])
 DISPATCH_SECONDS = Histogram("lanewise_dispatch_seconds", "From the grant of a slot to the claim", ["queue"])
-REFUSED_MESSAGES = Counter("lanewise_messages_refused", "Messages whose signature did not verify")
+REFUSED_MESSAGES = Counter("lanewise_messages_refused", "Messages and orders that are not ours")
 STALE_MESSAGES = Counter("lanewise_messages_stale", "Messages for runs that were somebody else's or over")
 SANDBOX_CPU_SECONDS = Counter("lanewise_sandbox_cpu_seconds", "Processor time of ended sandboxes")
 ZYGOTE_RESTARTS = Gauge("lanewise_zygote_restarts", "How often the zygote was started again")

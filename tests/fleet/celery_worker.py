@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 from pytest_celery import CeleryTestWorker, CeleryWorkerContainer, RedisContainer
 
+from lanewise.ports import free_port
 from lanewise.process import Process, ProcessSpec, wait_until
 from shared.settings import Settings
 from tests.fleet.fleet import ROOT, marked
@@ -137,7 +138,9 @@ class OurWorkerContainer(CeleryWorkerContainer):  # type: ignore[misc]
     """One worker of ours, over the stores of these settings."""
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        self.worker = WorkerProcess(folder, self.command(), env)
+        port = free_port()
+        self.metrics_url = f"http://127.0.0.1:{port}/metrics"
+        self.worker = WorkerProcess(folder, self.command(), env | {"LANEWISE_METRICS_PORT": str(port)})
         super().__init__(self.worker)
 
     @classmethod
@@ -161,6 +164,12 @@ class Worker(CeleryTestWorker):  # type: ignore[misc]
         """Its main process."""
         process: Process = self.container.worker.process
         return process
+
+    @property
+    def metrics_url(self) -> str:
+        """Where it tells what it has counted."""
+        url: str = self.container.metrics_url
+        return url
 
     def ready(self) -> bool:
         """Waits until it answers a ping."""

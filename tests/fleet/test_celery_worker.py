@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
+import httpx
 import pytest
+import redis
 import sqlalchemy as sa
 from celery import Celery
 from pytest_celery import CeleryBrokerCluster, CeleryTestSetup, CeleryWorkerCluster, RedisTestBroker
 
 from lanewise.process import wait_until
 from shared import events
-from shared.messages import TASK_NAME
+from shared.context import UserExecutionContext
+from shared.messages import TASK_NAME, RunMessage
 from shared.models import Agent, Run, Worker
 from shared.services import Services
 from shared.settings import Settings
@@ -157,6 +161,33 @@ class Pair:
         first, second = self.workers
         return (first, second) if name.endswith(f":{first.process.pid}") else (second, first)
 
+    def refused(self) -> float:
+        """Returns how many messages the workers have refused."""
+        texts = [httpx.get(worker.metrics_url, timeout=5).text for worker in self.workers]
+        found = [re.search(r"^lanewise_messages_refused_total (\S+)", text, re.MULTILINE) for text in texts]
+        return sum(float(match[1]) for match in found if match)
+
+    @contextmanager
+    def refuses(self, number: int) -> Iterator[None]:
+        """Demands that so many messages more are refused, soon."""
+        before = self.refused()
+        yield
+        assert wait_until(lambda: self.refused() >= before + number, WAIT_S), self.refused() - before
+        assert self.refused() == before + number
+
+    def demand_at_work(self) -> None:
+        """Demands that no worker has ended, and that each takes a run."""
+        held = [self.submit("wait", user_id=f"holder-{n}") for n in range(8)]  # both are full
+        for run in held:
+            self.wait_for_token(run)
+        assert [worker.process.exit_code for worker in self.workers] == [None, None]
+        assert [len(worker.sandboxes()) for worker in self.workers] == [4, 4]
+        for worker in self.workers:
+            for sandbox in worker.sandboxes():
+                sandbox.kill()
+        for run in held:
+            self.wait(run, "failed")
+
     def known_workers(self) -> int:
         with self.services.database.system_session() as session:
             return len(session.scalars(sa.select(Worker.id)).all())
@@ -189,6 +220,68 @@ def test_runs_are_done_and_what_nobody_signed_is_not(pair: Pair) -> None:
     assert all(pair.services.slots.held(f"user-{n}") == [] for n in range(4))
     assert pair.wait(pair.submit("echo"), "completed")
     assert [worker.process.exit_code for worker in pair.workers] == [None, None]
+
+
+def test_what_nobody_signed_is_refused_and_counted_before_celery_acts_on_it(pair: Pair) -> None:
+    celery = pair.services.celery
+    good = RunMessage(UserExecutionContext.from_dict(pair.wait(pair.submit("echo"), "completed").context), 0)
+    text = good.encode(pair.services.signer)
+    stolen: dict[str, Any] = {"args": [text], "task_id": good.task_id}  # a message of ours, with more in it
+    onward = celery.signature("sent.on", queue="nobodys")
+    options: list[dict[str, Any]] = [
+        {"countdown": 100_000}, {"expires": 100_000}, {"link": onward}, {"link_error": onward}, {"chain": [onward]},
+        {"group_id": "g"}, {"chord": onward}, {"time_limit": 5}, {"shadow": "other"}, {"retries": 3},
+        {"headers": {"callbacks": [onward]}}, {"headers": {"stamped_headers": ["a"], "a": "b"}}, {"kwargs": {"a": 1}},
+    ]  # fmt: skip
+    with pair.refuses(2 * len(options) + 9):
+        for option in options:
+            for sent in ({"args": ["junk"]}, stolen):
+                celery.send_task(TASK_NAME, **{**sent, **option})
+        celery.send_task(TASK_NAME, args=[text], task_id="another")
+        celery.send_task(TASK_NAME, args=[text, text], task_id=good.task_id)
+        celery.send_task("worker.celery.unheard_of", args=[text], task_id=good.task_id)
+        celery.send_task("celery.chord_unlock", args=["g", onward], kwargs={"interval": 0.1})  # Celery's own
+        celery.send_task("celery.map", args=[onward, [1]])
+        with celery.producer_pool.acquire() as producer:
+            without_id: list[Any] = [[], "x", TASK_NAME]
+            for name in without_id:
+                producer.publish([1], routing_key="default", headers={"task": name})
+            producer.publish([1], routing_key="default")
+    pair.demand_at_work()
+    assert pair.services.celery.queue_length("nobodys") == 0
+    assert list((celery.control.inspect().scheduled() or {}).values()) == [[], []]
+
+
+def test_what_is_no_message_is_refused_and_counted(pair: Pair) -> None:
+    celery = pair.services.celery
+    key = f"lw:{pair.services.settings.deployment}:broker:default"
+    items = [b"\xff", b"junk", b"[]", b"{}", b'{"properties": {"delivery_tag": "1"}}', b"[" * 100_000,
+             b'{"__type__": "decimal", "__value__": "x"}', b'{"properties": [], "headers": ["task"]}']  # fmt: skip
+    with pair.refuses(len(items) + 2), closing(redis.Redis.from_url(celery.conf.broker_url)) as client:
+        with celery.producer_pool.acquire() as producer:
+            producer.publish({"a": 1}, routing_key="default", serializer="pickle", headers={"task": TASK_NAME})
+            producer.publish({"a": 1}, routing_key="default", headers={"task": TASK_NAME, "compression": "none such"})
+        for item in items:
+            client.lpush(key, item)
+    pair.demand_at_work()
+
+
+def test_remote_control_only_looks(pair: Pair) -> None:
+    control = pair.services.celery.control
+    orders: list[tuple[str, dict[str, Any]]] = [
+        ("cancel_consumer", {"queue": "default"}), ("shutdown", {}), ("pool_shrink", {"n": 4}), ("disable_events", {}),
+        ("revoke", {"task_id": "a:1"}), ("hello", {"from_node": "x", "revoked": ["b:1"]}),
+        ("rate_limit", {"task_name": TASK_NAME, "rate_limit": "1/d"}), ("election", {"id": "1", "topic": "task"}),
+    ]  # fmt: skip
+    with pair.refuses(len(orders) * len(pair.workers)):
+        for name, arguments in orders:
+            control.broadcast(name, arguments=arguments)
+    for_ever: Any = "pcre"
+    control.broadcast("ping", pattern="((.|.)|(.|.))*#", matcher=for_ever)
+    looks = control.inspect()
+    assert list((looks.revoked() or {}).values()) == [[], []]
+    assert (looks.active_queues() or {}).keys() == {worker.hostname() for worker in pair.workers}
+    pair.demand_at_work()
 
 
 def test_sigterm_lets_a_worker_finish_what_runs_and_take_nothing_new(pair: Pair) -> None:
