@@ -11,7 +11,7 @@ from shared.models import OWNER, SCHEMA, SERVICE
 # Kept in the database, because a pooler in between drops those of the connection.
 SETTINGS = {
     "search_path": SCHEMA,
-    "statement_timeout": "0",
+    "statement_timeout": "1h",  # of a run that is over it ends sooner, see `sandbox_sessions`; an agent may set its own
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "10min",
     "client_connection_check_interval": "1s",  # a statement ends soon after its sandbox

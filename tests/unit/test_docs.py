@@ -31,6 +31,7 @@ import shared.grants
 import shared.jsonvalue
 import shared.outcomes
 import shared.records
+import shared.sandbox_login
 import worker.agentthreads
 import worker.calls
 import worker.core
@@ -49,6 +50,14 @@ from shared.settings import COMMAND_NAMES, PREFIX, Settings
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 SETTING_COLUMNS = 4  # a table of commands' variables, with fewer, follows under the same heading
 UNITS = {"KiB": 1024, "MiB": 1024 * 1024}
+
+
+def of_login(setting: str) -> int:
+    """Returns a setting of the sandboxes' login, in seconds."""
+    number, unit = re.fullmatch(r"(\d+)(s|min|h)", shared.sandbox_login.SETTINGS[setting]).groups()  # type: ignore[union-attr]
+    return int(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
 LIMITS: dict[str, float] = {
     "input of a run": api.submission.MAX_INPUT_BYTES,
     "metadata of a run": api.submission.MAX_METADATA_BYTES,
@@ -92,6 +101,9 @@ LIMITS: dict[str, float] = {
     "files that a process of a sandbox has open": worker.walls.MAX_FILES,
     "file that a sandbox writes": worker.walls.MAX_FILE_BYTES,
     "time in which a sandbox reads nothing of what it is sent": worker.supervise.READS_NOTHING_S,
+    "statement of an agent's session, unless it sets `statement_timeout` itself": of_login("statement_timeout"),
+    "wait of an agent's statement for a lock": of_login("lock_timeout"),
+    "idle transaction of an agent's session": of_login("idle_in_transaction_session_timeout"),
     "value in `run.store`": worker.calls.MAX_VALUE_BYTES,
     "values in `run.store` of a user, over all runs": worker.calls.MAX_VALUES,
     "documents of a user": api.resources.documents.MAX_DOCUMENTS,
