@@ -9,9 +9,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psutil
 from pydantic import BaseModel
 
+from shared import linux
 from shared.context import UserExecutionContext
 from worker.authoring import Agent, AgentRun, Tool, ToolError
 from worker.tools.fetch import FetchParameters, FetchTool
@@ -126,5 +126,5 @@ class Stranger(Agent):
         results = [await run.tools.dispatch_tool(name, given, context) for name, given in run.input.calls]
         return {
             "results": [result.error for result in results],
-            "below": [child.pid for child in psutil.Process().children(recursive=True)],
+            "below": list(linux.children()),
         }

@@ -85,7 +85,8 @@ class Node:
         def claimed() -> bool:
             # A run that has just ended may have been faster to admit this one: its message is then still on its way.
             self.pump()
-            return self.now(run).status != "queued"
+            now = self.now(run)
+            return now.status != "queued" or now.attempt > 0  # one that could not be forked waits again
 
         assert wait_until(claimed, PATIENCE_S), self.log(run)
         return run

@@ -12,7 +12,16 @@ from typing import Any
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
-INHERITED = sorted(path.name for path in Path("/proc/self/fd").iterdir())  # with one that reads this very list
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+INHERITED = [str(number) for number in range(1024) if is_open(number)]  # a program has no /proc of its own here
 server = MCPServer("honest")
 remembered: list[str] = []
 

@@ -11,7 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-INHERITED = sorted(os.listdir("/proc/self/fd"))  # noqa: PTH208 - with one that reads this very list
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+INHERITED = [str(number) for number in range(1024) if is_open(number)]  # a program has no /proc of its own here
 WRITING = threading.Lock()
 TEXT: dict[str, Any] = {"type": "string"}
 WHOLE: dict[str, Any] = {"type": "integer"}

@@ -214,7 +214,7 @@ def test_a_server_sees_its_own_environment_only(call: Call) -> None:
 
 def test_a_server_inherits_nothing_but_its_streams(call: Call) -> None:
     (seen,) = call(("honest__whoami", {}))["results"]
-    assert value_of(seen)["descriptors"] == ["0", "1", "2", "3"]
+    assert value_of(seen)["descriptors"] == ["0", "1", "2"]
 
 
 def test_headers_have_the_secret_of_the_environment(call: Call) -> None:
