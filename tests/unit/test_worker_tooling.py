@@ -261,6 +261,7 @@ def test_a_call_is_told_of_before_and_after(home: Home) -> None:
     (completed,) = home.bridge.data("tool_completed")
     assert completed["tool"] == "count"
     assert 0 <= completed["duration_s"] <= result.duration_s + 0.001 < 60
+    assert result.duration_s > 0
     assert {agent for _, agent, *_ in home.bridge.sent} == {"agent-1"}
     assert home.tools.emit.count == 2
 
