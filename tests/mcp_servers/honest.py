@@ -12,16 +12,6 @@ from typing import Any
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
-
-def is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True
-
-
-INHERITED = [str(number) for number in range(1024) if is_open(number)]  # a program has no /proc of its own here
 server = MCPServer("honest")
 remembered: list[str] = []
 
@@ -45,7 +35,7 @@ def whoami(context: Context) -> dict[str, Any]:
     headers = dict(request.headers) if request is not None else {}
     return {
         "pid": os.getpid(), "parent": os.getppid(), "cwd": str(Path.cwd()), "env": dict(os.environ), "headers": headers,
-        "args": sys.argv[1:], "descriptors": INHERITED,
+        "args": sys.argv[1:],
     }  # fmt: skip
 
 
