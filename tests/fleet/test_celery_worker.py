@@ -332,7 +332,7 @@ def test_a_second_sigterm_hands_back_at_once(pair: Pair) -> None:
 
 
 def test_the_runs_of_a_killed_worker_go_on_at_another(pair: Pair) -> None:
-    run = pair.submit("talk", {"times": 10})
+    run = pair.submit("talk", {"times": 25})
     pair.wait_for_token(run)
     worker, other = pair.owner(run)
     sandboxes = [*worker.sandboxes(), worker.zygote]
@@ -344,7 +344,7 @@ def test_the_runs_of_a_killed_worker_go_on_at_another(pair: Pair) -> None:
     assert time.monotonic() - begun < 2 * LEASE_S + 1
     assert pair.owner(run)[0] is other
     ended = pair.wait(run, "completed")
-    assert (ended.attempt, ended.lost_attempts, ended.output) == (2, 1, {"said": 10})
+    assert (ended.attempt, ended.lost_attempts, ended.output) == (2, 1, {"said": 25})
     log = pair.log(run)
     assert [event["run_seq"] for event in log] == list(range(1, len(log) + 1))
     assert wait_until(lambda: pair.services.slots.held("alice") == [], 2)
